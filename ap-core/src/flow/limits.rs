@@ -1,0 +1,4 @@
+//! Stub.
+/// L.
+#[derive(Clone, Debug)]
+pub struct FlowLimits;

@@ -1,0 +1,5 @@
+//! Stub.
+/// V.
+pub struct ValidFlow;
+/// V.
+pub struct ConnectionUse;

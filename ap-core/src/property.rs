@@ -1,0 +1,7 @@
+//! Stub.
+/// Properties.
+#[derive(Clone, Debug)]
+pub struct Properties;
+/// Auth.
+#[derive(Clone, Debug)]
+pub struct AuthSchema;
