@@ -1,1 +1,11 @@
-//! Stub.
+//! Durable, credential-blind workflow automation inside your own backend.
+//!
+//! | Module | What it holds |
+//! | --- | --- |
+//! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
+//! | [`backend`] | the backends: memory, SQLite |
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod clock;
+pub mod store;
