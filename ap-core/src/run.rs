@@ -195,8 +195,10 @@ pub enum StepErrorKind {
     Input,
     /// A fault of the SDK or its storage.
     Internal,
-    /// A limit on memory or size was exceeded.
+    /// A limit on size or count was exceeded.
     Limit,
+    /// A script outgrew its memory limit.
+    MemoryLimit,
     /// The outside world refused or could not be reached, and trying again may help.
     OutcomeTransient,
     /// A crash hid whether the effect happened; see the run's effects ledger.

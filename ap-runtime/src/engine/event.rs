@@ -1,0 +1,131 @@
+//! [`Event`]: what happened to a run. The journal is a list of these and nothing else.
+
+use std::{sync::Arc, time::Duration};
+
+use ap_core::{
+    id::RunId,
+    run::{RunStatus, StepError, StepPath},
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ConnectionViews;
+
+/// One thing that happened to a run. Whatever an engine decision depends on stands in an event: times, entropy, results.
+///
+/// The serialised form is stored forever; `tests/snapshots.rs` pins it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[non_exhaustive]
+pub enum Event {
+    /// The run was created. Always the first event.
+    Accepted {
+        /// When.
+        at: Timestamp,
+        /// The run.
+        run: RunId,
+        /// What the trigger delivered.
+        trigger: Arc<Value>,
+    },
+    /// An attempt of a step came back.
+    AttemptFinished {
+        /// When.
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// What came back.
+        outcome: AttemptOutcome,
+        /// Entropy for the jitter of a following wait.
+        entropy: u32,
+    },
+    /// An effect is about to be performed; durable before it is.
+    EffectPlanned {
+        /// When.
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// The resolved input, credentials as placeholder text.
+        input: Arc<Value>,
+        /// The idempotency key of the step execution.
+        key: String,
+        /// Whether performing it again is harmless.
+        repeatable: bool,
+    },
+    /// Something outside the flow ended the run: a cancel, a limit, a fault.
+    Interrupted {
+        /// When.
+        at: Timestamp,
+        /// The terminal status.
+        status: RunStatus,
+        /// Why.
+        error: StepError,
+    },
+    /// Another owner took over after a crash: what was being performed has an unknown outcome.
+    Recovered {
+        /// When.
+        at: Timestamp,
+    },
+    /// Work began.
+    Started {
+        /// When.
+        at: Timestamp,
+        /// What the flow may see of its connections: clear fields, and placeholder text for the secret ones.
+        connections: Arc<ConnectionViews>,
+    },
+    /// A wait between two attempts is over.
+    WaitOver {
+        /// When.
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+    },
+}
+
+impl Event {
+    /// When it happened.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        match self {
+            Self::Accepted { at, .. }
+            | Self::AttemptFinished { at, .. }
+            | Self::EffectPlanned { at, .. }
+            | Self::Interrupted { at, .. }
+            | Self::Recovered { at }
+            | Self::Started { at, .. }
+            | Self::WaitOver { at, .. } => *at,
+        }
+    }
+}
+
+/// What an attempt came back with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum AttemptOutcome {
+    /// It failed.
+    Failed {
+        /// How.
+        error: StepError,
+        /// How long the peer asked us to wait. Unit: milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+    /// It ended well.
+    Succeeded {
+        /// The output.
+        output: Arc<Value>,
+    },
+}
+
+impl AttemptOutcome {
+    /// A failure, with what the peer said about waiting.
+    #[must_use]
+    pub fn failed(error: StepError, retry_after: Option<Duration>) -> Self {
+        let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        Self::Failed { error, retry_after_ms }
+    }
+}

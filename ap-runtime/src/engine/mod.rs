@@ -1,0 +1,40 @@
+//! The engine: a pure state machine, `(state, event) → (state, commands)`.
+//!
+//! No clock, no ids, no randomness, no I/O: times and entropy arrive in [`Event`]s, results too. Applying the journal of a
+//! run to a fresh [`RunState`] rebuilds the state exactly; the executor then asks [`RunState::outstanding`] what is to be
+//! done. Whatever the engine decides, it decides from the flow, the state and the event alone.
+
+mod command;
+mod environment;
+mod event;
+mod frame;
+mod state;
+mod step;
+mod view;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use command::{ActionCall, CodeCall, Command, Reply, RunEnd};
+pub use event::{AttemptOutcome, Event};
+pub use state::{ApplyError, EffectState, RunState, StepState};
+pub use view::{EffectView, RunView, StepView};
+
+/// What a flow may see of its connections, by name.
+pub type ConnectionViews = BTreeMap<String, ConnectionView>;
+
+/// What a flow may see of one connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionView {
+    /// Placeholder text of the connection as a whole.
+    pub whole: String,
+    /// Every field: the text of a clear one, placeholder text of a secret one.
+    pub fields: BTreeMap<String, String>,
+    /// Which of the fields are secret.
+    pub secret: Vec<String>,
+}
+
+/// How many step executions one run may have. Loops count every iteration. Default of the runtime; see its limits.
+pub const MAX_STEP_EXECUTIONS: u32 = 10_000;

@@ -1,0 +1,131 @@
+//! [`RunView`]: a run as its owner sees it, rebuilt from the journal.
+
+use ap_core::{
+    id::RunId,
+    run::{RunStatus, StepError, StepPath, StepStatus},
+    time::Timestamp,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{ConnectionViews, EffectState, Reply, RunState};
+
+/// A run as its owner sees it. Credentials show as `‹connection.field›`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct RunView {
+    /// The run.
+    pub id: RunId,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// When it was accepted.
+    pub accepted: Timestamp,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// What the trigger delivered.
+    pub trigger: Value,
+    /// Step executions in the order in which they began.
+    pub steps: Vec<StepView>,
+    /// What a `respond` step answered.
+    pub reply: Option<Reply>,
+    /// Why it did not succeed.
+    pub error: Option<StepError>,
+}
+
+/// One step execution.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct StepView {
+    /// Where in the run.
+    pub path: StepPath,
+    /// Where it stands.
+    pub status: StepStatus,
+    /// When its first attempt began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// How many attempts there were.
+    pub attempts: u32,
+    /// What it was given.
+    pub input: Option<Value>,
+    /// What came out.
+    pub output: Option<Value>,
+    /// Why it failed.
+    pub error: Option<StepError>,
+    /// Its line in the effects ledger.
+    pub effect: Option<EffectView>,
+}
+
+/// A line of the effects ledger.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectView {
+    /// The idempotency key of the step execution.
+    pub key: String,
+    /// Where the effect stands: `planned`, `committed` or `unknown`.
+    pub state: &'static str,
+}
+
+impl RunView {
+    /// The view of `state`; `status` is what the store says of the run.
+    #[must_use]
+    pub fn new(state: &RunState, status: RunStatus) -> Self {
+        let views = state.connections();
+        let steps = state.order.iter().filter_map(|path| {
+            let step = state.step(path)?;
+            Some(StepView {
+                path: path.clone(),
+                status: step.status,
+                started: step.started,
+                finished: step.finished,
+                attempts: step.attempts,
+                input: step.input.as_deref().map(|input| named(input, views)),
+                output: step.output.as_deref().map(|output| named(output, views)),
+                error: step.error.clone(),
+                effect: step.effect.as_ref().map(|effect| EffectView {
+                    key: effect.key.clone(),
+                    state: match effect.state {
+                        EffectState::Committed => "committed",
+                        EffectState::Planned => "planned",
+                        EffectState::Unknown => "unknown",
+                    },
+                }),
+            })
+        });
+        Self {
+            id: state.run(),
+            status,
+            accepted: state.accepted,
+            finished: state.end().map(|end| end.at),
+            trigger: state.trigger().as_ref().clone(),
+            steps: steps.collect(),
+            reply: state.reply().cloned(),
+            error: state.end().and_then(|end| end.error.clone()),
+        }
+    }
+}
+
+/// Replaces placeholder text by the name of what it stands for.
+fn named(value: &Value, views: &ConnectionViews) -> Value {
+    match value {
+        Value::String(text) if text.contains("apcred_") => {
+            let mut shown = text.clone();
+            for (name, view) in views {
+                for field in &view.secret {
+                    if let Some(placeholder) = view.fields.get(field) {
+                        shown = shown.replace(placeholder, &format!("‹{name}.{field}›"));
+                    }
+                }
+                shown = shown.replace(&view.whole, &format!("‹{name}›"));
+            }
+            Value::String(shown)
+        }
+        Value::Array(items) => items.iter().map(|item| named(item, views)).collect(),
+        Value::Object(members) => {
+            Value::Object(members.iter().map(|(key, member)| (key.clone(), named(member, views))).collect())
+        }
+        other => other.clone(),
+    }
+}
