@@ -113,19 +113,31 @@ pub enum AttemptOutcome {
         /// How long the peer asked us to wait. Unit: milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
+        /// What a script wrote to `console`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        console: Vec<String>,
     },
     /// It ended well.
     Succeeded {
         /// The output.
         output: Arc<Value>,
+        /// What a script wrote to `console`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        console: Vec<String>,
     },
 }
 
 impl AttemptOutcome {
+    /// Success without console output.
+    #[must_use]
+    pub fn succeeded(output: Value) -> Self {
+        Self::Succeeded { output: Arc::new(output), console: Vec::new() }
+    }
+
     /// A failure, with what the peer said about waiting.
     #[must_use]
     pub fn failed(error: StepError, retry_after: Option<Duration>) -> Self {
         let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        Self::Failed { error, retry_after_ms }
+        Self::Failed { error, retry_after_ms, console: Vec::new() }
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{ActionCall, CodeCall, Command, Reply, RunEnd};
 pub use event::{AttemptOutcome, Event};
-pub use state::{ApplyError, EffectState, RunState, StepState};
+pub use state::{ApplyError, Effect, EffectState, RunState, StepState};
 pub use view::{EffectView, RunView, StepView};
 
 /// What a flow may see of its connections, by name.

@@ -32,6 +32,8 @@ pub struct RunState {
     end: Option<RunEnd>,
     /// Limit on step executions; see [`super::MAX_STEP_EXECUTIONS`].
     pub(super) executions_left: u32,
+    /// How often a new owner took the run over.
+    recoveries: u32,
 }
 
 /// One step execution.
@@ -51,6 +53,8 @@ pub struct StepState {
     pub output: Option<Arc<Value>>,
     /// Its last error.
     pub error: Option<StepError>,
+    /// What its script wrote to `console`, over all attempts.
+    pub console: Vec<String>,
     /// Its line in the effects ledger, if it acts outside.
     pub effect: Option<Effect>,
 }
@@ -117,6 +121,7 @@ impl RunState {
             reply: None,
             end: None,
             executions_left: max_step_executions,
+            recoveries: 0,
         })
     }
 
@@ -252,11 +257,13 @@ impl RunState {
             effect.state = EffectState::Committed;
         }
         match outcome {
-            AttemptOutcome::Succeeded { output } => {
+            AttemptOutcome::Succeeded { output, console } => {
+                self.log(path, console);
                 self.succeed(path, at, Arc::clone(output));
                 self.advance(flow, at);
             }
-            AttemptOutcome::Failed { error, retry_after_ms } => {
+            AttemptOutcome::Failed { error, retry_after_ms, console } => {
+                self.log(path, console);
                 let policy = self.current_step(flow).map(|step| step.options.retry).unwrap_or_default();
                 if error.kind.is_retryable() && attempt < policy.max_attempts {
                     let wait = retry_delay(&policy, attempt, retry_after_ms.map(Duration::from_millis), entropy);
@@ -273,6 +280,12 @@ impl RunState {
             }
         }
         Ok(())
+    }
+
+    fn log(&mut self, path: &StepPath, console: &[String]) {
+        if let Some(step) = self.steps.get_mut(path) {
+            step.console.extend_from_slice(console);
+        }
     }
 
     fn effect_planned(&mut self, path: &StepPath, attempt: u32, key: &str, repeatable: bool) -> Result<(), ApplyError> {
@@ -297,6 +310,12 @@ impl RunState {
     }
 
     fn recovered(&mut self, flow: &ValidFlow, at: Timestamp) {
+        self.recoveries += 1;
+        if self.recoveries > MAX_RECOVERIES {
+            let message = format!("the process stopped {MAX_RECOVERIES} times while it executed this run");
+            let error = StepError::new(StepErrorKind::Internal, message);
+            return self.interrupted(at, RunStatus::InternalError, &error);
+        }
         let Some(Pending::Action(call)) = &self.pending else { return };
         let path = call.path.clone();
         let Some(effect) = self.steps.get_mut(&path).and_then(|step| step.effect.as_mut()) else { return };
@@ -405,6 +424,9 @@ impl Pending {
         }
     }
 }
+
+/// A run whose owners keep dying is given up, so that it cannot take the process down for ever.
+const MAX_RECOVERIES: u32 = 10;
 
 /// How long to wait after attempt number `attempt`; see [`RetryPolicy`].
 fn retry_delay(policy: &RetryPolicy, attempt: u32, retry_after: Option<Duration>, entropy: u32) -> Duration {

@@ -42,7 +42,7 @@ impl RunState {
         let attempts = u32::from(!step.options.skip);
         self.steps.insert(
             path.clone(),
-            StepState { status, started: at, finished, attempts, input: None, output: None, error: None, effect: None },
+            StepState { status, started: at, finished, attempts, input: None, output: None, error: None, console: vec![], effect: None },
         );
         if step.options.skip {
             return self.proceed(path);

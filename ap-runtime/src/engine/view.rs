@@ -54,6 +54,8 @@ pub struct StepView {
     pub output: Option<Value>,
     /// Why it failed.
     pub error: Option<StepError>,
+    /// What its script wrote to `console`.
+    pub console: Vec<String>,
     /// Its line in the effects ledger.
     pub effect: Option<EffectView>,
 }
@@ -84,6 +86,7 @@ impl RunView {
                 input: step.input.as_deref().map(|input| named(input, views)),
                 output: step.output.as_deref().map(|output| named(output, views)),
                 error: step.error.clone(),
+                console: step.console.clone(),
                 effect: step.effect.as_ref().map(|effect| EffectView {
                     key: effect.key.clone(),
                     state: match effect.state {

@@ -1,0 +1,251 @@
+//! Limits and options, in groups that are each valid alone.
+
+use std::time::Duration;
+
+use crate::engine::MAX_STEP_EXECUTIONS;
+
+/// A value outside its accepted range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitError {
+    /// The value is too small or too large.
+    #[error("`{name}` must be from {min} to {max} {unit}")]
+    OutOfRange {
+        /// Which limit.
+        name: &'static str,
+        /// Smallest accepted value.
+        min: u64,
+        /// Largest accepted value.
+        max: u64,
+        /// Unit of the bounds.
+        unit: &'static str,
+    },
+}
+
+/// What one run may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLimits {
+    timeout: Duration,
+    step_executions: u32,
+    log_bytes: u64,
+}
+
+impl RunLimits {
+    /// Longest time a run may execute before it ends as `TIMEOUT`.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How many steps a run may execute, every loop iteration counted.
+    #[must_use]
+    pub const fn step_executions(&self) -> u32 {
+        self.step_executions
+    }
+
+    /// Largest journal of a run before it ends as `LOG_SIZE_EXCEEDED`.
+    #[must_use]
+    pub const fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
+    /// Sets the longest time a run may execute.
+    ///
+    /// * Unit: wall-clock time on the runtime's clock, counted from when this process took the run up.
+    /// * Default: 5 min. Accepted: 1 s to 24 h. Source: guide §6.3, `AP_MAX_FLOW_DURATION`.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_timeout(mut self, timeout: Duration) -> Result<Self, LimitError> {
+        self.timeout = in_range("run timeout", timeout, Duration::from_secs(1), Duration::from_secs(86_400))?;
+        Ok(self)
+    }
+
+    /// Sets how many steps a run may execute.
+    ///
+    /// * Unit: step executions. Default: 10,000. Accepted: 1 to 1,000,000.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_step_executions(mut self, count: u32) -> Result<Self, LimitError> {
+        self.step_executions = number("step executions", u64::from(count), 1, 1_000_000, "steps").map(|_| count)?;
+        Ok(self)
+    }
+
+    /// Sets the largest journal of a run: inputs, outputs and errors of all its steps.
+    ///
+    /// * Unit: bytes before sealing. Default: 50 MiB (the reference product's log budget). Accepted: 64 KiB to 1 GiB.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_log_bytes(mut self, bytes: u64) -> Result<Self, LimitError> {
+        self.log_bytes = number("run log", bytes, 64 << 10, 1 << 30, "bytes")?;
+        Ok(self)
+    }
+}
+
+impl Default for RunLimits {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(300), step_executions: MAX_STEP_EXECUTIONS, log_bytes: 50 << 20 }
+    }
+}
+
+/// How this process executes runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerOptions {
+    concurrency: u32,
+    lease: Duration,
+}
+
+impl WorkerOptions {
+    /// How many runs are executed at once.
+    #[must_use]
+    pub const fn concurrency(&self) -> u32 {
+        self.concurrency
+    }
+
+    /// How long a run is leased to this process between two heartbeats.
+    #[must_use]
+    pub const fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Sets how many runs are executed at once; more are accepted and queued.
+    ///
+    /// * Unit: runs. Default: 100 (guide §6.3, `AP_MAX_CONCURRENT_FLOWS`). Accepted: 1 to 100,000.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_concurrency(mut self, runs: u32) -> Result<Self, LimitError> {
+        self.concurrency = number("concurrency", u64::from(runs), 1, 100_000, "runs").map(|_| runs)?;
+        Ok(self)
+    }
+
+    /// Sets the lease.
+    ///
+    /// * Unit: time on the store's clock. Default: 30 s; heartbeats come three times per lease. Accepted: 1 s to 10 min.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_lease(mut self, lease: Duration) -> Result<Self, LimitError> {
+        self.lease = in_range("lease", lease, Duration::from_secs(1), Duration::from_secs(600))?;
+        Ok(self)
+    }
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self { concurrency: 100, lease: Duration::from_secs(30) }
+    }
+}
+
+/// How the webhook door behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebhookOptions {
+    body_bytes: usize,
+    reply_timeout: Duration,
+    dedupe_window: Duration,
+}
+
+impl WebhookOptions {
+    /// Largest request body.
+    #[must_use]
+    pub const fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// How long a synchronous caller is kept waiting before it is answered 408.
+    #[must_use]
+    pub const fn reply_timeout(&self) -> Duration {
+        self.reply_timeout
+    }
+
+    /// How long a delivery is remembered.
+    #[must_use]
+    pub const fn dedupe_window(&self) -> Duration {
+        self.dedupe_window
+    }
+
+    /// Sets the largest request body; larger ones are answered 413 without being read further.
+    ///
+    /// * Unit: bytes. Default: 1 MiB (guide §6.6). Accepted: 1 B to 25 MiB.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_body_bytes(mut self, bytes: usize) -> Result<Self, LimitError> {
+        number("webhook body", bytes as u64, 1, 25 << 20, "bytes")?;
+        self.body_bytes = bytes;
+        Ok(self)
+    }
+
+    /// Sets how long a synchronous caller is kept waiting. The run goes on after that.
+    ///
+    /// * Default: 30 s (reference product, `AP_WEBHOOK_TIMEOUT_SECONDS`). Accepted: 1 s to 15 min.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_reply_timeout(mut self, timeout: Duration) -> Result<Self, LimitError> {
+        self.reply_timeout = in_range("reply timeout", timeout, Duration::from_secs(1), Duration::from_secs(900))?;
+        Ok(self)
+    }
+
+    /// Sets how long a delivery is remembered: within it, the same delivery id gives the same run.
+    ///
+    /// * Default: 24 h. Accepted: 1 min to 30 days.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_dedupe_window(mut self, window: Duration) -> Result<Self, LimitError> {
+        self.dedupe_window = in_range("dedupe window", window, Duration::from_secs(60), Duration::from_secs(30 * 86_400))?;
+        Ok(self)
+    }
+}
+
+impl Default for WebhookOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes: 1 << 20,
+            reply_timeout: Duration::from_secs(30),
+            dedupe_window: Duration::from_secs(86_400),
+        }
+    }
+}
+
+fn in_range(name: &'static str, value: Duration, min: Duration, max: Duration) -> Result<Duration, LimitError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(LimitError::OutOfRange { name, min: min.as_secs(), max: max.as_secs(), unit: "seconds" })
+    }
+}
+
+fn number(name: &'static str, value: u64, min: u64, max: u64, unit: &'static str) -> Result<u64, LimitError> {
+    if (min..=max).contains(&value) { Ok(value) } else { Err(LimitError::OutOfRange { name, min, max, unit }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_hold_at_their_edges() {
+        let run = RunLimits::default();
+        assert!(run.with_timeout(Duration::from_millis(999)).is_err());
+        assert!(run.with_timeout(Duration::from_secs(1)).is_ok());
+        assert!(run.with_timeout(Duration::from_secs(86_400)).is_ok());
+        assert!(run.with_timeout(Duration::from_millis(86_400_001)).is_err());
+        assert!(run.with_step_executions(0).is_err());
+        assert!(run.with_step_executions(1_000_001).is_err());
+        assert!(run.with_log_bytes((64 << 10) - 1).is_err());
+        let worker = WorkerOptions::default();
+        assert!(worker.with_concurrency(0).is_err());
+        assert!(worker.with_concurrency(100_000).is_ok());
+        assert!(worker.with_lease(Duration::from_secs(601)).is_err());
+        let webhook = WebhookOptions::default();
+        assert!(webhook.with_body_bytes(0).is_err());
+        assert!(webhook.with_body_bytes(25 << 20).is_ok());
+        assert!(webhook.with_body_bytes((25 << 20) + 1).is_err());
+        let error = webhook.with_reply_timeout(Duration::ZERO).expect_err("zero");
+        assert_eq!(error.to_string(), "`reply timeout` must be from 1 to 900 seconds");
+    }
+}

@@ -1,0 +1,135 @@
+//! One attempt of a step: call the action or the sandbox, and turn what comes back into an outcome.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use ap_core::{
+    flow::ValidFlow,
+    piece::{ActionContext, ActionError},
+    run::{StepError, StepErrorKind},
+};
+use ap_crypto::redact::Redactor;
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use crate::{
+    credentials::Credentials,
+    engine::{ActionCall, AttemptOutcome, CodeCall},
+    kernel::Kernel,
+    sandbox::{CodeError, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
+};
+
+/// Calls an action. A panic in a piece is a failed step, not a dead worker.
+pub(super) async fn action(
+    kernel: &Kernel,
+    flow: &ValidFlow,
+    call: &ActionCall,
+    credentials: &Credentials,
+) -> AttemptOutcome {
+    let Some(action) = flow.action(&call.step) else {
+        return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the step's action is not known"), None);
+    };
+    let http = kernel.egress.for_attempt(credentials);
+    let context = ActionContext {
+        http: &*http,
+        idempotency_key: &call.key,
+        send_idempotency_key: call.send_key,
+        timeout: call.timeout,
+        now: kernel.clock.now(),
+    };
+    let input = call.input.as_ref().clone();
+    let result = AssertUnwindSafe(action.run(&context, input)).catch_unwind().await;
+    match result {
+        Ok(Ok(output)) => AttemptOutcome::succeeded(output),
+        Ok(Err(ActionError { error, retry_after })) => AttemptOutcome::failed(error, retry_after),
+        Err(_) => {
+            tracing::error!(step = %call.path, "a piece panicked");
+            AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the piece failed unexpectedly"), None)
+        }
+    }
+}
+
+/// Runs a script.
+pub(super) async fn code(kernel: &Kernel, call: &CodeCall) -> AttemptOutcome {
+    let Some(sandbox) = &kernel.sandbox else {
+        let message = "this runtime was built without a code sandbox";
+        return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, message), None);
+    };
+    let (params, seed) = match (serde_json::to_vec(&*call.params), kernel.random_u64()) {
+        (Ok(params), Ok(seed)) => (Bytes::from(params), seed),
+        _ => {
+            let message = "the parameters of the script could not be prepared";
+            return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, message), None);
+        }
+    };
+    let limits = CodeLimits::default().with_timeout(call.timeout).unwrap_or_default();
+    let request = CodeRequest { source: Arc::clone(&call.source), params, now: kernel.clock.now(), seed, limits };
+    match sandbox.run(request).await {
+        Ok(output) => {
+            AttemptOutcome::Succeeded { output: Arc::new(output.value), console: lines(&output.console, output.console_truncated) }
+        }
+        Err(error) => failed_script(error),
+    }
+}
+
+/// Replaces every live credential of the run in what an attempt brought back.
+pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOutcome {
+    if redactor.is_empty() {
+        return outcome;
+    }
+    let console_of = |console: Vec<String>| console.iter().map(|line| redactor.redact_str(line).into_owned()).collect();
+    match outcome {
+        AttemptOutcome::Succeeded { output, console } => AttemptOutcome::Succeeded {
+            output: Arc::new(redactor.redact_json(Arc::unwrap_or_clone(output))),
+            console: console_of(console),
+        },
+        AttemptOutcome::Failed { error, retry_after_ms, console } => AttemptOutcome::Failed {
+            error: StepError {
+                kind: error.kind,
+                message: redactor.redact_str(&error.message).into_owned(),
+                detail: error.detail.map(|detail| redactor.redact_json(detail)),
+            },
+            retry_after_ms,
+            console: console_of(console),
+        },
+    }
+}
+
+/// The outcome of an attempt that took longer than it may.
+pub(super) fn timed_out(limit: Duration) -> AttemptOutcome {
+    let message = format!("the step did not finish within {} ms", limit.as_millis());
+    AttemptOutcome::failed(StepError::new(StepErrorKind::Timeout, message), None)
+}
+
+fn failed_script(error: CodeError) -> AttemptOutcome {
+    let kind = match &error {
+        CodeError::Busy => StepErrorKind::OutcomeTransient,
+        CodeError::InvalidParams { .. } => StepErrorKind::Input,
+        CodeError::MemoryLimit { .. } => StepErrorKind::MemoryLimit,
+        CodeError::OutputTooDeep { .. } | CodeError::OutputTooLarge { .. } | CodeError::SourceTooLarge { .. } => {
+            StepErrorKind::Limit
+        }
+        CodeError::Timeout { .. } => StepErrorKind::Timeout,
+        CodeError::Trap { .. } | CodeError::Bug { .. } => StepErrorKind::Internal,
+        _ => StepErrorKind::Script,
+    };
+    let message = error.to_string();
+    let (detail, console) = match error {
+        CodeError::Thrown { name, stack, console, .. } => {
+            (Some(serde_json::json!({ "name": name, "stack": stack })), lines(&console, false))
+        }
+        _ => (None, Vec::new()),
+    };
+    AttemptOutcome::Failed { error: StepError { kind, message, detail }, retry_after_ms: None, console }
+}
+
+fn lines(console: &[ConsoleLine], truncated: bool) -> Vec<String> {
+    let level = |level| match level {
+        ConsoleLevel::Debug => "debug",
+        ConsoleLevel::Info => "info",
+        ConsoleLevel::Log => "log",
+        ConsoleLevel::Warn => "warn",
+        ConsoleLevel::Error => "error",
+    };
+    let shown = console.iter().map(|line| format!("{}: {}", level(line.level), line.text));
+    shown.chain(truncated.then(|| "… more was cut".to_owned())).collect()
+}

@@ -1,0 +1,317 @@
+//! One run under one lease: apply events, commit before every outside act, do what the engine asks for.
+
+use std::{sync::Arc, time::Duration};
+
+use ap_core::{
+    audit::AuditRecord,
+    flow::ValidFlow,
+    piece::Effect,
+    run::{RunStatus, StepError, StepErrorKind, StepPath},
+    store::StoreError,
+    time::Timestamp,
+};
+use ap_crypto::vault::TenantKeys;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt;
+use crate::{
+    credentials::CredentialLoader,
+    engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState},
+    journal::{self, RunError},
+    kernel::Kernel,
+    replies::Outcome,
+    store::{Claimed, Lease, RunChange, RunCommit},
+};
+
+/// A commit is due once this much is waiting, even if nothing outside depends on it: bounds memory and lost pure work.
+const BATCH_EVENTS: usize = 64;
+
+/// One run, in the hands of this process.
+pub(super) struct Driver {
+    kernel: Arc<Kernel>,
+    lease: Lease,
+    keys: Arc<TenantKeys>,
+    flow: Arc<ValidFlow>,
+    state: RunState,
+    next_seq: u64,
+    log_bytes: u64,
+    /// Events applied and not yet durable.
+    batch: Vec<Event>,
+    /// Audit records that go with the batch.
+    audit: Vec<AuditRecord>,
+    credentials: CredentialLoader,
+    deadline: Timestamp,
+    /// Cancelled when the lease is lost: nothing this driver does counts any more.
+    lost: CancellationToken,
+}
+
+/// How a driver stopped without error.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// The run has ended, and that is durable.
+    Ended,
+    /// Somebody else owns the run now.
+    LeaseLost,
+}
+
+impl Driver {
+    /// Takes up a run that this process has just accepted: its state is known, nothing is read.
+    pub(super) async fn fresh(
+        kernel: Arc<Kernel>,
+        claimed: Claimed,
+        flow: Arc<ValidFlow>,
+        state: RunState,
+        lost: CancellationToken,
+    ) -> Result<Self, RunError> {
+        let keys = kernel.keyring.tenant(claimed.lease.project.into()).await?;
+        Ok(Self::new(kernel, claimed, keys, flow, (state, 1, 0), lost))
+    }
+
+    /// Takes over a run from its journal.
+    pub(super) async fn resume(
+        kernel: Arc<Kernel>,
+        claimed: Claimed,
+        lost: CancellationToken,
+    ) -> Result<Self, RunError> {
+        let Lease { project, run, .. } = claimed.lease;
+        let keys = kernel.keyring.tenant(project.into()).await?;
+        let flow = kernel.flow_version(claimed.version, project).await?;
+        let entries = kernel.backend.journal(run, project).await?;
+        let limit = kernel.run_limits.step_executions();
+        let replayed = journal::replay(&keys, (project, run), &flow, &entries, limit)?;
+        let recovered = replayed.state.started().is_some() && replayed.state.end().is_none();
+        let parts = (replayed.state, replayed.next_seq, replayed.log_bytes);
+        let mut driver = Self::new(kernel, claimed, keys, flow, parts, lost);
+        if recovered {
+            // Applied here, durable with the next commit, which comes before the next outside act.
+            let event = Event::Recovered { at: driver.kernel.clock.now() };
+            driver.state.apply(&driver.flow, &event)?;
+            driver.batch.push(event);
+        }
+        Ok(driver)
+    }
+
+    fn new(
+        kernel: Arc<Kernel>,
+        claimed: Claimed,
+        keys: Arc<TenantKeys>,
+        flow: Arc<ValidFlow>,
+        (state, next_seq, log_bytes): (RunState, u64, u64),
+        lost: CancellationToken,
+    ) -> Self {
+        let deadline = kernel.clock.now().saturating_add(kernel.run_limits.timeout());
+        let lease = claimed.lease;
+        let credentials = CredentialLoader::new(claimed, &flow);
+        Self {
+            kernel,
+            lease,
+            keys,
+            flow,
+            state,
+            next_seq,
+            log_bytes,
+            batch: Vec::new(),
+            audit: Vec::new(),
+            credentials,
+            deadline,
+            lost,
+        }
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// [`RunError`] if the run cannot be taken further by this process now. Its lease is left to expire.
+    pub(super) async fn run(mut self) -> Result<Stopped, RunError> {
+        self.credentials.refresh(&self.kernel, &self.keys).await?;
+        if self.state.started().is_none() {
+            let connections = Arc::new(self.credentials.views(&self.keys));
+            let started = Event::Started { at: self.kernel.clock.now(), connections };
+            if let Some(stopped) = self.record(started).await? {
+                return Ok(stopped);
+            }
+        }
+        loop {
+            let next = match self.state.outstanding() {
+                Some(Command::End(end)) => return self.end(end).await,
+                Some(Command::RunAction(call)) => self.action(call).await?,
+                Some(Command::RunCode(call)) => {
+                    let kernel = Arc::clone(&self.kernel);
+                    let outcome = self.bounded(call.timeout, attempt::code(&kernel, &call)).await;
+                    self.finished(call.path, call.attempt, outcome)?
+                }
+                Some(Command::Wait { path, until }) => self.wait(path, until).await,
+                _ => Next::Event(self.interruption(RunStatus::InternalError, StepErrorKind::Internal, "nothing is left to do")),
+            };
+            let stopped = match next {
+                Next::Event(event) => self.record(event).await?,
+                Next::Stopped(stopped) => Some(stopped),
+            };
+            if let Some(stopped) = stopped {
+                return Ok(stopped);
+            }
+        }
+    }
+
+    /// Applies an event, and commits if that is due before anything else may happen.
+    async fn record(&mut self, event: Event) -> Result<Option<Stopped>, RunError> {
+        let commands = self.state.apply(&self.flow, &event)?;
+        self.batch.push(event);
+        if self.state.end().is_some() {
+            // The end follows at once and carries everything, a reply included.
+            return Ok(None);
+        }
+        let reply = commands.into_iter().find_map(|command| match command {
+            Command::Reply(reply) => Some(reply),
+            _ => None,
+        });
+        if reply.is_some() || self.batch.len() >= BATCH_EVENTS {
+            if let Some(stopped) = self.commit(RunChange::Stay).await? {
+                return Ok(Some(stopped));
+            }
+        }
+        if let Some(reply) = reply {
+            self.kernel.replies.publish(self.lease.run, Outcome::Replied(reply));
+        }
+        Ok(None)
+    }
+
+    /// Makes the end durable, then tells whoever waits for it.
+    async fn end(mut self, end: RunEnd) -> Result<Stopped, RunError> {
+        let change = RunChange::End { status: end.status, at: end.at };
+        if let Some(stopped) = self.commit(change).await? {
+            return Ok(stopped);
+        }
+        let outcome = match self.state.reply() {
+            Some(reply) => Outcome::Replied(reply.clone()),
+            None => Outcome::Ended { end, last_output: self.state.last_output().cloned() },
+        };
+        self.kernel.replies.publish(self.lease.run, outcome);
+        Ok(Stopped::Ended)
+    }
+
+    /// Performs an action. If it acts outside, the plan is durable before, with the audit of the credentials it uses.
+    async fn action(&mut self, call: ActionCall) -> Result<Next, RunError> {
+        let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
+        if effect != Effect::None {
+            self.credentials.refresh(&self.kernel, &self.keys).await?;
+            if !call.planned {
+                let event = Event::EffectPlanned {
+                    at: self.kernel.clock.now(),
+                    path: call.path.clone(),
+                    attempt: call.attempt,
+                    input: Arc::clone(&call.input),
+                    key: call.key.clone(),
+                    repeatable: effect == Effect::Repeatable || call.send_key,
+                };
+                self.state.apply(&self.flow, &event)?;
+                self.batch.push(event);
+            }
+            let uses = self.credentials.audit_uses(&self.kernel, &self.keys, &call)?;
+            self.audit.extend(uses);
+            if let Some(stopped) = self.commit(RunChange::Stay).await? {
+                return Ok(Next::Stopped(stopped));
+            }
+        }
+        let (kernel, flow, credentials) =
+            (Arc::clone(&self.kernel), Arc::clone(&self.flow), self.credentials.current());
+        let outcome = self.bounded(call.timeout, attempt::action(&kernel, &flow, &call, &credentials)).await;
+        self.finished(call.path, call.attempt, outcome)
+    }
+
+    /// Waits for an attempt, for its own time limit, for the run's, and for the loss of the lease.
+    async fn bounded(&self, timeout: Duration, attempt: impl Future<Output = AttemptOutcome>) -> Bounded {
+        let step_ends = self.kernel.clock.now().saturating_add(timeout);
+        let first = step_ends.min(self.deadline);
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => Bounded::LeaseLost,
+            outcome = attempt => Bounded::Outcome(outcome),
+            () = self.kernel.clock.sleep_until(first) => {
+                if first == self.deadline { Bounded::RunTimeout } else { Bounded::Outcome(attempt::timed_out(timeout)) }
+            }
+        }
+    }
+
+    fn finished(&self, path: StepPath, attempt: u32, bounded: Bounded) -> Result<Next, RunError> {
+        Ok(match bounded {
+            Bounded::LeaseLost => Next::Stopped(Stopped::LeaseLost),
+            Bounded::RunTimeout => Next::Event(self.run_timeout()),
+            Bounded::Outcome(outcome) => Next::Event(Event::AttemptFinished {
+                at: self.kernel.clock.now(),
+                path,
+                attempt,
+                outcome: attempt::redact(outcome, self.credentials.redactor()),
+                entropy: self.kernel.random_u32()?,
+            }),
+        })
+    }
+
+    async fn wait(&self, path: StepPath, until: Timestamp) -> Next {
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => Next::Stopped(Stopped::LeaseLost),
+            () = self.kernel.clock.sleep_until(until.min(self.deadline)) => {
+                if until <= self.deadline {
+                    Next::Event(Event::WaitOver { at: self.kernel.clock.now(), path })
+                } else {
+                    Next::Event(self.run_timeout())
+                }
+            }
+        }
+    }
+
+    /// Makes everything that waits durable. `Some` if the lease is gone, and nothing was written.
+    async fn commit(&mut self, change: RunChange) -> Result<Option<Stopped>, RunError> {
+        if self.batch.is_empty() && self.audit.is_empty() && change == RunChange::Stay {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        if !self.batch.is_empty() {
+            let ids = (self.lease.project, self.lease.run);
+            let (entry, bytes) = journal::seal(&self.keys, ids, self.next_seq, &self.batch, &*self.kernel.entropy)?;
+            entries.push(entry);
+            self.log_bytes += bytes;
+        }
+        let commit = RunCommit { lease: self.lease, entries, change };
+        match self.kernel.commit(commit, &self.audit, &self.lost).await {
+            Ok(()) => {}
+            Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),
+            Err(error) => return Err(error.into()),
+        }
+        if !self.batch.is_empty() {
+            self.next_seq += 1;
+            self.batch.clear();
+        }
+        self.audit.clear();
+        if self.log_bytes > self.kernel.run_limits.log_bytes() && self.state.end().is_none() {
+            let event =
+                self.interruption(RunStatus::LogSizeExceeded, StepErrorKind::Limit, "the run's log is larger than allowed");
+            self.state.apply(&self.flow, &event)?;
+            self.batch.push(event);
+        }
+        Ok(None)
+    }
+
+    fn run_timeout(&self) -> Event {
+        let message = format!("the run did not finish within {} s", self.kernel.run_limits.timeout().as_secs());
+        self.interruption(RunStatus::Timeout, StepErrorKind::Timeout, message)
+    }
+
+    fn interruption(&self, status: RunStatus, kind: StepErrorKind, message: impl Into<String>) -> Event {
+        Event::Interrupted { at: self.kernel.clock.now(), status, error: StepError::new(kind, message) }
+    }
+}
+
+/// What the loop does next.
+enum Next {
+    Event(Event),
+    Stopped(Stopped),
+}
+
+/// How a bounded wait ended.
+enum Bounded {
+    LeaseLost,
+    Outcome(AttemptOutcome),
+    RunTimeout,
+}

@@ -1,0 +1,10 @@
+//! The executor: carries out what the engine asks for, and makes it durable first.
+//!
+//! [`driver`](self) takes one run from event to event under its lease; `worker` claims runs, keeps leases alive and is
+//! the one file of the runtime that spawns tasks.
+
+mod attempt;
+mod driver;
+mod worker;
+
+pub(crate) use worker::{Handover, Worker};
