@@ -7,9 +7,9 @@ use ap_core::{
     store::StoreError,
 };
 use ap_crypto::{
-    entropy::Entropy,
+    entropy::{Entropy, EntropyError},
     envelope::SealContext,
-    error::VaultError,
+    error::{KeyError, VaultError},
     vault::TenantKeys,
 };
 use serde::{Deserialize, Serialize};
@@ -30,16 +30,22 @@ pub enum RunError {
     /// An entry is not what this version writes.
     #[error("a journal entry cannot be read")]
     Encoding(#[source] serde_json::Error),
+    /// No randomness is to be had.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
     /// The flow version cannot be executed any more, say because a piece is missing.
     #[error("the flow version of this run is not valid here")]
     Flow(#[source] ap_core::flow::Diagnostics),
+    /// The tenant's keys cannot be opened.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// Storage failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An entry could not be sealed or opened.
     #[error("a journal entry could not be sealed or opened")]
     Seal(#[source] VaultError),
-    /// The tenant's keys, or a connection, could not be opened.
+    /// A flow version or a connection could not be opened.
     #[error(transparent)]
     Vault(#[from] VaultError),
 }

@@ -7,4 +7,4 @@ mod attempt;
 mod driver;
 mod worker;
 
-pub(crate) use worker::{Handover, Worker};
+pub(crate) use worker::{Submission, Worker};

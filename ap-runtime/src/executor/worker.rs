@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use ap_core::{flow::ValidFlow, id::RunId, run::RunStatus};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use ap_core::{audit::AuditRecord, flow::ValidFlow, id::RunId, run::RunStatus, store::StoreError};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::driver::{Driver, Stopped};
@@ -18,7 +18,7 @@ use crate::{
     engine::RunState,
     journal::RunError,
     kernel::Kernel,
-    store::{Claimed, Lease, RunChange, RunCommit},
+    store::{Accept, Accepted, Claimed, Lease, RunChange, RunCommit, RunRecord},
 };
 
 /// Executes runs of one process.
@@ -44,12 +44,17 @@ struct Held {
 
 /// The right to execute one more run here.
 #[derive(Debug)]
-pub(crate) struct Permit(OwnedSemaphorePermit);
+struct Permit(OwnedSemaphorePermit);
 
-/// A run that was accepted under a lease of this process.
-pub(crate) struct Handover {
-    pub(crate) claimed: Claimed,
+/// A run to be accepted.
+pub(crate) struct Submission {
+    /// What to create; status and lease are the worker's to fill in.
+    pub(crate) accept: Accept,
+    /// Audit records of the acceptance.
+    pub(crate) audit: Vec<AuditRecord>,
+    /// The version the run is pinned to.
     pub(crate) flow: Arc<ValidFlow>,
+    /// The state after the first event.
     pub(crate) state: RunState,
 }
 
@@ -73,30 +78,61 @@ impl Worker {
     }
 
     /// The right to execute one more run here, if there is any left: what decides whether a run is accepted leased.
-    pub(crate) fn try_permit(&self) -> Option<Permit> {
+    fn try_permit(&self) -> Option<Permit> {
         if self.closing.is_cancelled() {
             return None;
         }
         Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit)
     }
 
-    /// Executes a run that was accepted under a lease of this process.
-    pub(crate) fn execute(self: &Arc<Self>, handover: Handover, permit: Permit) {
-        let lost = self.hold(handover.claimed.lease);
+    /// Accepts a run and, if it was leased to this process, executes it.
+    ///
+    /// # Cancel safety
+    /// Acceptance and execution belong to a task of the worker: dropping the receiver cancels neither.
+    pub(crate) fn submit(self: &Arc<Self>, submission: Submission) -> oneshot::Receiver<Result<Accepted, StoreError>> {
+        let (answer, accepted) = oneshot::channel();
         let worker = Arc::clone(self);
         self.tasks.spawn(async move {
-            let Handover { claimed, flow, state } = handover;
-            let result = match Driver::fresh(Arc::clone(&worker.kernel), claimed, flow, state, lost).await {
-                Ok(driver) => driver.run().await,
-                Err(error) => Err(error),
+            let permit = worker.try_permit();
+            let Submission { accept, audit, flow, state } = submission;
+            let ids = (accept.run.project, accept.run.id, accept.run.flow, accept.run.version);
+            let accept = Accept {
+                run: RunRecord {
+                    status: if permit.is_some() { RunStatus::Running } else { RunStatus::Queued },
+                    ..accept.run
+                },
+                lease: permit.is_some().then(|| worker.kernel.worker_options.lease()),
+                ..accept
             };
-            worker.settle(claimed, result).await;
-            worker.give_back(permit);
+            let result = worker.kernel.backend.accept(accept, &audit).await;
+            let created = matches!(result, Ok(Accepted::Created));
+            // Nobody listening any more changes nothing.
+            let _ = answer.send(result);
+            match (created, permit) {
+                (true, Some(permit)) => {
+                    let (project, run, flow_id, version) = ids;
+                    let claimed = Claimed { lease: Lease { project, run, epoch: FIRST_EPOCH }, flow: flow_id, version };
+                    worker.drive_fresh(claimed, flow, state).await;
+                    worker.give_back(permit);
+                }
+                (true, None) => worker.wake(),
+                (false, permit) => permit.into_iter().for_each(|permit| worker.give_back(permit)),
+            }
         });
+        accepted
+    }
+
+    async fn drive_fresh(&self, claimed: Claimed, flow: Arc<ValidFlow>, state: RunState) {
+        let lost = self.hold(claimed.lease);
+        let result = match Driver::fresh(Arc::clone(&self.kernel), claimed, flow, state, lost).await {
+            Ok(driver) => driver.run().await,
+            Err(error) => Err(error),
+        };
+        self.settle(claimed, result).await;
     }
 
     /// Says that something may be waiting in the queue.
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         self.backlog.store(true, Ordering::Release);
         self.wake.notify_one();
     }
@@ -264,5 +300,7 @@ async fn heartbeat_loop(worker: Weak<Worker>, closing: CancellationToken) {
     }
 }
 
+/// The epoch of a run that was accepted under a lease.
+const FIRST_EPOCH: u64 = 1;
 /// Runs taken from the queue in one claim.
 const CLAIM_BATCH: usize = 64;

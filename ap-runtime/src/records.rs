@@ -1,0 +1,149 @@
+//! How each kind of record is sealed: one place for the contexts, so that sealing and opening name the same one.
+
+use ap_core::{
+    audit::AuditRecord,
+    connection::Connection,
+    id::{AuditId, ConnectionId, FlowId, FlowVersionId, ProjectId},
+    scope::Scope,
+    store::{LookupHash, Revision, Sealed},
+};
+use ap_crypto::{
+    connection::{decode_connection, encode_connection},
+    entropy::Entropy,
+    envelope::SealContext,
+    error::VaultError,
+    vault::TenantKeys,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::store::{ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord};
+
+/// What is sealed of a flow.
+pub(crate) struct FlowDetail {
+    pub(crate) display_name: String,
+    pub(crate) webhook_token: SecretString,
+}
+
+/// The sealed form of a [`FlowDetail`]; lives only while it is written or read.
+#[derive(Serialize, Deserialize)]
+struct FlowDetailWire<'a> {
+    display_name: &'a str,
+    webhook_token: &'a str,
+}
+
+pub(crate) fn seal_project(
+    keys: &TenantKeys,
+    id: ProjectId,
+    display_name: &str,
+    entropy: &dyn Entropy,
+) -> Result<Sealed, VaultError> {
+    keys.seal(&project(&id), display_name.as_bytes(), entropy)
+}
+
+pub(crate) fn open_project(keys: &TenantKeys, record: &ProjectRecord) -> Result<String, VaultError> {
+    let plain = keys.open(&project(&record.id), &record.sealed)?;
+    String::from_utf8(plain.to_vec()).map_err(|_| VaultError::Unopenable)
+}
+
+pub(crate) fn seal_flow(
+    keys: &TenantKeys,
+    (id, owner): (FlowId, ProjectId),
+    revision: Revision,
+    detail: &FlowDetail,
+    entropy: &dyn Entropy,
+) -> Result<Sealed, VaultError> {
+    let wire =
+        FlowDetailWire { display_name: &detail.display_name, webhook_token: detail.webhook_token.expose_secret() };
+    let plain = Zeroizing::new(serde_json::to_vec(&wire).map_err(|_| VaultError::Unopenable)?);
+    keys.seal(&flow(&id, owner, revision), &plain, entropy)
+}
+
+pub(crate) fn open_flow(keys: &TenantKeys, record: &FlowRecord) -> Result<FlowDetail, VaultError> {
+    let plain = keys.open(&flow(&record.id, record.project, record.revision), &record.sealed)?;
+    // Owned text in between, because names may hold escapes that cannot be borrowed.
+    #[derive(Deserialize)]
+    struct Owned {
+        display_name: String,
+        webhook_token: String,
+    }
+    let wire: Owned = serde_json::from_slice(&plain).map_err(|_| VaultError::Unopenable)?;
+    Ok(FlowDetail { display_name: wire.display_name, webhook_token: SecretString::from(wire.webhook_token) })
+}
+
+pub(crate) fn seal_flow_version(
+    keys: &TenantKeys,
+    (id, owner): (FlowVersionId, ProjectId),
+    revision: Revision,
+    source: &[u8],
+    entropy: &dyn Entropy,
+) -> Result<Sealed, VaultError> {
+    keys.seal(&flow_version(&id, owner, revision), source, entropy)
+}
+
+pub(crate) fn open_flow_version(
+    keys: &TenantKeys,
+    record: &FlowVersionRecord,
+) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    keys.open(&flow_version(&record.id, record.project, record.revision), &record.sealed)
+}
+
+pub(crate) fn seal_connection(
+    keys: &TenantKeys,
+    (id, owner): (ConnectionId, ProjectId),
+    revision: Revision,
+    value: &Connection,
+    entropy: &dyn Entropy,
+) -> Result<Sealed, VaultError> {
+    keys.seal(&connection(&id, owner, revision), &encode_connection(value)?, entropy)
+}
+
+pub(crate) fn open_connection(keys: &TenantKeys, record: &ConnectionRecord) -> Result<Connection, VaultError> {
+    decode_connection(&keys.open(&connection(&record.id, record.project, record.revision), &record.sealed)?)
+}
+
+pub(crate) fn seal_audit(
+    keys: &TenantKeys,
+    id: &AuditId,
+    scope: Scope,
+    body: &[u8],
+    entropy: &dyn Entropy,
+) -> Result<Sealed, VaultError> {
+    keys.seal(&audit(id, scope), body, entropy)
+}
+
+pub(crate) fn open_audit(keys: &TenantKeys, record: &AuditRecord) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    keys.open(&audit(&record.id, record.scope), &record.body)
+}
+
+/// The hash under which a connection's name is looked up.
+pub(crate) fn connection_name(keys: &TenantKeys, name: &str) -> LookupHash {
+    keys.lookup_hash("connection-name", &[name.as_bytes()])
+}
+
+fn project(id: &ProjectId) -> SealContext<'_> {
+    let scope = Scope::Project(*id);
+    SealContext { scope, table: "projects", record: id.as_bytes(), field: "detail", version: 1, purpose: AT_REST }
+}
+
+fn flow(id: &FlowId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
+    let version = revision.0;
+    SealContext { scope: owner.into(), table: "flows", record: id.as_bytes(), field: "detail", version, purpose: AT_REST }
+}
+
+fn flow_version(id: &FlowVersionId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
+    let (scope, version) = (owner.into(), revision.0);
+    SealContext { scope, table: "flow_versions", record: id.as_bytes(), field: "source", version, purpose: AT_REST }
+}
+
+fn connection(id: &ConnectionId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
+    let (scope, version) = (owner.into(), revision.0);
+    SealContext { scope, table: "connections", record: id.as_bytes(), field: "value", version, purpose: AT_REST }
+}
+
+fn audit(id: &AuditId, scope: Scope) -> SealContext<'_> {
+    SealContext { scope, table: "audit", record: id.as_bytes(), field: "body", version: 1, purpose: AT_REST }
+}
+
+const AT_REST: &str = "at-rest";
