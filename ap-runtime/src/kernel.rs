@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
+    audit::AuditRecord,
     flow::{FlowDefinition, FlowLimits, ValidFlow},
     id::{FlowVersionId, ProjectId},
     piece::PieceSet,
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::{RunLimits, WebhookOptions, WorkerOptions},
+    denials::Denials,
     egress::Egress,
     flow_cache::FlowCache,
     journal::RunError,
@@ -25,7 +27,6 @@ use crate::{
     sandbox::CodeSandbox,
     store::{Backend, RunCommit},
 };
-use ap_core::audit::AuditRecord;
 
 /// What every part of the runtime shares.
 pub(crate) struct Kernel {
@@ -42,6 +43,7 @@ pub(crate) struct Kernel {
     pub(crate) webhook_options: WebhookOptions,
     pub(crate) flows: FlowCache,
     pub(crate) replies: Arc<ReplyHub>,
+    pub(crate) denials: Denials,
 }
 
 impl Kernel {

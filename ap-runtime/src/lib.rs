@@ -2,10 +2,32 @@
 //!
 //! | Module | What it holds |
 //! | --- | --- |
+//! | [`runtime`], [`config`] | [`runtime::Runtime`] and its builder, limits and options |
+//! | [`session`] | what a host does in the name of a principal |
+//! | [`webhook`] | the door for HTTP requests |
 //! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
 //! | [`backend`] | the backends: memory, SQLite |
+//! | [`engine`] | the pure state machine, and a run as its owner sees it |
+//! | [`egress`] | the guard before every outgoing connection, and credential placement |
+//! | [`sandbox`] | running a flow author's JavaScript without trusting it |
 #![deny(unsafe_code)]
 
+mod accept;
 pub mod backend;
 pub mod clock;
+pub mod config;
+mod credentials;
+mod denials;
+pub mod egress;
+pub mod engine;
+mod executor;
+mod flow_cache;
+mod journal;
+mod kernel;
+mod records;
+mod replies;
+pub mod runtime;
+pub mod sandbox;
+pub mod session;
 pub mod store;
+pub mod webhook;

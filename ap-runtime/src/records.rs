@@ -24,6 +24,8 @@ use crate::store::{ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecor
 pub(crate) struct FlowDetail {
     pub(crate) display_name: String,
     pub(crate) webhook_token: SecretString,
+    /// How many versions the flow has had.
+    pub(crate) versions: u32,
 }
 
 /// The sealed form of a [`FlowDetail`]; lives only while it is written or read.
@@ -31,6 +33,7 @@ pub(crate) struct FlowDetail {
 struct FlowDetailWire<'a> {
     display_name: &'a str,
     webhook_token: &'a str,
+    versions: u32,
 }
 
 pub(crate) fn seal_project(
@@ -54,8 +57,11 @@ pub(crate) fn seal_flow(
     detail: &FlowDetail,
     entropy: &dyn Entropy,
 ) -> Result<Sealed, VaultError> {
-    let wire =
-        FlowDetailWire { display_name: &detail.display_name, webhook_token: detail.webhook_token.expose_secret() };
+    let wire = FlowDetailWire {
+        display_name: &detail.display_name,
+        webhook_token: detail.webhook_token.expose_secret(),
+        versions: detail.versions,
+    };
     let plain = Zeroizing::new(serde_json::to_vec(&wire).map_err(|_| VaultError::Unopenable)?);
     keys.seal(&flow(&id, owner, revision), &plain, entropy)
 }
@@ -67,9 +73,10 @@ pub(crate) fn open_flow(keys: &TenantKeys, record: &FlowRecord) -> Result<FlowDe
     struct Owned {
         display_name: String,
         webhook_token: String,
+        versions: u32,
     }
     let wire: Owned = serde_json::from_slice(&plain).map_err(|_| VaultError::Unopenable)?;
-    Ok(FlowDetail { display_name: wire.display_name, webhook_token: SecretString::from(wire.webhook_token) })
+    Ok(FlowDetail { display_name: wire.display_name, webhook_token: wire.webhook_token.into(), versions: wire.versions })
 }
 
 pub(crate) fn seal_flow_version(

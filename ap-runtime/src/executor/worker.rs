@@ -74,6 +74,7 @@ impl Worker {
         // The loops hold the worker weakly: a runtime that is dropped without `shutdown` stops them too.
         worker.tasks.spawn(claim_loop(Arc::downgrade(&worker), worker.closing.clone()));
         worker.tasks.spawn(heartbeat_loop(Arc::downgrade(&worker), worker.closing.clone()));
+        worker.tasks.spawn(housekeeping_loop(Arc::clone(&worker.kernel), worker.closing.clone()));
         worker
     }
 
@@ -300,6 +301,37 @@ async fn heartbeat_loop(worker: Weak<Worker>, closing: CancellationToken) {
     }
 }
 
+/// Forgets old deliveries and writes refusals to the audit trail.
+///
+/// Holds the kernel, not the worker: it ends with `closing`, which a dropped worker cancels.
+async fn housekeeping_loop(kernel: Arc<Kernel>, closing: CancellationToken) {
+    loop {
+        let next = kernel.clock.now().saturating_add(HOUSEKEEPING);
+        let closed = tokio::select! {
+            biased;
+            () = closing.cancelled() => true,
+            () = kernel.clock.sleep_until(next) => false,
+        };
+        kernel.denials.flush(&kernel).await;
+        if closed {
+            return;
+        }
+        while let Ok(swept) = kernel.backend.sweep_deliveries(SWEEP_BATCH).await
+            && swept == u64::from(SWEEP_BATCH)
+        {}
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// How often old deliveries are forgotten and refusals written.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// Deliveries forgotten in one transaction.
+const SWEEP_BATCH: u32 = 1_000;
 /// The epoch of a run that was accepted under a lease.
 const FIRST_EPOCH: u64 = 1;
 /// Runs taken from the queue in one claim.

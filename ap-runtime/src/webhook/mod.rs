@@ -6,7 +6,6 @@
 //! Nothing before the acceptance writes to the store; what was refused is counted and audited once a minute.
 
 mod auth;
-mod denials;
 mod payload;
 mod response;
 mod route;
@@ -14,7 +13,10 @@ mod service;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ap_auth::audit::AuditEvent;
+use ap_auth::{
+    audit::AuditEvent,
+    principal::{Actor, Identity},
+};
 use ap_core::id::RunId;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
@@ -22,18 +24,16 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub(crate) use self::{
-    denials::Denials,
-    route::{Routes, TOKEN_PREFIX, token_hash},
-};
+pub(crate) use self::route::{Routes, TOKEN_PREFIX, token_hash};
 use self::{
     response::{Rejection, accepted, outcome, still_running},
     route::Endpoint,
 };
 use crate::{
+    accept::RunStart,
     executor::Worker,
     journal::RunError,
-    kernel::{Kernel, RunStart},
+    kernel::Kernel,
     replies::{Outcome, Waiter},
     store::{Accepted, Dedupe},
 };
@@ -55,7 +55,6 @@ struct Door {
     kernel: Arc<Kernel>,
     worker: Arc<Worker>,
     routes: Arc<Routes>,
-    denials: Arc<Denials>,
     /// Requests whose body is being read or whose acceptance is being committed.
     receiving: Semaphore,
     /// Callers that wait for a reply.
@@ -69,10 +68,10 @@ struct Delivered {
 }
 
 impl WebhookDoor {
-    pub(crate) fn new(kernel: Arc<Kernel>, worker: Arc<Worker>, routes: Arc<Routes>, denials: Arc<Denials>) -> Self {
+    pub(crate) fn new(kernel: Arc<Kernel>, worker: Arc<Worker>, routes: Arc<Routes>) -> Self {
         let receiving = Semaphore::new(MAX_RECEIVING);
         let waiting = Semaphore::new(MAX_WAITING);
-        Self { inner: Arc::new(Door { kernel, worker, routes, denials, receiving, waiting }) }
+        Self { inner: Arc::new(Door { kernel, worker, routes, receiving, waiting }) }
     }
 
     /// Handles one request whose path ends in `/{token}` (answered 202 with the run's id) or `/{token}/sync` (answered
@@ -102,13 +101,13 @@ impl Door {
     {
         let (token, sync) = token_of(request.uri().path()).ok_or(Rejection::NotFound)?;
         let endpoint = self.routes.find(token).await?;
-        let client = Client::of(&request);
-        match self.deliver(token, &endpoint, request, &client, sync).await {
+        let actor = actor_of(&request);
+        match self.deliver(token, &endpoint, request, &actor, sync).await {
             Ok((Delivered { run, duplicate }, None)) => Ok(accepted(run, duplicate)),
             Ok((delivered, Some(waiter))) => self.reply(&endpoint, delivered, waiter).await,
             Err(rejection) => {
                 if let Some(reason) = rejection.audit_reason() {
-                    self.denials.count(endpoint.route.project, endpoint.route.flow, reason);
+                    self.kernel.denials.webhook(endpoint.route.project, endpoint.route.flow, reason);
                 }
                 Err(rejection)
             }
@@ -120,7 +119,7 @@ impl Door {
         token: &str,
         endpoint: &Arc<Endpoint>,
         request: Request<B>,
-        client: &Client,
+        actor: &Actor,
         sync: bool,
     ) -> Result<(Delivered, Option<Waiter>), Rejection>
     where
@@ -143,7 +142,7 @@ impl Door {
             let query = parts.uri.query().unwrap_or_default();
             let payload = payload::trigger_payload(&parts.method, query, verified)
                 .map_err(|malformed| Rejection::BadRequest(malformed.0))?;
-            if let Some(delivered) = self.accept(&endpoint, payload, client, sync).await? {
+            if let Some(delivered) = self.accept(&endpoint, payload, actor, sync).await? {
                 return Ok(delivered);
             }
             // Republished or disabled since the endpoint was looked up: look again, and judge the request anew.
@@ -181,7 +180,7 @@ impl Door {
         &self,
         endpoint: &Endpoint,
         payload: Value,
-        client: &Client,
+        actor: &Actor,
         sync: bool,
     ) -> Result<Option<(Delivered, Option<Waiter>)>, Rejection> {
         let delivery = payload::delivery_id(endpoint.dedupe_place(), &payload);
@@ -201,8 +200,8 @@ impl Door {
         };
         let (run, submission) = self
             .kernel
-            .prepare_run(start, Arc::clone(&endpoint.flow), &endpoint.keys, |run, at| {
-                AuditEvent::by_webhook(flow, run, at, client.address, client.agent.as_deref())
+            .prepare_run(start, Arc::clone(&endpoint.flow), &endpoint.keys, |at| {
+                AuditEvent::by(actor, "run.start", endpoint.route.project.into(), at)
             })
             .map_err(|error| internal(&error))?;
         let waiter = sync.then(|| self.kernel.replies.subscribe(run));
@@ -255,18 +254,15 @@ impl Door {
 }
 
 /// Who sends, as far as the audit trail wants to know.
-struct Client {
-    address: Option<IpAddr>,
-    agent: Option<String>,
-}
-
-impl Client {
-    fn of<B>(request: &Request<B>) -> Self {
-        let agent = request.headers().get(header::USER_AGENT);
-        Self {
-            address: request.extensions().get::<ClientAddress>().map(|client| client.0),
-            agent: agent.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-        }
+fn actor_of<B>(request: &Request<B>) -> Actor {
+    let actor = Actor::new(Identity::Anonymous);
+    let actor = match request.extensions().get::<ClientAddress>() {
+        Some(ClientAddress(address)) => actor.with_ip(*address),
+        None => actor,
+    };
+    match request.headers().get(header::USER_AGENT) {
+        Some(agent) => actor.with_user_agent(&*String::from_utf8_lossy(agent.as_bytes())),
+        None => actor,
     }
 }
 

@@ -1,0 +1,79 @@
+//! Preparing what the worker submits: a new run with its first event, and the audit record that goes with it.
+
+use std::sync::Arc;
+
+use ap_auth::audit::AuditEvent;
+use ap_core::{
+    audit::AuditRecord,
+    flow::ValidFlow,
+    id::{AuditId, FlowId, FlowVersionId, ProjectId, RunId},
+    run::RunStatus,
+};
+use ap_crypto::vault::TenantKeys;
+use serde_json::Value;
+
+use crate::{
+    engine::{Event, RunState},
+    executor::Submission,
+    journal::{self, RunError},
+    kernel::Kernel,
+    records,
+    store::{Accept, Dedupe, RunRecord},
+};
+
+/// A run to be.
+pub(crate) struct RunStart {
+    pub(crate) project: ProjectId,
+    pub(crate) flow: FlowId,
+    pub(crate) version: FlowVersionId,
+    pub(crate) generation: u64,
+    pub(crate) dedupe: Option<Dedupe>,
+    /// What the trigger delivered.
+    pub(crate) payload: Arc<Value>,
+}
+
+impl Kernel {
+    /// Makes the run's id, its first journal entry and the audit record of `event`, which gets flow and run as resources.
+    pub(crate) fn prepare_run(
+        &self,
+        start: RunStart,
+        flow: Arc<ValidFlow>,
+        keys: &TenantKeys,
+        event: impl FnOnce(ap_core::time::Timestamp) -> AuditEvent,
+    ) -> Result<(RunId, Submission), RunError> {
+        let at = self.clock.now();
+        let run = RunId::from_parts(at, self.id_entropy()?);
+        let RunStart { project, flow: flow_id, version, generation, dedupe, payload } = start;
+        let first = Event::Accepted { at, run, trigger: payload };
+        let state = RunState::accepted(&first, self.run_limits.step_executions())?;
+        let (entry, _) = journal::seal(keys, (project, run), 0, std::slice::from_ref(&first), &*self.entropy)?;
+        let status = RunStatus::Queued;
+        let record = RunRecord { id: run, project, flow: flow_id, version, status, created: at, finished: None };
+        let event = event(at).with_resource(flow_id).with_resource(run);
+        let audit = vec![self.seal_event(keys, &event)?];
+        let accept = Accept { run: record, generation, dedupe, entry, lease: None };
+        Ok((run, Submission { accept, audit, flow, state }))
+    }
+
+    /// Seals an audit event under the keys of its scope.
+    pub(crate) fn seal_event(&self, keys: &TenantKeys, event: &AuditEvent) -> Result<AuditRecord, RunError> {
+        let id = AuditId::from_parts(event.at(), self.id_entropy()?);
+        let body = event.to_record_body().map_err(|_| RunError::Encoding(serde::ser::Error::custom("audit event")))?;
+        let sealed = records::seal_audit(keys, &id, event.scope(), &body, &*self.entropy)?;
+        Ok(event.clone().into_record(id, sealed))
+    }
+
+    /// As [`Kernel::seal_event`], looking the keys up.
+    pub(crate) async fn audit_record(&self, event: &AuditEvent) -> Result<AuditRecord, RunError> {
+        let keys = self.keyring.tenant(event.scope()).await?;
+        self.seal_event(&keys, event)
+    }
+
+    /// Rebuilds a run from its journal.
+    pub(crate) async fn replay(&self, record: &RunRecord, keys: &TenantKeys) -> Result<RunState, RunError> {
+        let flow = self.flow_version(record.version, record.project).await?;
+        let entries = self.backend.journal(record.id, record.project).await?;
+        let ids = (record.project, record.id);
+        Ok(journal::replay(keys, ids, &flow, &entries, self.run_limits.step_executions())?.state)
+    }
+}

@@ -1,0 +1,227 @@
+//! [`Runtime`]: the SDK in a host's process, and how to build one.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ap_auth::{authorizer::Authorizer, principal::Principal};
+use ap_core::{
+    flow::FlowLimits,
+    id::PlatformId,
+    piece::{Piece, PieceSet},
+    scope::Scope,
+};
+use ap_crypto::{
+    entropy::{Entropy, SystemEntropy},
+    error::KeyError,
+    keyring::{KeyStore, Keyring},
+    provider::KeyProvider,
+};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    config::{RunLimits, WebhookOptions, WorkerOptions},
+    denials::Denials,
+    egress::Egress,
+    executor::Worker,
+    flow_cache::FlowCache,
+    kernel::Kernel,
+    replies::ReplyHub,
+    sandbox::CodeSandbox,
+    session::Session,
+    store::Backend,
+    webhook::{Routes, WebhookDoor},
+};
+
+/// The engine at work in this process. Cheap to clone; every clone is the same runtime.
+///
+/// Runs that an earlier process left unfinished are taken up as soon as the runtime is built. Call
+/// [`Runtime::shutdown`] before the process ends; without it nothing is lost either, only recovered later.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(crate) parts: Arc<Parts>,
+}
+
+/// What sessions and the door share.
+pub(crate) struct Parts {
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) platform: PlatformId,
+    door: WebhookDoor,
+}
+
+impl Runtime {
+    /// Starts building a runtime on a backend and the source of the root key.
+    ///
+    /// The key must not be kept beside the database: whoever has both has everything.
+    pub fn builder(backend: impl Backend, keys: impl KeyProvider) -> RuntimeBuilder {
+        RuntimeBuilder {
+            backend: Arc::new(backend),
+            keys: Box::new(keys),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            pieces: Vec::new(),
+            sandbox: None,
+            egress: Egress::default(),
+            flow_limits: FlowLimits::default(),
+            run_limits: RunLimits::default(),
+            worker: WorkerOptions::default(),
+            webhook: WebhookOptions::default(),
+        }
+    }
+
+    /// Acts as `principal`: every call is authorised, and written down.
+    #[must_use]
+    pub fn session(&self, principal: Principal) -> Session {
+        Session::new(Arc::clone(&self.parts), principal)
+    }
+
+    /// The door for webhook requests.
+    #[must_use]
+    pub fn webhooks(&self) -> WebhookDoor {
+        self.parts.door.clone()
+    }
+
+    /// The platform this runtime serves; roles on it are granted to principals who create projects.
+    #[must_use]
+    pub fn platform(&self) -> PlatformId {
+        self.parts.platform
+    }
+
+    /// Takes up no more runs and waits up to `grace` for those under way; the rest is recovered by the next process.
+    ///
+    /// Sessions and the door keep working; what they accept is queued.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.parts.worker.shutdown(grace).await;
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("kernel", &self.parts.kernel).finish_non_exhaustive()
+    }
+}
+
+/// Collects what a [`Runtime`] is made of. Every default is the safe one.
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RuntimeBuilder {
+    backend: Arc<dyn Backend>,
+    keys: Box<dyn KeyProvider>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    pieces: Vec<Arc<dyn Piece>>,
+    sandbox: Option<Arc<dyn CodeSandbox>>,
+    egress: Egress,
+    flow_limits: FlowLimits,
+    run_limits: RunLimits,
+    worker: WorkerOptions,
+    webhook: WebhookOptions,
+}
+
+impl RuntimeBuilder {
+    /// Adds pieces. Without any, flows have only the control steps.
+    pub fn pieces(mut self, pieces: impl IntoIterator<Item = Arc<dyn Piece>>) -> Self {
+        self.pieces.extend(pieces);
+        self
+    }
+
+    /// Sets what runs `code` steps. Without it, flows with such steps cannot be published.
+    pub fn sandbox(mut self, sandbox: impl CodeSandbox) -> Self {
+        self.sandbox = Some(Arc::new(sandbox));
+        self
+    }
+
+    /// Sets what pieces reach the network through. Default: the guard's default policy with feature `http`, nothing without.
+    pub fn egress(mut self, egress: impl Into<Egress>) -> Self {
+        self.egress = egress.into();
+        self
+    }
+
+    /// Sets what a flow may consist of.
+    pub fn flow_limits(mut self, limits: FlowLimits) -> Self {
+        self.flow_limits = limits;
+        self
+    }
+
+    /// Sets what a run may use.
+    pub fn run_limits(mut self, limits: RunLimits) -> Self {
+        self.run_limits = limits;
+        self
+    }
+
+    /// Sets how this process executes runs.
+    pub fn worker(mut self, options: WorkerOptions) -> Self {
+        self.worker = options;
+        self
+    }
+
+    /// Sets how the webhook door behaves.
+    pub fn webhooks(mut self, options: WebhookOptions) -> Self {
+        self.webhook = options;
+        self
+    }
+
+    /// Sets where time comes from. Default: the machine's clock. Give the backend the same one.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets where randomness comes from. Default: the operating system. For tests and simulation only: every nonce and
+    /// token comes from it.
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
+    /// Opens the keys, checks that they are the ones the backend's data is sealed under, and starts working.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the root key is not to be had, is not the right one, or the backend fails.
+    pub async fn build(self) -> Result<Runtime, BuildError> {
+        let root = self.keys.root_key().await?;
+        let keyring = Keyring::new(root, Arc::clone(&self.backend) as Arc<dyn KeyStore>);
+        // Opening the platform's own key shows at once whether the root key is the right one.
+        let now = self.clock.now();
+        keyring.ensure_tenant(Scope::Platform(PLATFORM), now, &*self.entropy, &[]).await?;
+        let kernel = Arc::new(Kernel {
+            backend: self.backend,
+            keyring,
+            clock: self.clock,
+            entropy: self.entropy,
+            pieces: PieceSet::new(self.pieces),
+            sandbox: self.sandbox,
+            egress: self.egress,
+            flow_limits: self.flow_limits,
+            run_limits: self.run_limits,
+            worker_options: self.worker,
+            webhook_options: self.webhook,
+            flows: FlowCache::default(),
+            replies: Arc::new(ReplyHub::default()),
+            denials: Denials::default(),
+        });
+        let worker = Worker::start(Arc::clone(&kernel));
+        let routes = Arc::new(Routes::new(Arc::clone(&kernel)));
+        let door = WebhookDoor::new(Arc::clone(&kernel), Arc::clone(&worker), Arc::clone(&routes));
+        let parts = Parts { kernel, worker, routes, authorizer: Authorizer, platform: PLATFORM, door };
+        Ok(Runtime { parts: Arc::new(parts) })
+    }
+}
+
+impl fmt::Debug for RuntimeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeBuilder").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// Why a runtime could not be built. For the operator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The root key is not to be had, or not the one the data is sealed under.
+    #[error("the keys cannot be opened")]
+    Keys(#[from] KeyError),
+}
+
+/// The platform a backend belongs to. One database serves one platform, so the id is fixed.
+const PLATFORM: PlatformId = PlatformId::from_u128(1);
