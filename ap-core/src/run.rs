@@ -203,7 +203,8 @@ pub enum StepErrorKind {
     OutcomeUnknown,
     /// The egress guard refused the address.
     Refused,
-    /// The remote service answered with an error that a retry will not mend.
+    /// The remote service answered with an error that a retry will not mend, such as HTTP 400 or 404; what a retry may
+    /// mend (408, 425, 429, 5xx) is [`StepErrorKind::OutcomeTransient`].
     Remote,
     /// The script of a code step threw.
     Script,
@@ -215,10 +216,10 @@ impl StepErrorKind {
     /// Whether the `retry` policy of a step applies to this kind.
     ///
     /// Failures that a second attempt would only repeat are not retried: wrong input, a missing connection, a refused
-    /// address, an explicit `fail`. An unknown outcome is never retried by policy, since the effect may have happened.
+    /// address, an explicit `fail`, an answer that says the request itself is at fault. An unknown outcome is never retried by policy, since the effect may have happened.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::OutcomeTransient | Self::Remote | Self::Script | Self::Timeout | Self::Limit)
+        matches!(self, Self::OutcomeTransient | Self::Script | Self::Timeout | Self::Limit)
     }
 }
 
@@ -231,6 +232,25 @@ mod tests {
         for status in RunStatus::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
             assert_eq!(serde_json::to_value(status).ok(), Some(Value::from(status.as_str())));
+        }
+    }
+
+    #[test]
+    fn only_what_another_attempt_may_mend_is_retried() {
+        use StepErrorKind as Kind;
+        for kind in [Kind::Limit, Kind::OutcomeTransient, Kind::Script, Kind::Timeout] {
+            assert!(kind.is_retryable(), "{kind:?}");
+        }
+        for kind in [
+            Kind::Connection,
+            Kind::Explicit,
+            Kind::Input,
+            Kind::Internal,
+            Kind::OutcomeUnknown,
+            Kind::Refused,
+            Kind::Remote,
+        ] {
+            assert!(!kind.is_retryable(), "{kind:?}");
         }
     }
 
