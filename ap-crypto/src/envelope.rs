@@ -207,6 +207,9 @@ const HEADER_BYTES: usize = 2 + 16 + COMMITMENT_BYTES + NONCE_BYTES;
 const DOMAIN: &[u8] = b"ap-crypto/envelope";
 
 #[cfg(test)]
+mod two_keys;
+
+#[cfg(test)]
 mod tests {
     use ap_core::id::{PlatformId, ProjectId};
     use proptest::prelude::*;
@@ -214,7 +217,7 @@ mod tests {
     use super::*;
 
     const RECORD: [u8; 16] = [5; 16];
-    const CONTEXT: SealContext<'static> = SealContext {
+    pub(super) const CONTEXT: SealContext<'static> = SealContext {
         scope: Scope::Project(ProjectId::from_u128(7)),
         table: "connections",
         record: &RECORD,
@@ -223,7 +226,7 @@ mod tests {
         purpose: "at-rest",
     };
 
-    fn key(seed: u8) -> (KeyId, SecretKey) {
+    pub(super) fn key(seed: u8) -> (KeyId, SecretKey) {
         (KeyId::from_u128(u128::from(seed)), SecretKey::init_with(|bytes| bytes.fill(seed)))
     }
 

@@ -107,13 +107,21 @@ impl Keyring {
     /// # Cancel safety
     /// Dropping the future leaves nothing half done.
     pub async fn tenant(&self, scope: Scope) -> Result<Arc<TenantKeys>, KeyError> {
-        if let Some(keys) = self.lock().find(scope) {
-            return Ok(keys);
-        }
+        let generation = {
+            let mut open = self.lock();
+            if let Some(keys) = open.find(scope) {
+                return Ok(keys);
+            }
+            open.generation
+        };
         let stored = self.store.keys(scope).await?;
         let keys = stored.iter().map(|key| self.unwrap(scope, key)).collect::<Result<Vec<_>, _>>()?;
         let keys = Arc::new(TenantKeys::new(scope, keys).ok_or(KeyError::NoKey { scope })?);
-        self.lock().insert(Arc::clone(&keys));
+        let mut open = self.lock();
+        // What was read before something was forgotten may be out of date by now: good for this call, not to keep.
+        if open.generation == generation {
+            open.insert(Arc::clone(&keys));
+        }
         Ok(keys)
     }
 
@@ -121,6 +129,7 @@ impl Keyring {
     ///
     /// For scopes that no transaction creates, as the platform itself. Processes that do this at the same time end up
     /// with the same key: the first key's id follows from the root key and the scope, and the table has each id once.
+    /// `audit` is written with the new key, and not at all if there was one.
     ///
     /// # Errors
     /// As [`Keyring::tenant`], and [`KeyError::Entropy`].
@@ -173,7 +182,9 @@ impl Keyring {
 
     /// Closes the keys of `scope`: the next use reads the key table again. Needed after a key was added or destroyed.
     pub fn forget(&self, scope: Scope) {
-        self.lock().tenants.remove(&scope);
+        let mut open = self.lock();
+        open.tenants.remove(&scope);
+        open.generation += 1;
     }
 
     /// A keyed hash (HMAC-SHA256) for look-ups that come before the tenant is known, such as webhook tokens.
@@ -199,7 +210,7 @@ impl Keyring {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, OpenKeys> {
-        // Every change under the lock is a single map operation, so a panic elsewhere leaves nothing inconsistent.
+        // No change under the lock can panic half-way, so a poisoned lock guards a sound map.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -215,6 +226,8 @@ impl fmt::Debug for Keyring {
 struct OpenKeys {
     tenants: BTreeMap<Scope, (u64, Arc<TenantKeys>)>,
     tick: u64,
+    /// How often something was forgotten.
+    generation: u64,
 }
 
 impl OpenKeys {
@@ -263,12 +276,17 @@ mod tests {
         reads: Mutex<usize>,
         /// Inserted by somebody else right before the next insert.
         rival: Mutex<Option<WrappedKey>>,
+        /// Forgets everything during the next read, as a rotation would.
+        interrupted: Mutex<Option<Arc<Keyring>>>,
     }
 
     #[async_trait]
     impl KeyStore for Table {
         async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError> {
             *self.reads.lock().unwrap() += 1;
+            if let Some(keyring) = self.interrupted.lock().unwrap().take() {
+                keyring.forget(scope);
+            }
             Ok(self.rows.lock().unwrap().iter().filter(|row| row.scope == scope).cloned().collect())
         }
 
@@ -372,6 +390,16 @@ mod tests {
         assert_eq!(*table.reads.lock().unwrap(), 1);
         keyring.forget(project(1));
         assert!(!Arc::ptr_eq(&first, &ready(keyring.tenant(project(1))).unwrap()));
+        assert_eq!(*table.reads.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_kept() {
+        let table = Arc::new(Table::default());
+        let keyring = Arc::new(stored(&table, project(1), 5).0);
+        *table.interrupted.lock().unwrap() = Some(Arc::clone(&keyring));
+        let stale = ready(keyring.tenant(project(1))).unwrap();
+        assert!(!Arc::ptr_eq(&stale, &ready(keyring.tenant(project(1))).unwrap()));
         assert_eq!(*table.reads.lock().unwrap(), 2);
     }
 

@@ -12,6 +12,7 @@
 //! | [`connection`] | the form in which a connection is sealed |
 //! | [`placeholder`] | the text that stands for a secret |
 //! | [`signature`], [`token`] | HMAC signatures, constant-time comparison, random tokens |
+//! | [`redact`] | masking secrets in whatever leaves a run |
 //! | [`entropy`], [`key`], [`error`] | randomness, key types, errors |
 //!
 //! # Security
@@ -36,6 +37,7 @@ mod key_file;
 pub mod keyring;
 pub mod placeholder;
 pub mod provider;
+pub mod redact;
 pub mod signature;
 pub mod token;
 pub mod vault;
