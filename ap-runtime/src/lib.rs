@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
 //! | [`backend`] | the backends: memory, SQLite |
+//! | [`sandbox`] | running JavaScript steps without trusting them |
 #![deny(unsafe_code)]
 
 pub mod backend;
 pub mod clock;
+pub mod sandbox;
 pub mod store;
