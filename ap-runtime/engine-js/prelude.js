@@ -53,6 +53,9 @@
 
   const hidden = (value) => ({ value, writable: true, enumerable: false, configurable: true });
   Object.defineProperties(globalThis, { console: hidden(console), require: hidden(require) });
+  // A result is what values become, not text that a step wrote: the host relies on the form of numbers and escapes.
+  delete JSON.rawJSON;
+  delete JSON.isRawJSON;
   // Shared memory has no second thread to share with, and would only serve as a clock.
   delete globalThis.SharedArrayBuffer;
   delete globalThis.Atomics;

@@ -99,8 +99,12 @@ fn guest_bytes<'a>(
         bail!("the guest has no memory");
     };
     let (bytes, state) = memory.data_and_store_mut(caller);
-    let bytes = bytes.get(start as usize..).and_then(|bytes| bytes.get(..length as usize));
-    Ok((bytes.ok_or_else(|| format_err!("the guest passed a range outside its memory"))?, state))
+    Ok((range(bytes, start, length)?, state))
+}
+
+fn range(memory: &[u8], start: u32, length: u32) -> Result<&[u8]> {
+    let bytes = memory.get(start as usize..).and_then(|bytes| bytes.get(..length as usize));
+    bytes.ok_or_else(|| format_err!("the guest passed a range outside its memory"))
 }
 
 const MODULE: &str = "ap";
@@ -109,7 +113,25 @@ const MODULE: &str = "ap";
 mod tests {
     use wasmtime::ExternType;
 
+    use super::*;
     use crate::sandbox::engine::LoadedEngine;
+
+    #[test]
+    fn a_range_must_lie_inside_the_memory() {
+        let memory = [1, 2, 3, 4];
+        assert_eq!(range(&memory, 1, 3).unwrap(), [2, 3, 4]);
+        assert!(range(&memory, 4, 0).unwrap().is_empty());
+        for (start, length) in [(0, 5), (1, 4), (4, 1), (5, 0), (u32::MAX, 2), (2, u32::MAX), (u32::MAX, u32::MAX)] {
+            assert!(range(&memory, start, length).is_err(), "{start} {length}");
+        }
+    }
+
+    #[test]
+    fn unknown_numbers_are_refused() {
+        assert_eq!((Outcome::from_guest(5), Outcome::from_guest(6)), (Some(Outcome::NoFunction), None));
+        assert_eq!((Part::from_guest(3), Part::from_guest(4)), (Some(Part::Stack), None));
+        assert_eq!((console_level(4), console_level(5)), (Some(ConsoleLevel::Error), None));
+    }
 
     #[test]
     fn the_guest_imports_three_functions_and_exports_what_the_host_calls() {

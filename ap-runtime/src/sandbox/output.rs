@@ -36,7 +36,7 @@ fn check_and_mend(text: &mut [u8]) -> Result<(), CodeError> {
 
 /// Takes the text after a backslash, and returns what follows the escape.
 ///
-/// `JSON.stringify` writes paired surrogates as characters, so an escaped one is alone.
+/// `JSON.stringify` writes paired surrogates as characters, so an escaped one is alone. (The prelude removes `rawJSON`.)
 fn mend_escape(text: &mut [u8]) -> &mut [u8] {
     match text {
         [b'u', b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', _, _, ..] => {

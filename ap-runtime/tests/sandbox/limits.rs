@@ -198,3 +198,16 @@ fn capacity_is_accepted_up_to_both_ends_and_no_further() {
         assert_eq!(capacity.with_queue(queue).is_ok(), accepted, "{queue}");
     }
 }
+
+/// The preferred layout reserves 4 GiB per thread; where that is refused, the other one takes over.
+#[cfg(target_os = "linux")]
+#[test]
+fn two_gigabytes_of_addresses_are_enough() {
+    let steps = "steps::the_guides_validation_step_runs_as_written";
+    let own_tests = std::env::current_exe().unwrap();
+    let script = "ulimit -v 2000000 && exec \"$0\" \"$@\"";
+    let child = std::process::Command::new("sh").args(["-c", script]).arg(own_tests).args(["--exact", steps]).output();
+    let child = child.unwrap();
+    let printed = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && printed.contains("1 passed"), "{child:?}");
+}

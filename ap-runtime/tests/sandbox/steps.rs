@@ -54,6 +54,9 @@ async fn results_follow_json_stringify() {
         ("return [undefined, NaN, -0, new Date(0)];", json!([null, null, 0, "1970-01-01T00:00:00.000Z"])),
         ("return { toJSON() { return 'own'; } };", json!("own")),
         ("return '\\ud800x';", json!("\u{fffd}x")),
+        ("return { '\\udc00': '\\ud83d\\ude00' };", json!({"\u{fffd}": "\u{1f600}"})),
+        ("return [1e21, 2 ** 53, 5e-324, 1e999];", json!([1e21, 9_007_199_254_740_992_i64, 5e-324, null])),
+        ("return typeof JSON.rawJSON;", json!("undefined")),
         ("return { then(done) { done('from a thenable'); } };", json!("from a thenable")),
         ("return await Promise.all([1, Promise.resolve(2)]);", json!([1, 2])),
     ];
