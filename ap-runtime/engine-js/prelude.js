@@ -1,0 +1,62 @@
+// Runs once, when the engine is built; what it leaves behind is part of the snapshot. It evaluates to a function that
+// receives the one host function a step may cause to be called: `write(level, text)`.
+(function (write) {
+  "use strict";
+  // Kept here, because a step may replace any of them. It only ever harms itself, but its log should survive.
+  const stringify = JSON.stringify;
+  const join = Function.prototype.call.bind(Array.prototype.join);
+  const ErrorClass = Error;
+  const StringOf = String;
+
+  function show(value) {
+    if (typeof value === "string") return value;
+    try {
+      if (value instanceof ErrorClass) return showError(value);
+      if (typeof value === "function") return `[function ${value.name || "anonymous"}]`;
+      return stringify(value) ?? StringOf(value);
+    } catch {
+      return unprintable(value);
+    }
+  }
+
+  function showError(error) {
+    const head = `${error.name}: ${error.message}`;
+    return error.stack ? `${head}\n${error.stack}` : head;
+  }
+
+  // A cycle, a BigInt, a getter that throws.
+  function unprintable(value) {
+    try {
+      return StringOf(value);
+    } catch {
+      return `[${typeof value}]`;
+    }
+  }
+
+  function logger(level) {
+    return (...values) => {
+      for (let i = 0; i < values.length; i++) values[i] = show(values[i]);
+      write(level, join(values, " "));
+    };
+  }
+
+  function require(name) {
+    const error = new ErrorClass(`module '${StringOf(name)}' is not available in a code step`);
+    error.code = "MODULE_NOT_FOUND";
+    throw error;
+  }
+
+  // The index is the level number the host knows.
+  const levels = ["debug", "info", "log", "warn", "error"];
+  const console = {};
+  for (let level = 0; level < levels.length; level++) console[levels[level]] = logger(level);
+
+  const hidden = (value) => ({ value, writable: true, enumerable: false, configurable: true });
+  Object.defineProperties(globalThis, { console: hidden(console), require: hidden(require) });
+  // A result is what values become, not text that a step wrote: the host relies on the form of numbers and escapes.
+  delete JSON.rawJSON;
+  delete JSON.isRawJSON;
+  // Shared memory has no second thread to share with, and would only serve as a clock.
+  delete globalThis.SharedArrayBuffer;
+  delete globalThis.Atomics;
+});

@@ -1,0 +1,213 @@
+use std::time::{Duration, Instant};
+
+use ap_runtime::sandbox::{CodeError, CodeLimits, CodeRequest, CodeSandbox as _, SandboxCapacity, WasmSandbox};
+use futures_util::future::{join_all, select_all};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use super::{SANDBOX, request, run, run_body, step};
+
+const FOREVER: &str = "while (true) {}";
+
+fn with_limits(body: &str, set: impl FnOnce(CodeLimits) -> CodeLimits) -> CodeRequest {
+    let mut request = request(&step(body), "{}");
+    request.limits = set(request.limits);
+    request
+}
+
+#[tokio::test]
+async fn output_is_accepted_up_to_its_limit() {
+    let limit_bytes = 1_000;
+    // Two quotation marks are part of the text.
+    for (length, accepted) in [(limit_bytes - 3, true), (limit_bytes - 2, true), (limit_bytes - 1, false)] {
+        let body = format!("return 'x'.repeat({length});");
+        let result = SANDBOX.run(with_limits(&body, |limits| limits.with_output_bytes(limit_bytes).unwrap())).await;
+        if accepted {
+            assert_eq!(result.unwrap().value, json!("x".repeat(length)));
+        } else {
+            assert_eq!(result, Err(CodeError::OutputTooLarge { limit_bytes }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn output_bytes_are_counted_in_utf8() {
+    let set = |limits: CodeLimits| limits.with_output_bytes(16).unwrap();
+    assert!(SANDBOX.run(with_limits("return 'ä'.repeat(7);", set)).await.is_ok());
+    assert!(SANDBOX.run(with_limits("return 'ä'.repeat(8);", set)).await.is_err());
+}
+
+#[tokio::test]
+async fn output_depth_is_accepted_up_to_100_levels() {
+    for (depth, accepted) in [(99, true), (100, true), (101, false), (50_000, false)] {
+        let body = format!("let value = []; for (let i = 1; i < {depth}; i++) value = [value]; return value;");
+        assert_eq!(run_body(&body).await.is_ok(), accepted, "{depth}");
+    }
+    let error = run_body("let value = {}; for (let i = 1; i < 101; i++) value = { value }; return value;").await;
+    assert_eq!(error, Err(CodeError::OutputTooDeep { limit: 100 }));
+}
+
+#[tokio::test]
+async fn source_is_accepted_up_to_its_limit() {
+    let limit_bytes = CodeLimits::default().source_bytes();
+    for (length, accepted) in [(limit_bytes - 1, true), (limit_bytes, true), (limit_bytes + 1, false)] {
+        let mut source = step("return 1; //");
+        source.push_str(&"\n".repeat(length - source.len()));
+        let source = source.replace("//", "  ");
+        let result = run(&source).await;
+        match accepted {
+            true => assert_eq!(result.unwrap().value, 1),
+            false => assert_eq!(result, Err(CodeError::SourceTooLarge { limit_bytes })),
+        }
+    }
+}
+
+#[tokio::test]
+async fn memory_is_bounded_by_the_requests_limit() {
+    let body = "return new ArrayBuffer(params * 1024 * 1024).byteLength;";
+    for (limit_mib, array_mib, accepted) in
+        [(4, 1, true), (4, 4, false), (16, 8, true), (16, 16, false), (64, 48, true)]
+    {
+        let mut request = request(&step(body), &array_mib.to_string());
+        let limit_bytes = limit_mib << 20;
+        request.limits = request.limits.with_memory_bytes(limit_bytes).unwrap();
+        let result = SANDBOX.run(request).await;
+        match accepted {
+            true => assert_eq!(result.unwrap().value, array_mib << 20),
+            false => assert_eq!(result, Err(CodeError::MemoryLimit { limit_bytes })),
+        }
+    }
+}
+
+#[tokio::test]
+async fn parameters_count_as_memory() {
+    let mut request = request(&step("return params.length;"), &json!("x".repeat(5 << 20)).to_string());
+    assert_eq!(SANDBOX.run(request.clone()).await.unwrap().value, 5 << 20);
+    request.limits = request.limits.with_memory_bytes(4 << 20).unwrap();
+    assert_eq!(SANDBOX.run(request).await, Err(CodeError::MemoryLimit { limit_bytes: 4 << 20 }));
+}
+
+#[tokio::test]
+async fn a_step_may_recover_from_a_refused_allocation() {
+    let body = "try { new ArrayBuffer(1e9) } catch (error) { return error.message }";
+    assert_eq!(run_body(body).await.unwrap().value, "out of memory");
+    // An error of the step's own, thrown after that, is its own.
+    let error = run_body("try { new ArrayBuffer(1e9) } catch { throw new Error('mine') }").await.unwrap_err();
+    assert!(matches!(&error, CodeError::Thrown { message, .. } if message == "mine"), "{error:?}");
+}
+
+#[tokio::test]
+async fn console_text_is_kept_up_to_its_limit() {
+    // "12345" and "678" cost six and four bytes.
+    for (limit, lines, truncated) in [
+        (0, [].as_slice(), true),
+        (9, &["12345", "67"], true),
+        (10, &["12345", "678"], false),
+        (11, &["12345", "678"], false),
+    ] {
+        let body = "console.log(12345); console.log('678');";
+        let output = SANDBOX.run(with_limits(body, |limits| limits.with_console_bytes(limit).unwrap())).await.unwrap();
+        let kept: Vec<_> = output.console.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!((kept.as_slice(), output.console_truncated), (lines, truncated), "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn empty_console_lines_are_bounded_too() {
+    let set = |limits: CodeLimits| limits.with_console_bytes(100).unwrap();
+    let output = SANDBOX.run(with_limits("for (let i = 0; i < 1000; i++) console.log('');", set)).await.unwrap();
+    assert_eq!(output.console.len(), 100);
+    assert!(output.console_truncated);
+}
+
+#[tokio::test]
+async fn time_is_bounded_by_the_requests_limit() {
+    for millis in [1, 20, 100] {
+        let limit = Duration::from_millis(millis);
+        let started = Instant::now();
+        let result = SANDBOX.run(with_limits(FOREVER, |limits| limits.with_timeout(limit).unwrap())).await;
+        assert_eq!(result, Err(CodeError::Timeout { limit }));
+        assert!(started.elapsed() >= limit);
+    }
+}
+
+#[tokio::test]
+async fn one_steps_deadline_does_not_end_another() {
+    let limit = Duration::from_millis(20);
+    let short = (0..10).map(|_| SANDBOX.run(with_limits(FOREVER, |limits| limits.with_timeout(limit).unwrap())));
+    let long = SANDBOX.run(with_limits("let n = 0; for (let i = 0; i < 3e6; i++) n += i; return n;", |limits| limits));
+    let (long, short) = tokio::join!(long, join_all(short));
+    assert_eq!(long.unwrap().value, 4_499_998_500_000_i64);
+    assert!(short.into_iter().all(|result| result == Err(CodeError::Timeout { limit })));
+}
+
+#[tokio::test]
+async fn a_dropped_future_interrupts_its_step() {
+    let sandbox = WasmSandbox::start(SandboxCapacity::default().with_threads(1).unwrap()).unwrap();
+    let limit = Duration::from_secs(300);
+    let hog = with_limits(FOREVER, |limits| limits.with_timeout(limit).unwrap());
+    let queued = hog.clone();
+    let both = select_all([sandbox.run(hog), sandbox.run(queued)]);
+    assert!(timeout(Duration::from_millis(50), both).await.is_err());
+    // The only thread is free again, or this would wait for five minutes.
+    let output = timeout(Duration::from_secs(10), sandbox.run(request(&step("return 1;"), "{}"))).await;
+    assert_eq!(output.unwrap().unwrap().value, 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_and_recovers() {
+    let capacity = SandboxCapacity::default().with_threads(1).unwrap().with_queue(2).unwrap();
+    let sandbox = WasmSandbox::start(capacity).unwrap();
+    let limit = Duration::from_millis(300);
+    let hog = with_limits(FOREVER, |limits| limits.with_timeout(limit).unwrap());
+    let running = async {
+        let result = sandbox.run(hog).await;
+        assert_eq!(result, Err(CodeError::Timeout { limit }));
+    };
+    let others = async {
+        sleep(Duration::from_millis(50)).await; // the thread has taken the first one by now
+        let trivial = || sandbox.run(request(&step("return 1;"), "{}"));
+        let results = join_all((0..4).map(|_| trivial())).await;
+        let busy = results.iter().filter(|result| matches!(result, Err(error) if error.is_retryable())).count();
+        let done = results.iter().filter(|result| result.is_ok()).count();
+        assert_eq!((done, busy), (2, 2));
+        assert!(trivial().await.is_ok());
+    };
+    tokio::join!(running, others);
+}
+
+#[tokio::test]
+async fn dropping_the_sandbox_stops_its_threads() {
+    for _ in 0..5 {
+        let sandbox = WasmSandbox::start(SandboxCapacity::default().with_threads(3).unwrap()).unwrap();
+        let hog = with_limits(FOREVER, |limits| limits.with_timeout(Duration::from_secs(300)).unwrap());
+        assert!(timeout(Duration::from_millis(5), sandbox.run(hog)).await.is_err());
+        let started = Instant::now();
+        drop(sandbox);
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn capacity_is_accepted_up_to_both_ends_and_no_further() {
+    let capacity = SandboxCapacity::default();
+    for (threads, accepted) in [(0, false), (1, true), (64, true), (65, false)] {
+        assert_eq!(capacity.with_threads(threads).is_ok(), accepted, "{threads}");
+    }
+    for (queue, accepted) in [(0, false), (1, true), (65_536, true), (65_537, false)] {
+        assert_eq!(capacity.with_queue(queue).is_ok(), accepted, "{queue}");
+    }
+}
+
+/// The preferred layout reserves 4 GiB per thread; where that is refused, the other one takes over.
+#[cfg(target_os = "linux")]
+#[test]
+fn two_gigabytes_of_addresses_are_enough() {
+    let steps = "steps::the_guides_validation_step_runs_as_written";
+    let own_tests = std::env::current_exe().unwrap();
+    let script = "ulimit -v 2000000 && exec \"$0\" \"$@\"";
+    let child = std::process::Command::new("sh").args(["-c", script]).arg(own_tests).args(["--exact", steps]).output();
+    let child = child.unwrap();
+    let printed = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && printed.contains("1 passed"), "{child:?}");
+}
