@@ -1,1 +1,41 @@
-//! Stub.
+//! Keys, envelope encryption, the credential vault and secret redaction of the `ap-runtime` workflow SDK.
+//!
+//! Root key ([`provider`]) → tenant keys ([`keyring`]) → one key per sealed value ([`envelope`]). What leaves this crate
+//! is [`ap_core::store::Sealed`] bytes, keyed hashes and placeholder text; stores never see more.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`provider`] | where the root key comes from: environment variable, key file, memory |
+//! | [`keyring`] | opening tenant keys with the root key; the key table's seam |
+//! | [`vault`] | sealing, opening, look-up hashes and placeholders of one tenant |
+//! | [`envelope`] | the sealed format, and the context a value is bound to |
+//! | [`connection`] | the form in which a connection is sealed |
+//! | [`placeholder`] | the text that stands for a secret |
+//! | [`signature`], [`token`] | HMAC signatures, constant-time comparison, random tokens |
+//! | [`entropy`], [`key`], [`error`] | randomness, key types, errors |
+//!
+//! # Security
+//!
+//! Protected: values at rest against whoever reads, changes or swaps rows of the database without the root key.
+//! Not protected: against whoever can read this process's memory or holds the root key; the length of values; putting
+//! back a whole old row together with its old version.
+//!
+//! Keys, and plaintext this crate allocates, are wiped when dropped. Copies that the compiler makes in registers and on
+//! the stack are beyond reach.
+#![forbid(unsafe_code)]
+
+mod aead;
+pub mod connection;
+pub mod entropy;
+pub mod envelope;
+pub mod error;
+mod hex;
+mod kdf;
+pub mod key;
+mod key_file;
+pub mod keyring;
+pub mod placeholder;
+pub mod provider;
+pub mod signature;
+pub mod token;
+pub mod vault;
