@@ -162,12 +162,16 @@ impl<T> Page<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Entity {
+    /// A record of the audit trail.
+    AuditRecord,
     /// A connection.
     Connection,
     /// A flow.
     Flow,
     /// A version of a flow.
     FlowVersion,
+    /// An entry of a run's journal.
+    JournalEntry,
     /// A key of the key table.
     Key,
     /// A project.
@@ -179,9 +183,11 @@ pub enum Entity {
 impl fmt::Display for Entity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::AuditRecord => "audit record",
             Self::Connection => "connection",
             Self::Flow => "flow",
             Self::FlowVersion => "flow version",
+            Self::JournalEntry => "journal entry",
             Self::Key => "key",
             Self::Project => "project",
             Self::Run => "run",

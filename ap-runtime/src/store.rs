@@ -51,7 +51,11 @@ pub trait ProjectStore: fmt::Debug + Send + Sync + 'static {
     /// Creates a project together with its tenant key.
     ///
     /// # Errors
+<<<<<<< HEAD
     /// `AlreadyExists` if the id is taken; [`StoreError`] lists the rest.
+=======
+    /// `AlreadyExists` if the id of the project or of the key is taken; [`StoreError`] lists the rest.
+>>>>>>> backend
     async fn create_project(
         &self,
         project: ProjectRecord,
@@ -151,8 +155,9 @@ pub trait FlowStore: fmt::Debug + Send + Sync + 'static {
     /// Writes a flow and versions of it, or nothing.
     ///
     /// # Errors
-    /// `AlreadyExists`, `NotFound` or `Conflict` if a precondition fails (a locked version counts as a conflict for any
-    /// write); `AlreadyExists` if the webhook hash is taken; [`StoreError`] lists the rest.
+    /// `NotFound` if there is no such project; `AlreadyExists`, `NotFound` or `Conflict` if a precondition fails (a locked
+    /// version counts as a conflict for any write); `AlreadyExists` if the webhook hash, or a version's number within the
+    /// flow, is taken; [`StoreError`] lists the rest.
     async fn write_flow(&self, write: FlowWrite, audit: &[AuditRecord]) -> Result<(), StoreError>;
 
     /// Reads one flow.
@@ -210,8 +215,8 @@ pub trait ConnectionStore: fmt::Debug + Send + Sync + 'static {
     /// Writes a connection if `precondition` holds; its revision is the precondition's resulting revision.
     ///
     /// # Errors
-    /// `AlreadyExists` (id or name taken), `NotFound` or `Conflict` if the precondition fails; [`StoreError`] lists the
-    /// rest.
+    /// `NotFound` if there is no such project; `AlreadyExists` (id or name taken), `NotFound` or `Conflict` if the
+    /// precondition fails; [`StoreError`] lists the rest.
     async fn write_connection(
         &self,
         connection: ConnectionRecord,
@@ -304,7 +309,7 @@ pub enum RunChange {
 pub struct RunCommit {
     /// Under which lease.
     pub lease: Lease,
-    /// Entries to append; their sequence numbers are new to the run.
+    /// Entries to append; their sequence numbers rise and are new to the run.
     pub entries: Vec<JournalEntry>,
     /// What happens to the run.
     pub change: RunChange,
@@ -316,7 +321,9 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     /// Appends to a run's journal and changes the run, or does nothing.
     ///
     /// # Errors
-    /// `Fenced` if the lease's epoch is not the stored one or the run has ended; [`StoreError`] lists the rest.
+    /// `Fenced` if the lease's epoch is not the stored one or the lease is over (the run ended or was given back);
+    /// `AlreadyExists` if a sequence number was used before; [`StoreError`] lists the rest. A lease that expired without
+    /// anybody claiming the run is still good.
     async fn commit(&self, commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError>;
 
     /// Reads one run.
@@ -423,13 +430,16 @@ pub struct Claimed {
 /// What crosses projects. Nothing here is reachable from a session.
 #[async_trait]
 pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
-    /// Creates a run, unless the delivery is a duplicate or the route is stale.
+    /// Creates a run, unless the delivery is a duplicate or the route is stale; a duplicate is one even if the route is
+    /// stale by now.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// `Unavailable` at once, without waiting, if the backend is saturated; `AlreadyExists` if the run's id is taken;
+    /// [`StoreError`] lists the rest.
     async fn accept(&self, accept: Accept, audit: &[AuditRecord]) -> Result<Accepted, StoreError>;
 
-    /// Leases up to `limit` runs that are queued or whose lease has expired, oldest first, for `lease` by the store's clock.
+    /// Leases up to `limit` runs that are queued or whose lease has expired, by time of acceptance and id, for `lease` by
+    /// the store's clock.
     ///
     /// Each claim raises the run's epoch and makes it `RUNNING`.
     ///

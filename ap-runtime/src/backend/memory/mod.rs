@@ -1,0 +1,196 @@
+//! [`MemoryBackend`]: the reference for what every seam means.
+//!
+//! One mutex over ordered maps, never held across an `await`, no order that depends on hashing: with a manual clock the
+//! same calls give the same results. Nothing survives the process; [`MemoryBackend::crash`] does to the data what a
+//! restart does to a durable backend, so a simulation can test recovery on it.
+
+mod flow;
+mod run;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ap_core::{
+    audit::AuditRecord,
+    id::{AuditId, ConnectionId, FlowId, FlowVersionId, KeyId, ProjectId, RunId},
+    run::RunStatus,
+    scope::Scope,
+    store::{Entity, LookupHash, Page, PageRequest, StoreError},
+    time::Timestamp,
+};
+use ap_crypto::keyring::{KeyStore, WrappedKey};
+use async_trait::async_trait;
+
+use super::check_project;
+use crate::{
+    clock::Clock,
+    store::{
+        AuditStore, ConnectionRecord, FlowRecord, FlowVersionRecord, JournalEntry, ProjectRecord, ProjectStore,
+        RunRecord,
+    },
+};
+
+/// Keeps everything in memory, for tests and simulation.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use ap_runtime::{backend::memory::MemoryBackend, clock::SystemClock, store::Backend};
+///
+/// let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(SystemClock)));
+/// ```
+pub struct MemoryBackend {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+impl MemoryBackend {
+    /// An empty backend; leases and deliveries expire by `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::default() }
+    }
+
+    /// Does what the restart of a process does on a durable backend: every run that has not ended gets a new epoch and
+    /// loses its lease, so that whoever held one is fenced off and the next claim hands the run out at once.
+    pub fn crash(&self) {
+        for run in self.lock().runs.values_mut().filter(|run| !run.record.status.is_terminal()) {
+            run.epoch = run.epoch.saturating_add(1);
+            run.leased_until = None;
+            if run.record.status == RunStatus::Running {
+                run.record.status = RunStatus::Queued;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every method checks first and changes last, so a panic under the lock leaves nothing half-done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl ProjectStore for MemoryBackend {
+    async fn create_project(
+        &self,
+        project: ProjectRecord,
+        key: WrappedKey,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        check_project(&project, &key)?;
+        let mut state = self.lock();
+        if state.projects.contains_key(&project.id) {
+            return Err(StoreError::AlreadyExists { entity: Entity::Project });
+        }
+        state.check_key(&key)?;
+        state.append_audit(audit)?;
+        state.keys.insert(key.id, key);
+        state.projects.insert(project.id, project);
+        Ok(())
+    }
+
+    async fn project(&self, id: ProjectId) -> Result<ProjectRecord, StoreError> {
+        self.lock().projects.get(&id).cloned().ok_or(StoreError::NotFound { entity: Entity::Project })
+    }
+}
+
+#[async_trait]
+impl KeyStore for MemoryBackend {
+    async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError> {
+        Ok(self.lock().keys.values().filter(|key| key.scope == scope).cloned().collect())
+    }
+
+    async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        state.check_key(&key)?;
+        state.append_audit(audit)?;
+        state.keys.insert(key.id, key);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl AuditStore for MemoryBackend {
+    async fn append_audit(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
+        self.lock().append_audit(records)
+    }
+
+    async fn audit(&self, scope: Scope, page: &PageRequest) -> Result<Page<AuditRecord>, StoreError> {
+        let state = self.lock();
+        let rows =
+            state.audit.iter().filter(|((of, _), _)| *of == scope).map(|((_, id), record)| (id.as_u128(), record));
+        Ok(page_of(rows, page))
+    }
+}
+
+#[derive(Default)]
+struct State {
+    projects: BTreeMap<ProjectId, ProjectRecord>,
+    keys: BTreeMap<KeyId, WrappedKey>,
+    audit: BTreeMap<(Scope, AuditId), AuditRecord>,
+    flows: BTreeMap<(ProjectId, FlowId), FlowRecord>,
+    webhooks: BTreeMap<LookupHash, (ProjectId, FlowId)>,
+    versions: BTreeMap<(ProjectId, FlowVersionId), FlowVersionRecord>,
+    connections: BTreeMap<(ProjectId, ConnectionId), ConnectionRecord>,
+    runs: BTreeMap<(ProjectId, RunId), Run>,
+    deliveries: BTreeMap<(ProjectId, LookupHash), Delivery>,
+}
+
+impl State {
+    fn check_key(&self, key: &WrappedKey) -> Result<(), StoreError> {
+        if self.keys.contains_key(&key.id) { Err(StoreError::AlreadyExists { entity: Entity::Key }) } else { Ok(()) }
+    }
+
+    fn check_exists(&self, project: ProjectId) -> Result<(), StoreError> {
+        if self.projects.contains_key(&project) {
+            Ok(())
+        } else {
+            Err(StoreError::NotFound { entity: Entity::Project })
+        }
+    }
+
+    /// Appends all records or none. The last check of every write: what follows it cannot fail.
+    fn append_audit(&mut self, records: &[AuditRecord]) -> Result<(), StoreError> {
+        let mut new = BTreeMap::new();
+        for record in records {
+            let key = (record.scope, record.id);
+            if self.audit.contains_key(&key) || new.insert(key, record.clone()).is_some() {
+                return Err(StoreError::AlreadyExists { entity: Entity::AuditRecord });
+            }
+        }
+        self.audit.append(&mut new);
+        Ok(())
+    }
+}
+
+struct Run {
+    record: RunRecord,
+    epoch: u64,
+    leased_until: Option<Timestamp>,
+    journal: BTreeMap<u64, JournalEntry>,
+}
+
+struct Delivery {
+    run: RunId,
+    expires: Timestamp,
+}
+
+/// One page of `rows`, which come in ascending order of id.
+fn page_of<'a, T: Clone + 'a>(rows: impl Iterator<Item = (u128, &'a T)>, page: &PageRequest) -> Page<T> {
+    let rows: Vec<(u128, T)> = rows
+        .filter(|(id, _)| page.start_after().is_none_or(|after| *id > after))
+        .take(page.limit() as usize + 1)
+        .map(|(id, row)| (id, row.clone()))
+        .collect();
+    let page = Page::from_rows(rows, page, |(id, _)| *id);
+    Page { items: page.items.into_iter().map(|(_, row)| row).collect(), next: page.next }
+}
