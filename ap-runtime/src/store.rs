@@ -51,11 +51,7 @@ pub trait ProjectStore: fmt::Debug + Send + Sync + 'static {
     /// Creates a project together with its tenant key.
     ///
     /// # Errors
-<<<<<<< HEAD
-    /// `AlreadyExists` if the id is taken; [`StoreError`] lists the rest.
-=======
     /// `AlreadyExists` if the id of the project or of the key is taken; [`StoreError`] lists the rest.
->>>>>>> backend
     async fn create_project(
         &self,
         project: ProjectRecord,
