@@ -8,3 +8,6 @@ pub mod address;
 pub mod guard;
 pub mod name;
 pub mod url;
+
+mod capability;
+pub use capability::Egress;

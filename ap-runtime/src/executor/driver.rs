@@ -125,7 +125,7 @@ impl Driver {
     pub(super) async fn run(mut self) -> Result<Stopped, RunError> {
         self.credentials.refresh(&self.kernel, &self.keys).await?;
         if self.state.started().is_none() {
-            let connections = Arc::new(self.credentials.views(&self.keys));
+            let connections = Arc::new(self.credentials.views());
             let started = Event::Started { at: self.kernel.clock.now(), connections };
             if let Some(stopped) = self.record(started).await? {
                 return Ok(stopped);

@@ -99,7 +99,8 @@ impl Door {
         B: http_body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (token, sync) = token_of(request.uri().path()).ok_or(Rejection::NotFound)?;
+        let uri = request.uri().clone();
+        let (token, sync) = token_of(uri.path()).ok_or(Rejection::NotFound)?;
         let endpoint = self.routes.find(token).await?;
         let actor = actor_of(&request);
         match self.deliver(token, &endpoint, request, &actor, sync).await {

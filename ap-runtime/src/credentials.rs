@@ -1,0 +1,161 @@
+//! The connections of a run: looked up by name when they are needed, held no longer than that.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ap_auth::{
+    audit::AuditEvent,
+    principal::{Actor, Identity},
+};
+use ap_core::{
+    audit::AuditRecord,
+    connection::{Connection, Field},
+    flow::ValidFlow,
+    id::ConnectionId,
+    store::StoreError,
+};
+use ap_crypto::{redact::Redactor, vault::TenantKeys};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use crate::{
+    engine::{ActionCall, ConnectionView, ConnectionViews},
+    journal::RunError,
+    kernel::Kernel,
+    records,
+    store::Claimed,
+};
+
+/// The connections one run uses, as they are now.
+#[derive(Debug, Default)]
+pub(crate) struct Credentials {
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// One connection of a run.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: ConnectionId,
+    pub(crate) connection: Connection,
+    /// What the run sees of it.
+    pub(crate) view: ConnectionView,
+}
+
+/// Looks up the connections of one run.
+pub(crate) struct CredentialLoader {
+    claimed: Claimed,
+    names: BTreeSet<String>,
+    current: Arc<Credentials>,
+    redactor: Arc<Redactor>,
+}
+
+impl CredentialLoader {
+    /// For the connections that the steps of `flow` name; those of its trigger are the door's.
+    pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
+        let steps = flow.connections().iter().filter(|used| !used.pointer.starts_with("/trigger"));
+        let names = steps.map(|used| used.name.clone()).collect();
+        Self { claimed, names, current: Arc::default(), redactor: Arc::new(Redactor::new(NO_SECRETS)) }
+    }
+
+    /// Reads the connections anew: one that was replaced or deleted meanwhile is so from the next request on.
+    pub(crate) async fn refresh(&mut self, kernel: &Kernel, keys: &TenantKeys) -> Result<(), RunError> {
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let mut entries = Vec::with_capacity(self.names.len());
+        for name in &self.names {
+            let hash = records::connection_name(keys, name);
+            let record = match kernel.backend.connection(hash, self.claimed.lease.project).await {
+                Ok(record) => record,
+                // A template that reads it says so, with the step and the place.
+                Err(StoreError::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let connection = records::open_connection(keys, &record)?;
+            let view = self.view(keys, record.id, &connection);
+            entries.push(Entry { id: record.id, connection, view });
+        }
+        self.redactor = Arc::new(Redactor::new(entries.iter().flat_map(|entry| entry.secrets())));
+        self.current = Arc::new(Credentials { entries });
+        Ok(())
+    }
+
+    /// The connections as they were at the last refresh.
+    pub(crate) fn current(&self) -> Arc<Credentials> {
+        Arc::clone(&self.current)
+    }
+
+    /// Finds the secrets of the run's connections in what a step brought back.
+    pub(crate) fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
+    /// What the flow may see of its connections.
+    pub(crate) fn views(&self) -> ConnectionViews {
+        self.current.entries.iter().map(|entry| (entry.connection.name().to_owned(), entry.view.clone())).collect()
+    }
+
+    /// One audit record per connection whose placeholder stands in the input of `call`: written before it is used.
+    pub(crate) fn audit_uses(
+        &self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        call: &ActionCall,
+    ) -> Result<Vec<AuditRecord>, RunError> {
+        let used = self.current.entries.iter().filter(|entry| mentions(&call.input, &entry.view));
+        used.map(|entry| {
+            let scope = self.claimed.lease.project.into();
+            let event = AuditEvent::by(&Actor::new(Identity::Engine), "connection.use", scope, kernel.clock.now())
+                .with_resource(entry.id)
+                .with_resource(self.claimed.lease.run)
+                .with_detail("name", entry.connection.name())
+                .with_detail("step", call.path.as_str())
+                .with_detail("attempt", u64::from(call.attempt));
+            kernel.seal_event(keys, &event)
+        })
+        .collect()
+    }
+
+    fn view(&self, keys: &TenantKeys, id: ConnectionId, connection: &Connection) -> ConnectionView {
+        let run = self.claimed.lease.run;
+        let placeholder = |field: &str| keys.placeholder(run, id, field).to_string();
+        let fields = connection.value().fields();
+        let shown = fields.iter().map(|(name, field)| {
+            let text = match field {
+                Field::Clear(text) => (*text).to_owned(),
+                Field::Secret(_) => placeholder(name),
+            };
+            ((*name).to_owned(), text)
+        });
+        let secret = fields.iter().filter(|(_, field)| matches!(field, Field::Secret(_)));
+        ConnectionView {
+            // No field has an empty name, so the whole cannot be mistaken for one.
+            whole: placeholder(""),
+            fields: shown.collect(),
+            secret: secret.map(|(name, _)| (*name).to_owned()).collect(),
+        }
+    }
+}
+
+impl Entry {
+    fn secrets(&self) -> impl Iterator<Item = (&str, &SecretString)> {
+        self.connection.value().fields().into_iter().filter_map(|(_, field)| match field {
+            Field::Secret(secret) => Some((self.connection.name(), secret)),
+            Field::Clear(_) => None,
+        })
+    }
+}
+
+/// Whether a placeholder of the connection stands somewhere in `value`.
+fn mentions(value: &Value, view: &ConnectionView) -> bool {
+    match value {
+        Value::String(text) => {
+            text.contains(&view.whole)
+                || view.secret.iter().filter_map(|field| view.fields.get(field)).any(|secret| text.contains(secret))
+        }
+        Value::Array(items) => items.iter().any(|item| mentions(item, view)),
+        Value::Object(members) => members.values().any(|member| mentions(member, view)),
+        _ => false,
+    }
+}
+
+const NO_SECRETS: [(&str, &SecretString); 0] = [];
