@@ -469,12 +469,12 @@ mod tests {
 
     #[test]
     fn an_unknown_property_is_named_with_the_nearest() {
-        let found = rules(json!({ "url": "x", "metod": "GET" }));
+        let found = rules(json!({ "metod": "GET", "url": "x" }));
         assert_eq!(
             found,
             [("/steps/0/settings/metod".to_owned(), "property.unknown", "did you mean `method`?".to_owned())]
         );
-        let found = rules(json!({ "url": "x", "a/b~c": 1 }));
+        let found = rules(json!({ "a/b~c": 1, "url": "x" }));
         assert_eq!(found[0].0, "/steps/0/settings/a~1b~0c");
         assert!(found[0].2.starts_with("use one of `method`, `url`"), "{}", found[0].2);
     }
@@ -519,7 +519,7 @@ mod tests {
             );
         }
         assert_eq!(
-            rule_at(json!({ "url": {}, "tags": ["a", [], "{{x}}", {}] })),
+            rule_at(json!({ "tags": ["a", [], "{{x}}", {}], "url": {} })),
             [
                 ("/steps/0/settings/tags/1".to_owned(), "property.type"),
                 ("/steps/0/settings/tags/3".to_owned(), "property.type"),
