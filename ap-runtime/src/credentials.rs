@@ -45,7 +45,7 @@ pub(crate) struct CredentialLoader {
     claimed: Claimed,
     names: BTreeSet<String>,
     current: Arc<Credentials>,
-    redactor: Arc<Redactor>,
+    redactor: Option<Redactor>,
 }
 
 impl CredentialLoader {
@@ -53,7 +53,7 @@ impl CredentialLoader {
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
         let steps = flow.connections().iter().filter(|used| !used.pointer.starts_with("/trigger"));
         let names = steps.map(|used| used.name.clone()).collect();
-        Self { claimed, names, current: Arc::default(), redactor: Arc::new(Redactor::new(NO_SECRETS)) }
+        Self { claimed, names, current: Arc::default(), redactor: None }
     }
 
     /// Reads the connections anew: one that was replaced or deleted meanwhile is so from the next request on.
@@ -74,7 +74,7 @@ impl CredentialLoader {
             let view = self.view(keys, record.id, &connection);
             entries.push(Entry { id: record.id, connection, view });
         }
-        self.redactor = Arc::new(Redactor::new(entries.iter().flat_map(|entry| entry.secrets())));
+        self.redactor = Some(Redactor::new(entries.iter().flat_map(Entry::secrets))?);
         self.current = Arc::new(Credentials { entries });
         Ok(())
     }
@@ -84,9 +84,9 @@ impl CredentialLoader {
         Arc::clone(&self.current)
     }
 
-    /// Finds the secrets of the run's connections in what a step brought back.
-    pub(crate) fn redactor(&self) -> &Redactor {
-        &self.redactor
+    /// Finds the secrets of the run's connections in what a step brought back; `None` if it has no connections.
+    pub(crate) const fn redactor(&self) -> Option<&Redactor> {
+        self.redactor.as_ref()
     }
 
     /// What the flow may see of its connections.
@@ -157,5 +157,3 @@ fn mentions(value: &Value, view: &ConnectionView) -> bool {
         _ => false,
     }
 }
-
-const NO_SECRETS: [(&str, &SecretString); 0] = [];

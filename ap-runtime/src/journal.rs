@@ -10,6 +10,7 @@ use ap_crypto::{
     entropy::{Entropy, EntropyError},
     envelope::SealContext,
     error::{KeyError, VaultError},
+    redact::RedactError,
     vault::TenantKeys,
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub enum RunError {
     /// The tenant's keys cannot be opened.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The run's credentials cannot be searched for in its output.
+    #[error(transparent)]
+    Redact(#[from] RedactError),
     /// Storage failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -56,7 +60,7 @@ impl RunError {
     /// A missing piece, a wrong key or a store out of reach are the operator's to mend; the run then waits.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Apply(_) | Self::Encoding(_) | Self::Seal(_))
+        matches!(self, Self::Apply(_) | Self::Encoding(_) | Self::Redact(_) | Self::Seal(_))
     }
 }
 

@@ -72,10 +72,8 @@ pub(super) async fn code(kernel: &Kernel, call: &CodeCall) -> AttemptOutcome {
 }
 
 /// Replaces every live credential of the run in what an attempt brought back.
-pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOutcome {
-    if redactor.is_empty() {
-        return outcome;
-    }
+pub(super) fn redact(outcome: AttemptOutcome, redactor: Option<&Redactor>) -> AttemptOutcome {
+    let Some(redactor) = redactor else { return outcome };
     let console_of = |console: Vec<String>| console.iter().map(|line| redactor.redact_str(line).into_owned()).collect();
     match outcome {
         AttemptOutcome::Succeeded { output, console } => AttemptOutcome::Succeeded {

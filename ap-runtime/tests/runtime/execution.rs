@@ -1,0 +1,155 @@
+//! Crashes, leases and the effects ledger.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ap_core::{
+    run::{RunStatus, StepErrorKind},
+    store::PageRequest,
+    time::Timestamp,
+};
+use ap_runtime::{
+    backend::memory::MemoryBackend,
+    clock::{Clock, TokioClock},
+    config::WorkerOptions,
+    runtime::Runtime,
+};
+use serde_json::json;
+
+use super::support::{Peer, START, World, admin_session, builder};
+
+/// Stops the runtime the hard way and starts another on the same store.
+async fn restart(world: World, seed: u64) -> World {
+    let World { runtime, backend, peer, project } = world;
+    runtime.shutdown(Duration::ZERO).await;
+    drop(runtime);
+    backend.crash();
+    let now = Timestamp::from_millis(START + 60_000);
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(now));
+    let runtime = builder(backend.clone(), clock, seed, &peer).build().await.unwrap();
+    World { runtime, backend, peer, project }
+}
+
+async fn interrupted(step: serde_json::Value) -> (World, ap_core::id::RunId) {
+    let world = World::new(3).await;
+    world.peer.hang.store(true, Ordering::SeqCst);
+    let (flow, _) = world.publish(json!([step])).await;
+    let run = world.admin().start_run(flow, json!({})).await.unwrap();
+    while world.peer.calls.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let world = restart(world, 4).await;
+    world.peer.hang.store(false, Ordering::SeqCst);
+    (world, run)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_a_crash_interrupted_has_an_unknown_outcome() {
+    let step = json!({ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "retry": { "maxAttempts": 5 } });
+    let (world, run) = interrupted(step).await;
+    let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
+    let view = world.admin().run(run).await.unwrap();
+    assert_eq!(status, RunStatus::Failed);
+    assert_eq!(view.error.map(|error| error.kind), Some(StepErrorKind::OutcomeUnknown));
+    assert_eq!(view.steps[0].effect.as_ref().map(|effect| effect.state), Some("unknown"));
+    assert_eq!(world.peer.calls.lock().unwrap().len(), 1, "it must not be tried again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_can_be_handled_by_the_flow() {
+    let step = json!({ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "onError": "continue" });
+    let (world, run) = interrupted(step).await;
+    let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(status, RunStatus::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeatable_effect_is_repeated_after_a_crash_with_the_same_key() {
+    for step in [
+        json!({ "name": "act", "type": "fake.put", "settings": { "value": 1 } }),
+        json!({ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "idempotencyKey": true }),
+    ] {
+        let (world, run) = interrupted(step).await;
+        let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(status, RunStatus::Succeeded);
+        let calls = world.peer.calls.lock().unwrap().clone();
+        assert_eq!(calls, vec![format!("{run}/act"); 2]);
+        let view = world.admin().run(run).await.unwrap();
+        assert_eq!(view.steps[0].effect.as_ref().map(|effect| effect.state), Some("committed"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_step_is_not_executed_again() {
+    let world = World::new(5).await;
+    let (flow, _) = world
+        .publish(json!([
+            { "name": "first", "type": "fake.act", "settings": { "value": 1 } },
+            { "name": "second", "type": "fake.act", "settings": { "value": "{{steps.first.output}}" }, "retry": { "maxAttempts": 2 } },
+        ]))
+        .await;
+    // The second step fails once and waits; the crash comes during the wait.
+    let run = {
+        let admin = world.admin();
+        let run = admin.start_run(flow, json!({})).await.unwrap();
+        while world.peer.calls.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        world.peer.fail_first.store(1, Ordering::SeqCst);
+        while world.peer.calls.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        run
+    };
+    let world = restart(world, 6).await;
+    let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
+    let calls = world.peer.calls.lock().unwrap().clone();
+    let first = calls.iter().filter(|key| key.ends_with("/first")).count();
+    assert_eq!((status, first), (RunStatus::Succeeded, 1), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_beyond_the_concurrency_are_queued_and_all_end() {
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
+    let backend = MemoryBackend::new(Arc::clone(&clock));
+    let peer = Arc::new(Peer::default());
+    let options = WorkerOptions::default().with_concurrency(2).unwrap();
+    let runtime: Runtime = builder(backend.clone(), clock, 9, &peer).worker(options).build().await.unwrap();
+    let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
+    let world = World { runtime, backend, peer, project };
+    let (flow, _) = world.publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 } }])).await;
+    let admin = world.admin();
+    let mut runs = Vec::new();
+    for _ in 0..50 {
+        runs.push(admin.start_run(flow, json!({})).await.unwrap());
+    }
+    for run in runs {
+        assert_eq!(admin.wait_for_run(run, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
+    }
+    assert_eq!(world.peer.calls.lock().unwrap().len(), 50);
+    assert_eq!(admin.runs(Some(flow), &PageRequest::default()).await.unwrap().items.len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_keeps_killing_its_owner_is_given_up() {
+    let (mut world, run) = interrupted(json!({ "name": "act", "type": "fake.put", "settings": { "value": 1 } })).await;
+    for seed in 0..20 {
+        if world.admin().run(run).await.unwrap().status.is_terminal() {
+            break;
+        }
+        world.peer.hang.store(true, Ordering::SeqCst);
+        let before = world.peer.calls.lock().unwrap().len();
+        for _ in 0..1_000 {
+            if world.peer.calls.lock().unwrap().len() > before {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        world = restart(world, 100 + seed).await;
+    }
+    let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(status, RunStatus::InternalError);
+}

@@ -1,0 +1,173 @@
+//! Replaying any prefix of any journal gives the state the live run had there.
+
+use std::sync::Arc;
+
+use ap_core::{
+    flow::{FlowDefinition, FlowLimits, ValidFlow},
+    id::RunId,
+    piece::{Piece, PieceSet},
+    run::{RunStatus, StepError, StepErrorKind},
+    time::Timestamp,
+};
+use ap_runtime::engine::{AttemptOutcome, Command, Event, RunState};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::support::{FakePiece, Peer, SeededEntropy};
+
+/// A random list of steps. Names are given by position, so they are unique and every reference can be optional.
+fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
+    let leaf = prop_oneof![
+        Just(json!({ "type": "code", "settings": { "sourceCode": { "code": "export const code = p => p" } } })),
+        (0..3_usize, 1..4_u32, any::<bool>()).prop_map(|(kind, attempts, carry_on)| {
+            let action = ["fake.act", "fake.put", "fake.pure"][kind];
+            let mut step = json!({
+                "type": action,
+                "settings": { "value": "{{trigger.body}}" },
+                "retry": { "maxAttempts": attempts },
+            });
+            if carry_on {
+                step["onError"] = json!("continue");
+            }
+            step
+        }),
+        Just(json!({ "type": "respond", "settings": { "status": 201, "body": { "id": "{{$run.id}}" } } })),
+        Just(json!({ "type": "fake.pure", "skip": true, "settings": { "value": 1 } })),
+        Just(json!({ "type": "fail", "settings": { "message": "enough" } })),
+    ];
+    if depth == 0 {
+        return prop::collection::vec(leaf, 0..3).boxed();
+    }
+    let inner = steps(depth - 1);
+    let nested = prop_oneof![
+        3 => leaf.clone(),
+        1 => (inner.clone(), any::<bool>()).prop_map(|(steps, carry_on)| {
+            let mut step = json!({ "type": "loop", "settings": { "items": "{{trigger.items}}", "steps": steps } });
+            if carry_on {
+                step["onError"] = json!("continue");
+            }
+            step
+        }),
+        1 => (inner.clone(), inner).prop_map(|(yes, no)| {
+            json!({ "type": "branch", "settings": { "condition": "{{trigger.flag}}", "ifTrue": yes, "ifFalse": no } })
+        }),
+    ];
+    prop::collection::vec(nested, 0..4).boxed()
+}
+
+fn number(steps: &mut [Value], next: &mut u32) {
+    for step in steps {
+        step["name"] = json!(format!("s{next}"));
+        *next += 1;
+        for list in ["steps", "ifTrue", "ifFalse"] {
+            if let Some(inner) = step["settings"].get_mut(list).and_then(Value::as_array_mut) {
+                number(inner, next);
+            }
+        }
+    }
+}
+
+fn flow_of(mut steps: Vec<Value>) -> ValidFlow {
+    number(&mut steps, &mut 1);
+    let source = json!({ "displayName": "Random", "triggers": [{ "name": "t", "type": "manual" }], "steps": steps });
+    let pieces = PieceSet::new([Arc::new(FakePiece(Arc::new(Peer::default()))) as Arc<dyn Piece>]);
+    let definition = FlowDefinition::parse_slice(source.to_string().as_bytes(), &FlowLimits::default()).unwrap();
+    ValidFlow::check(definition, &pieces, &FlowLimits::default()).unwrap()
+}
+
+/// Plays the outside world: answers whatever the engine asks for, as the dice fall.
+fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
+    let outcome = || match dice.next() % 4 {
+        0 => {
+            let kinds = [StepErrorKind::OutcomeTransient, StepErrorKind::Remote, StepErrorKind::Script];
+            let kind = kinds[(dice.next() % 3) as usize];
+            AttemptOutcome::failed(StepError::new(kind, "dice"), None)
+        }
+        _ => AttemptOutcome::succeeded(json!({ "n": dice.next() % 10 })),
+    };
+    let entropy = dice.next() as u32;
+    let interrupt = dice.next() % 40 == 0;
+    match command {
+        _ if interrupt => {
+            let error = StepError::new(StepErrorKind::Timeout, "dice");
+            Event::Interrupted { at, status: RunStatus::Timeout, error }
+        }
+        Command::RunAction(call) if !call.planned && dice.next() % 3 > 0 => Event::EffectPlanned {
+            at,
+            path: call.path.clone(),
+            attempt: call.attempt,
+            input: Arc::clone(&call.input),
+            key: call.key.clone(),
+            repeatable: dice.next() % 2 == 0,
+        },
+        _ if dice.next() % 10 == 0 => Event::Recovered { at },
+        Command::RunAction(call) => {
+            Event::AttemptFinished { at, path: call.path.clone(), attempt: call.attempt, outcome: outcome(), entropy }
+        }
+        Command::RunCode(call) => {
+            Event::AttemptFinished { at, path: call.path.clone(), attempt: call.attempt, outcome: outcome(), entropy }
+        }
+        Command::Wait { path, .. } => Event::WaitOver { at, path: path.clone() },
+        other => panic!("nothing to answer: {other:?}"),
+    }
+}
+
+/// Runs a flow to its end; returns the journal and the state after each event.
+fn play(flow: &ValidFlow, trigger: Value, seed: u64) -> (Vec<Event>, Vec<RunState>) {
+    let dice = SeededEntropy::new(seed);
+    let mut now = Timestamp::from_millis(1_000);
+    let first = Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger) };
+    let mut state = RunState::accepted(&first, 300).unwrap();
+    let (mut events, mut states) = (vec![first], vec![state.clone()]);
+    let mut next = Event::Started { at: now, connections: Arc::default() };
+    loop {
+        let commands = state.apply(flow, &next).unwrap();
+        events.push(next);
+        states.push(state.clone());
+        assert_eq!(commands.last(), state.outstanding().as_ref().filter(|_| !commands.is_empty()));
+        if state.end().is_some() {
+            return (events, states);
+        }
+        assert!(events.len() < 2_000, "the run does not end");
+        now = now.saturating_add(std::time::Duration::from_millis(dice.next() % 5_000));
+        next = answer(&state.outstanding().expect("a live run has something to do"), &dice, now);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_prefix_of_any_journal_rebuilds_its_state(
+        steps in steps(2),
+        items in 0..3_usize,
+        flag: bool,
+        seed: u64,
+    ) {
+        let flow = flow_of(steps);
+        let trigger = json!({ "body": { "a": 1 }, "items": vec![json!({ "x": 1 }); items], "flag": flag });
+        let (events, states) = play(&flow, trigger, seed);
+        let stored = serde_json::to_string(&events).unwrap();
+        let read: Vec<Event> = serde_json::from_str(&stored).unwrap();
+        prop_assert_eq!(&read, &events);
+        let mut replayed = RunState::accepted(&read[0], 300).unwrap();
+        prop_assert_eq!(&replayed, &states[0]);
+        for (event, expected) in read.iter().zip(&states).skip(1) {
+            replayed.apply(&flow, event).unwrap();
+            prop_assert_eq!(&replayed, expected);
+        }
+    }
+
+    #[test]
+    fn a_journal_with_a_hole_never_passes_for_the_whole(steps in steps(2), seed: u64, hole in any::<prop::sample::Index>()) {
+        let flow = flow_of(steps);
+        let (mut events, states) = play(&flow, json!({ "body": 1, "items": [1, 2], "flag": true }), seed);
+        let matters = |event: &Event| matches!(event, Event::AttemptFinished { .. } | Event::Started { .. } | Event::WaitOver { .. });
+        let holes: Vec<usize> = (1..events.len() - 1).filter(|index| matters(&events[*index])).collect();
+        prop_assume!(!holes.is_empty());
+        events.remove(holes[hole.index(holes.len())]);
+        let mut state = RunState::accepted(&events[0], 300).unwrap();
+        let applied = events.iter().skip(1).try_for_each(|event| state.apply(&flow, event).map(|_| ()));
+        prop_assert!(applied.is_err() || Some(&state) != states.last());
+    }
+}
