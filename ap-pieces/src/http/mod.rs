@@ -174,6 +174,34 @@ mod tests {
         assert!(!sent.require_tls13);
     }
 
+    #[test]
+    fn settings_as_the_guide_writes_them_can_be_published() {
+        let check = |settings: Value| match settings {
+            Value::Object(settings) => REQUEST.properties.check_settings(&settings, "/steps/0/settings"),
+            _ => panic!("an object"),
+        };
+        let settings = json!({
+            "method": "POST",
+            "url": "{{connections.external_api.url}}",
+            "headers": { "Authorization": "Bearer {{connections.external_api.token}}" },
+            "body": "{{steps.validate_input.output}}",
+            "timeout": 30000,
+            "connection": "{{connections.external_api}}",
+            "ssl": { "verify": true, "minVersion": "TLSv1.2" },
+        });
+        assert_eq!(check(settings), []);
+        let found = check(json!({ "methd": "POST", "timeout": 0 }));
+        let rules: Vec<_> = found.iter().map(|found| (found.rule, found.pointer.as_str())).collect();
+        assert_eq!(
+            rules,
+            [
+                ("property.unknown", "/steps/0/settings/methd"),
+                ("property.type", "/steps/0/settings/timeout"),
+                ("property.required", "/steps/0/settings"),
+            ]
+        );
+    }
+
     #[tokio::test]
     async fn the_idempotency_key_is_sent_when_the_flow_says_so() {
         let http = Recorder::answering(ok());

@@ -25,10 +25,15 @@ pub(super) fn build(context: &ActionContext<'_>, input: &Value) -> Result<HttpRe
         "" => "GET",
         method => method,
     };
+    if url.as_str().len() > MAX_URL_BYTES {
+        return Err(wrong("url", format_args!("is longer than {MAX_URL_BYTES} bytes with its query")));
+    }
     let mut request = HttpRequest::new(method, url);
     request.headers = object(input, "headers").map(headers).transpose()?.unwrap_or_default();
     request.body = body(input.get("body"), &mut request.headers)?;
     if context.send_idempotency_key {
+        // The flow's author may have made the key from data.
+        check_field_value(context.idempotency_key).map_err(|problem| wrong("idempotencyKey", problem))?;
         add_default(&mut request.headers, "Idempotency-Key", context.idempotency_key);
     }
     request.credential = credential(input)?;
@@ -113,18 +118,28 @@ fn headers(members: &Map<String, Value>) -> Result<Vec<(String, String)>, StepEr
         }
         seen.push(lower);
     }
-    let mut fields = Vec::new();
+    let (mut fields, mut size) = (Vec::new(), 0_usize);
     for (name, value) in flatten(members, "headers")? {
         let value = value.trim_matches([' ', '\t']);
-        if value.contains(['\r', '\n', '\0']) {
-            return refuse(name, "must not hold line breaks or NUL");
+        if let Err(problem) = check_field_value(value) {
+            return refuse(name, problem);
         }
-        if !value.chars().all(|char| char == '\t' || char == ' ' || char.is_ascii_graphic()) {
-            return refuse(name, "must be printable ASCII: encode other characters as the API asks for");
+        size = size.saturating_add(name.len()).saturating_add(value.len());
+        if size > MAX_HEADER_BYTES {
+            return Err(wrong("headers", format_args!("hold more than {MAX_HEADER_BYTES} bytes")));
         }
         fields.push((name.to_owned(), value.to_owned()));
     }
     Ok(fields)
+}
+
+/// Line breaks would split the message; other characters have no meaning every peer agrees on (RFC 9110 §5.5).
+fn check_field_value(value: &str) -> Result<(), &'static str> {
+    if value.contains(['\r', '\n', '\0']) {
+        return Err("must not hold line breaks or NUL");
+    }
+    let printable = value.chars().all(|char| char == '\t' || char == ' ' || char.is_ascii_graphic());
+    if printable { Ok(()) } else { Err("must be printable ASCII: encode other characters as the API asks for") }
 }
 
 fn body<B: From<Vec<u8>>>(body: Option<&Value>, headers: &mut Vec<(String, String)>) -> Result<Option<B>, StepError> {
@@ -202,6 +217,10 @@ const OURS: [&str; 13] = [
     "upgrade",
 ];
 
+/// Longest URL, the query included. Unit: bytes.
+const MAX_URL_BYTES: usize = 32 << 10;
+/// Most names and values of header fields together. Unit: bytes.
+const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Largest request body. Unit: bytes.
 const MAX_BODY_BYTES: usize = 10 << 20;
 
@@ -319,6 +338,33 @@ mod tests {
     fn bodies_are_limited_one_below_at_and_above() {
         for (bytes, accepted) in [(MAX_BODY_BYTES - 1, true), (MAX_BODY_BYTES, true), (MAX_BODY_BYTES + 1, false)] {
             assert_eq!(with("body", "x".repeat(bytes).into()).is_ok(), accepted, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn urls_and_headers_are_limited_one_below_at_and_above() {
+        let base = "https://a.example/".len();
+        for (over, accepted) in [(-1, true), (0, true), (1, false)] {
+            let path = "x".repeat((MAX_URL_BYTES - base).saturating_add_signed(over));
+            assert_eq!(build_from(json!({ "url": format!("https://a.example/{path}") })).is_ok(), accepted, "{over}");
+            let value = "x".repeat((MAX_HEADER_BYTES - "X-A".len()).saturating_add_signed(over));
+            assert_eq!(with("headers", json!({ "X-A": value })).is_ok(), accepted, "{over}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_cannot_split_the_message() {
+        let http = Recorder::default();
+        for key in ["a\r\nX-Injected: 1", "ä", "a\0"] {
+            let context = ActionContext {
+                http: &http,
+                idempotency_key: key,
+                send_idempotency_key: true,
+                timeout: Duration::from_secs(30),
+                now: NOW,
+            };
+            let error = build(&context, &json!({ "url": "https://a.example" })).expect_err(key);
+            assert!(error.message.contains("idempotencyKey"), "{}", error.message);
         }
     }
 
