@@ -167,6 +167,24 @@ fn a_stream_cut_within_a_long_overlap_shows_one_marker() {
 }
 
 #[test]
+fn a_stream_is_never_cut_inside_an_escape() {
+    let redactor = redactor("abcdefgh");
+    let hold = redactor.held_back_bytes();
+    let spelling = br"\\\\\\\u0061bcdefgh";
+    // The first chunk is cut `hold` bytes before its end: let that be before, at and behind every byte of the spelling.
+    for before in hold - spelling.len() - 1..=hold + 1 {
+        let behind = 2 * hold - before - spelling.len();
+        let text = [&b"x".repeat(before), &spelling[..], &b"y".repeat(behind)].concat();
+        let mut stream = redactor.stream();
+        let mut out = stream.push(&text);
+        assert!(!out.is_empty());
+        out.extend(stream.finish());
+        let expected = format!("{}{}{MARK}{}", "x".repeat(before), r"\\\\\\", "y".repeat(behind));
+        assert_eq!(String::from_utf8_lossy(&out), expected, "{before}");
+    }
+}
+
+#[test]
 fn a_stream_gives_out_what_it_can() {
     let redactor = redactor("abcdefgh");
     let hold = redactor.held_back_bytes();
