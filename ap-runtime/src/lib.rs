@@ -10,6 +10,7 @@
 //! | [`engine`] | the pure state machine, and a run as its owner sees it |
 //! | [`egress`] | the guard before every outgoing connection, and credential placement |
 //! | [`sandbox`] | running a flow author's JavaScript without trusting it |
+//! | `conformance` (feature) | what every backend must do, as tests |
 #![deny(unsafe_code)]
 
 mod accept;
@@ -29,5 +30,7 @@ mod replies;
 pub mod runtime;
 pub mod sandbox;
 pub mod session;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod store;
 pub mod webhook;
