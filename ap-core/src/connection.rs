@@ -374,7 +374,7 @@ pub enum ConnectionError {
     },
 }
 
-fn check_name(name: &str) -> Result<(), ConnectionError> {
+pub(crate) fn check_name(name: &str) -> Result<(), ConnectionError> {
     let mut chars = name.chars();
     let head = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
     if head && name.len() <= 64 && chars.all(|next| next.is_ascii_alphanumeric() || next == '_' || next == '-') {

@@ -1,6 +1,6 @@
 //! The parsed flow: triggers and steps, every string leaf already a template.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -8,16 +8,60 @@ use super::{BranchCondition, Diagnostic};
 use crate::expr::Template;
 
 /// A flow as its author wrote it: well-formed, not yet checked as a whole.
+///
+/// Only parsing makes one ([`FlowDefinition::parse_slice`], [`FlowDefinition::from_value`]), so every name, range and
+/// template in it holds what its type says.
+///
+/// # The JSON
+///
+/// ```json
+/// { "displayName": "…",
+///   "triggers": [{ "name": "…", "type": "webhook", "settings": { "authentication": { "type": "NONE" } } }],
+///   "steps": [{ "name": "…", "displayName": "…", "type": "http", "settings": { … }, "retry": { … } }] }
+/// ```
+///
+/// * `triggers` may be written as the guide's §2.1 does: `"trigger": "webhook"` beside `"settings"`. Trigger types:
+///   `webhook`, `schedule`, `manual`, else `piece.trigger`.
+/// * Step types: the control words `code`, `loop`, `branch`, `respond`, `fail` (`router`, `parallel`, `subflow`, `delay`,
+///   `wait` parse and are refused at publish), else `piece` or `piece.action`.
+/// * A name may be left out: steps then get the first free `step_1`, `step_2`, … in the order of the text, the trigger
+///   gets `trigger`. A flow without `displayName` is called `Untitled flow`.
+/// * What a step does stands in `settings`; how it is carried out stands beside it, see [`StepOptions`].
+/// * Members that nothing reads are errors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowDefinition {
-    /// Name for people. 1 to 200 characters.
-    pub display_name: String,
-    /// What starts a run. Exactly one is accepted today.
-    pub triggers: Vec<TriggerDefinition>,
+    pub(super) display_name: String,
+    pub(super) triggers: Vec<TriggerDefinition>,
+    pub(super) steps: Vec<Step>,
+    pub(super) source: Arc<Value>,
+    /// What was found and bars the flow from being published, though not from being kept.
+    pub(super) deferred: Vec<Diagnostic>,
+}
+
+impl FlowDefinition {
+    /// Name for people. 1 to 200 characters by default.
+    #[must_use]
+    pub fn display_name(&self) -> &str {
+        &self.display_name
+    }
+
+    /// What starts a run. Exactly one can be published today.
+    #[must_use]
+    pub fn triggers(&self) -> &[TriggerDefinition] {
+        &self.triggers
+    }
+
     /// What a run does, in order.
-    pub steps: Vec<Step>,
-    /// The JSON the definition was read from, for storage and display.
-    pub source: Arc<Value>,
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The JSON the definition was read from, unchanged, for storage and display.
+    #[must_use]
+    pub const fn source(&self) -> &Arc<Value> {
+        &self.source
+    }
 }
 
 /// Name of a trigger or step: `^[a-zA-Z_][a-zA-Z0-9_]*$`, at most 64 characters, unique in the flow.
@@ -35,12 +79,23 @@ impl StepName {
             .then(|| Self(name.into()))
     }
 
+    /// The name `prefix_number`, or `prefix` alone for 0. `prefix` is a short name itself.
+    pub(super) fn numbered(prefix: &str, number: usize) -> Self {
+        if number == 0 { Self(prefix.into()) } else { Self(format!("{prefix}_{number}").into()) }
+    }
+
     /// Longest name. Unit: characters.
     pub const MAX_LEN: usize = 64;
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for StepName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -85,8 +140,8 @@ pub enum TriggerKind {
     },
     /// A cron schedule. Parses; refused at publish as not yet available.
     Schedule {
-        /// The cron expression as written.
-        cron_expression: String,
+        /// The cron expression as written; the guide's §6.2 gives none.
+        cron_expression: Option<String>,
         /// IANA time zone name, if given.
         timezone: Option<String>,
     },
@@ -95,11 +150,24 @@ pub enum TriggerKind {
 }
 
 /// Settings of a webhook trigger (guide §2).
+///
+/// # The JSON
+///
+/// ```json
+/// { "authentication": { "type": "HMAC_SHA256", "headerName": "X-Signature", "secret": "{{connections.hook}}",
+///                       "encoding": "hex", "prefix": "sha256=" },
+///   "dedupeKey": "X-Delivery-Id" }
+/// ```
+///
+/// Types of authentication: `NONE`; `HEADER {headerName, expectedValue}`; `BASIC_AUTH {username, password}`;
+/// `HMAC_SHA256 {headerName, secret, encoding?, prefix?}`. `handshakeConfiguration {strategy, challengeParameter?}`
+/// stands here or beside the settings, as in guide §2.3. Without `authentication` it is `NONE`, with a warning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSettings {
     /// Who may call.
     pub authentication: WebhookAuthentication,
-    /// Where the sender's delivery id stands: a header name, or a JSON pointer into the body when it starts with `/`.
+    /// Where the sender's delivery id stands: a header name, or a JSON pointer into the body when it starts with `/`; at
+    /// most 256 bytes.
     /// `None`: `webhook-id`, else `idempotency-key`, else every request is its own delivery.
     pub dedupe_key: Option<String>,
     /// How a verification handshake is answered. Parses; refused at publish as not yet available.
@@ -245,6 +313,28 @@ pub struct RespondStep {
 }
 
 /// How a step is carried out.
+///
+/// # The JSON
+///
+/// Options stand beside `settings`, or inside as in the guide's §7.1 (all but `skip`); given twice, they are refused. So
+/// no action of a piece can have properties of these names. All times are whole milliseconds.
+///
+/// ```json
+/// { "retry": { "maxAttempts": 3,
+///              "backoff": { "type": "exponential", "initialMs": 1000, "multiplier": 2, "maxMs": 300000 } },
+///   "onError": "continue", "timeout": 30000, "skip": false, "idempotencyKey": true }
+/// ```
+///
+/// * `backoff.type` is `exponential` (default) or `fixed`, which does not grow; `initialDelay` means `initialMs`.
+/// * `failureHandling {retries, retryDelay}` (guide §7.1): `retries` attempts after the first, `retryDelay` as first wait,
+///   growing as guide §6.1 says.
+/// * `errorHandlingOptions {continueOnFailure: {value}, retryOnFailure: {value}}` (reference product): `retryOnFailure`
+///   means 4 attempts and waits of 4, 8 and 16 s.
+/// * `onError` is `"fail"` (default), `"continue"`, `{"continue": true}`, or `{"steps": […]}`, refused at publish.
+/// * `idempotencyKey` is `true`, `false` or a template.
+///
+/// Steps of pieces take all of them; `code` all but `idempotencyKey`; `loop`, `branch` and `respond` only `onError` and
+/// `skip`; `fail` only `skip`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOptions {
     /// What a failure means.
@@ -307,18 +397,31 @@ pub enum IdempotencyKey {
     Template(Template),
 }
 
+impl StepKind {
+    /// The lists of nested steps, in the order in which they stand in the flow model.
+    pub(super) fn lists(&self) -> (&[Step], &[Step]) {
+        match self {
+            Self::Branch(branch) => (&branch.if_true, &branch.if_false),
+            Self::Loop(inner) => (&inner.steps, &[]),
+            Self::Code(_) | Self::Fail(_) | Self::Piece(_) | Self::Respond(_) | Self::Unavailable { .. } => (&[], &[]),
+        }
+    }
+
+    pub(super) fn lists_mut(&mut self) -> (&mut [Step], &mut [Step]) {
+        match self {
+            Self::Branch(branch) => (&mut branch.if_true, &mut branch.if_false),
+            Self::Loop(inner) => (&mut inner.steps, &mut []),
+            Self::Code(_) | Self::Fail(_) | Self::Piece(_) | Self::Respond(_) | Self::Unavailable { .. } => {
+                (&mut [], &mut [])
+            }
+        }
+    }
+}
+
 impl Step {
-    /// The steps nested in this one, in the order in which they stand in the source.
+    /// The steps nested in this one: a loop's body; a branch's `ifTrue`, then its `ifFalse`.
     pub fn children(&self) -> impl Iterator<Item = &Step> {
-        let (first, second): (&[Step], &[Step]) = match &self.kind {
-            StepKind::Branch(branch) => (&branch.if_true, &branch.if_false),
-            StepKind::Loop(inner) => (&inner.steps, &[]),
-            StepKind::Code(_)
-            | StepKind::Fail(_)
-            | StepKind::Piece(_)
-            | StepKind::Respond(_)
-            | StepKind::Unavailable { .. } => (&[], &[]),
-        };
+        let (first, second) = self.kind.lists();
         first.iter().chain(second)
     }
 

@@ -66,3 +66,6 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+/// Most findings of one kind that are kept for one flow.
+pub(super) const MAX_DIAGNOSTICS: usize = 100;

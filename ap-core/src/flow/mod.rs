@@ -1,7 +1,8 @@
 //! Flows: the definition as the guide writes it, its diagnostics, and [`ValidFlow`].
 //!
-//! [`parse`] turns JSON text into a [`FlowDefinition`] or into [`Diagnostic`]s; [`ValidFlow::check`] turns a definition
-//! into the proof that every structural rule holds. The engine takes nothing but a [`ValidFlow`].
+//! [`FlowDefinition::parse_slice`] turns JSON text into a [`FlowDefinition`] or into [`Diagnostic`]s;
+//! [`ValidFlow::check`] turns a definition into the proof that every structural rule holds. The engine takes nothing but
+//! a [`ValidFlow`].
 
 mod condition;
 mod definition;
@@ -17,6 +18,5 @@ pub use definition::{
     WebhookHandshake, WebhookSettings,
 };
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
-pub use limits::FlowLimits;
-pub use parse::parse;
+pub use limits::{FlowLimitError, FlowLimits};
 pub use valid::{ConnectionUse, ValidFlow};

@@ -1,3 +1,0 @@
-//! Stub.
-/// P.
-pub fn parse() {}

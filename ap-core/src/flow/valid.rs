@@ -1,5 +1,0 @@
-//! Stub.
-/// V.
-pub struct ValidFlow;
-/// V.
-pub struct ConnectionUse;

@@ -1,0 +1,179 @@
+//! [`ValidFlow`]: exists only after every structural rule held.
+//!
+//! Errors, each barring a flow from being published:
+//!
+//! | Rule | Meaning |
+//! | --- | --- |
+//! | `trigger.required`, `trigger.several` | a flow has exactly one trigger |
+//! | `trigger.unavailable`, `trigger.handshake.unavailable` | schedules, piece triggers and handshakes do not run yet |
+//! | `name.duplicate` | names of steps and triggers are unique in the flow |
+//! | `flow.steps.limit`, `flow.nesting.limit` | as at parsing, with the limits of this check |
+//! | `step.unavailable`, `option.unavailable` | control words and options that do not run yet |
+//! | `piece.unknown`, `action.unknown` | the host handed in no such piece or action |
+//! | `property.*` | settings that the action's [`Properties`](crate::property::Properties) refuse |
+//! | `reference.root` | a path begins with something unknown |
+//! | `reference.path` | a path reads a root in a way that root does not allow |
+//! | `reference.step` | `steps.x` where no step `x` exists |
+//! | `reference.order` | a step that has not run yet where it is read, such as a later one or one of the other branch |
+//! | `reference.inside` | a loop or branch that is read from within itself |
+//! | `reference.maybe` | a step that may not have run (inside a loop or branch, or skipped), read without `?.` or `??` |
+//! | `reference.loop` | `item` or `index` outside a loop |
+//! | `reference.connection` | not `connections.name` or `connections.name.field`, or no possible name |
+//! | `variable.unavailable` | project variables do not exist yet |
+//! | `template.expression` | an expression that is no path: it needs the code sandbox |
+//!
+//! Warnings, kept by [`ValidFlow::warnings`]:
+//!
+//! | Rule | Meaning |
+//! | --- | --- |
+//! | `steps.empty` | a flow, loop or branch without steps |
+//! | `step.unreachable` | a step behind one that always ends the run |
+//! | `respond.unheard` | a `respond` in a flow that no webhook starts |
+//! | `trigger.authentication.absent` | a webhook that says nothing about who may call it |
+
+mod references;
+mod structure;
+
+use std::{collections::HashMap, sync::Arc};
+
+use self::{references::References, structure::Structure};
+use super::{
+    Diagnostic, Diagnostics, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition,
+    diagnostic::MAX_DIAGNOSTICS, parse::clip,
+};
+use crate::piece::{Action, PieceSet};
+
+/// A flow that can run: the proof that every structural rule held. Cheap to clone.
+///
+/// # What a code step gets
+///
+/// A `code` step with `input` gets that object, resolved, as its `params`. Without `input` it gets
+///
+/// * `request` and `trigger`: what the trigger received;
+/// * `response`: the output of the step before it in the same list, `null` if it is the first;
+/// * `input`: what that step was given, for `http` its `body`; `null` if there is none;
+/// * inside a loop also `item` and `index` of the innermost one.
+#[derive(Clone, Debug)]
+pub struct ValidFlow(Arc<Checked>);
+
+#[derive(Debug)]
+struct Checked {
+    definition: FlowDefinition,
+    trigger: TriggerDefinition,
+    actions: HashMap<StepName, Arc<dyn Action>>,
+    connections: Vec<ConnectionUse>,
+    warnings: Vec<Diagnostic>,
+    /// Where each step stands: its place in the flow's list, then among the children of each step around it.
+    places: HashMap<StepName, Box<[usize]>>,
+}
+
+/// One reference of a flow to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionUse {
+    /// The connection.
+    pub name: String,
+    /// The field, if one is named.
+    pub field: Option<String>,
+    /// RFC 6901 pointer of the text that holds the reference.
+    pub pointer: String,
+}
+
+impl ValidFlow {
+    /// Checks a definition against the pieces of the host. `limits` on steps and nesting hold again here, so that a flow
+    /// parsed under wider ones is still refused.
+    ///
+    /// # Errors
+    /// Every error, then every warning, at most 100 in all.
+    pub fn check(definition: FlowDefinition, pieces: &PieceSet, limits: &FlowLimits) -> Result<Self, Diagnostics> {
+        let mut found = Found::default();
+        definition.deferred.iter().for_each(|finding| found.push(finding.clone()));
+        let structure = Structure::check(&definition, pieces, limits, &mut found);
+        let connections = References::check(&definition, &mut found);
+        match definition.triggers.first().cloned() {
+            Some(trigger) if found.errors.is_empty() => {
+                let Structure { actions, places } = structure;
+                let warnings = found.warnings;
+                Ok(Self(Arc::new(Checked { definition, trigger, actions, connections, warnings, places })))
+            }
+            _ => Err(found.into_diagnostics()),
+        }
+    }
+
+    /// The steps of the flow, in order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.0.definition.steps
+    }
+
+    /// What starts a run.
+    #[must_use]
+    pub fn trigger(&self) -> &TriggerDefinition {
+        &self.0.trigger
+    }
+
+    /// Name for people.
+    #[must_use]
+    pub fn display_name(&self) -> &str {
+        &self.0.definition.display_name
+    }
+
+    /// The definition that was checked.
+    #[must_use]
+    pub fn definition(&self) -> &FlowDefinition {
+        &self.0.definition
+    }
+
+    /// The action a piece step runs; `None` for names of other steps.
+    #[must_use]
+    pub fn action(&self, step: &StepName) -> Option<&Arc<dyn Action>> {
+        self.0.actions.get(step)
+    }
+
+    /// The step of this name, wherever it stands.
+    #[must_use]
+    pub fn step(&self, name: &str) -> Option<&Step> {
+        let (first, inner) = self.0.places.get(name)?.split_first()?;
+        let top = self.steps().get(*first)?;
+        inner.iter().try_fold(top, |step, index| step.children().nth(*index))
+    }
+
+    /// Every reference to a connection, the trigger's first, then in the order of the steps.
+    #[must_use]
+    pub fn connections(&self) -> &[ConnectionUse] {
+        &self.0.connections
+    }
+
+    /// What the author should look at.
+    #[must_use]
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.0.warnings
+    }
+}
+
+/// What a check found, at most [`MAX_DIAGNOSTICS`] of each kind.
+#[derive(Debug, Default)]
+struct Found {
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+impl Found {
+    fn push(&mut self, error: Diagnostic) {
+        if self.errors.len() < MAX_DIAGNOSTICS {
+            self.errors.push(clip(error));
+        }
+    }
+
+    fn warn(&mut self, warning: Diagnostic) {
+        if self.warnings.len() < MAX_DIAGNOSTICS {
+            self.warnings.push(clip(warning));
+        }
+    }
+
+    fn into_diagnostics(self) -> Diagnostics {
+        let mut all = self.errors;
+        all.extend(self.warnings);
+        all.truncate(MAX_DIAGNOSTICS);
+        Diagnostics(all)
+    }
+}

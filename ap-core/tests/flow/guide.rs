@@ -1,0 +1,150 @@
+//! The flows of the guide: each parses, and publishing refuses exactly what does not run yet.
+
+use ap_core::flow::{
+    FlowDefinition, FlowLimits, StepKind, TriggerKind, ValidFlow, WebhookAuthentication, WebhookSettings,
+};
+use serde_json::Value;
+
+use super::{at, brief, check_errors, parse, pieces, valid};
+
+macro_rules! guide {
+    ($name:literal) => {
+        serde_json::from_str::<Value>(include_str!(concat!("../guide/", $name, ".json"))).expect("the guide's JSON")
+    };
+}
+
+#[test]
+fn section_7_1_is_valid() {
+    let flow = valid(&guide!("7_1"));
+    assert_eq!(flow.display_name(), "Secure API Integration");
+    assert_eq!(flow.warnings(), []);
+    let names: Vec<_> = flow.steps().iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["validate_input", "call_external_api", "log_success"]);
+    let call = flow.step("call_external_api").expect("the step");
+    assert_eq!(call.options.retry.max_attempts, 4);
+    assert_eq!(call.options.retry.initial_delay.as_millis(), 1_000);
+    assert_eq!(call.options.timeout.map(|timeout| timeout.as_millis()), Some(30_000));
+    assert_eq!(flow.action(&call.name).map(|action| action.spec().name), Some("request"));
+    let uses: Vec<_> = flow
+        .connections()
+        .iter()
+        .map(|used| (used.name.as_str(), used.field.as_deref(), used.pointer.as_str()))
+        .collect();
+    assert_eq!(
+        uses,
+        [
+            ("api_secret", None, "/triggers/0/settings/authentication/expectedValue"),
+            ("external_api", Some("token"), "/steps/1/settings/headers/Authorization"),
+            ("external_api", Some("url"), "/steps/1/settings/url"),
+        ]
+    );
+}
+
+#[test]
+fn section_7_2_waits_for_schedules() {
+    let source = guide!("7_2");
+    let flow = parse(&source);
+    let StepKind::Loop(inner) = &flow.steps()[1].kind else { panic!("a loop") };
+    assert_eq!(inner.steps[0].name.as_str(), "step_1");
+    assert_eq!(inner.steps[0].pointer, "/steps/1/settings/action");
+    assert_eq!(check_errors(&source), [at("/triggers/0", "trigger.unavailable")]);
+}
+
+#[test]
+fn section_7_3_names_the_missing_pieces() {
+    let source = guide!("7_3");
+    let refused = [at("/steps/1/type", "piece.unknown"), at("/steps/3/settings/ifTrue/1/type", "piece.unknown")];
+    assert_eq!(check_errors(&source), refused);
+}
+
+#[test]
+fn section_7_4_names_the_missing_pieces() {
+    let refused = [at("/steps/2/type", "piece.unknown"), at("/steps/3/type", "piece.unknown")];
+    assert_eq!(check_errors(&guide!("7_4")), refused);
+}
+
+#[test]
+fn section_7_5_names_schedule_pieces_tls_settings_and_the_expression() {
+    let refused = [
+        at("/steps/3/settings/parameters/0", "template.expression"),
+        at("/triggers/0", "trigger.unavailable"),
+        at("/steps/0/type", "piece.unknown"),
+        at("/steps/2/settings/ssl", "property.unknown"),
+        at("/steps/3/type", "piece.unknown"),
+    ];
+    assert_eq!(check_errors(&guide!("7_5")), refused);
+}
+
+#[test]
+fn section_6_2_parses_without_names() {
+    let source = guide!("6_2_rate_limited");
+    let flow = parse(&source);
+    assert_eq!(flow.display_name(), "Untitled flow");
+    let names: Vec<_> = flow.steps().iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["step_1", "step_2"]);
+    assert_eq!(flow.triggers()[0].name.as_str(), "trigger");
+    let refused = [
+        at("", "trigger.unavailable"),
+        at("/steps/0/type", "piece.unknown"),
+        at("/steps/1/type", "piece.unknown"),
+        at("/steps/1/settings/action/body", "reference.loop"),
+        at("/steps/1/settings/action/url", "reference.loop"),
+    ];
+    assert_eq!(check_errors(&source), refused);
+}
+
+#[test]
+fn section_6_2_queue_is_no_flow() {
+    let found = FlowDefinition::from_value(guide!("6_2_queue"), &FlowLimits::default()).expect_err("no flow");
+    assert_eq!(brief(&found), [at("", "flow.format")]);
+}
+
+fn webhook(source: Value) -> WebhookSettings {
+    let flow = parse(&source);
+    let [trigger] = flow.triggers() else { panic!("one trigger") };
+    assert_eq!((trigger.pointer.as_str(), trigger.name.as_str()), ("", "trigger"));
+    let TriggerKind::Webhook(webhook) = &trigger.kind else { panic!("a webhook") };
+    webhook.clone()
+}
+
+#[test]
+fn section_2_1_gives_each_authentication() {
+    let header = webhook(guide!("2_1_header")).authentication;
+    assert!(
+        matches!(&header, WebhookAuthentication::Header { header_name, .. } if header_name == "X-Webhook-Secret"),
+        "{header:?}"
+    );
+    let basic = webhook(guide!("2_1_basic")).authentication;
+    let WebhookAuthentication::Basic { username, password } = &basic else { panic!("{basic:?}") };
+    assert_eq!(username.as_literal(), Some(&Value::from("webhook_user")));
+    assert!(password.as_path().is_some());
+    assert_eq!(webhook(guide!("2_1_none")).authentication, WebhookAuthentication::None);
+    for source in [guide!("2_1_header"), guide!("2_1_basic"), guide!("2_1_none")] {
+        let flow = valid(&source);
+        assert_eq!(flow.warnings().iter().map(|warning| warning.rule).collect::<Vec<_>>(), ["steps.empty"]);
+    }
+}
+
+#[test]
+fn section_2_3_parses_and_waits_for_handshakes() {
+    let source = guide!("2_3_handshake");
+    let handshake = webhook(source.clone()).handshake.expect("a handshake");
+    assert_eq!(handshake.strategy, "CHALLENGE_RESPONSE");
+    assert_eq!(handshake.parameter.as_deref(), Some("hub.challenge"));
+    let found = ValidFlow::check(parse(&source), &pieces(), &FlowLimits::default()).expect_err("not yet");
+    let expected =
+        [at("", "trigger.handshake.unavailable"), at("", "trigger.authentication.absent"), at("/steps", "steps.empty")];
+    assert_eq!(brief(&found), expected);
+}
+
+#[test]
+fn sources_come_back_unchanged() {
+    for source in
+        [guide!("7_1"), guide!("7_2"), guide!("7_3"), guide!("7_4"), guide!("7_5"), guide!("6_2_rate_limited")]
+    {
+        let flow = parse(&source);
+        assert_eq!(**flow.source(), source);
+        let text = serde_json::to_vec(&source).expect("writes");
+        assert_eq!(FlowDefinition::parse_slice(&text, &FlowLimits::default()), Ok(flow));
+    }
+}

@@ -1,0 +1,194 @@
+//! References: what a template may read where it stands.
+
+use serde_json::{Value, json};
+
+use super::{at, check_errors, code, flow, reads, valid};
+
+fn each(name: &str, body: Value) -> Value {
+    json!({ "name": name, "type": "loop", "settings": { "items": "{{trigger.body.items}}", "steps": body } })
+}
+
+fn choose(name: &str, yes: Value, no: Value) -> Value {
+    json!({ "name": name, "type": "branch",
+        "settings": { "condition": "{{trigger.body.on}}", "ifTrue": yes, "ifFalse": no } })
+}
+
+fn skipped(mut step: Value) -> Value {
+    step["skip"] = true.into();
+    step
+}
+
+#[test]
+fn every_root_is_readable_where_it_exists() {
+    valid(&flow(json!([
+        code("a"),
+        reads("b", "{{trigger.headers.x-user-id}} {{trigger}} {{$now}} {{$run.id}} {{connections.api.url}}"),
+        reads("c", "{{steps.a.output.x[0].y}} {{steps.a.status}} {{steps.a.error.message}}"),
+        each(
+            "d",
+            json!([reads("e", "{{item.id}} {{item}} {{index}} {{steps.a.output}}"), reads("f", "{{steps.e.output}}")])
+        ),
+        choose("g", json!([reads("h", "{{steps.d.output}}"), reads("i", "{{steps.h.output}}")]), json!([])),
+        reads("j", "{{steps.g.status}}"),
+    ])));
+}
+
+#[test]
+fn unreadable_paths_are_told() {
+    let cases = [
+        ("{{step.a.output}}", "reference.root"),
+        ("{{a.output}}", "reference.root"),
+        ("{{nonsense}}", "reference.root"),
+        ("{{variables.X}}", "variable.unavailable"),
+        ("{{item.id}}", "reference.loop"),
+        ("{{index}}", "reference.loop"),
+        ("{{$now.year}}", "reference.path"),
+        ("{{$run}}", "reference.path"),
+        ("{{$run.name}}", "reference.path"),
+        ("{{$run.id.x}}", "reference.path"),
+        ("{{steps}}", "reference.path"),
+        ("{{steps[0]}}", "reference.path"),
+        ("{{steps.a}}", "reference.path"),
+        ("{{steps.a.result}}", "reference.path"),
+        ("{{steps.a[0]}}", "reference.path"),
+        ("{{steps.typo.output}}", "reference.step"),
+        ("{{steps.typo?.output}}", "reference.step"),
+        ("{{steps.b.output}}", "reference.inside"),
+        ("{{steps.later.output}}", "reference.order"),
+        ("{{steps.later?.output ?? 1}}", "reference.order"),
+        ("{{connections}}", "reference.connection"),
+        ("{{connections[0]}}", "reference.connection"),
+        ("{{connections['a b']}}", "reference.connection"),
+        ("{{connections.a[0]}}", "reference.connection"),
+        ("{{connections.a.b.c}}", "reference.connection"),
+    ];
+    for (template, rule) in cases {
+        // A step that reads itself is not over, either.
+        let found = check_errors(&flow(json!([code("a"), reads("b", template), code("later")])));
+        let rule = if rule == "reference.inside" { "reference.order" } else { rule };
+        assert_eq!(found, [at("/steps/1/settings/body", rule)], "{template}");
+    }
+}
+
+#[test]
+fn fixes_name_what_was_meant() {
+    let fix = |template: &str| {
+        let found = super::check(&flow(json!([code("fetch_user"), reads("b", template)]))).expect_err("is refused");
+        found.0[0].fix.clone()
+    };
+    assert_eq!(fix("{{fetch_user.output}}"), "steps are read as `steps.fetch_user.output`");
+    assert_eq!(fix("{{trigge.body}}"), "did you mean `trigger`?");
+    assert_eq!(fix("{{steps.fetch_usr.output}}"), "did you mean `fetch_user`?");
+    assert_eq!(fix("{{steps.fetch_user.out}}"), "write `steps.fetch_user.output`");
+}
+
+#[test]
+fn loops_and_branches_are_not_read_from_within() {
+    for (outer, pointer) in [
+        (each("outer", json!([reads("inner", "{{steps.outer.output}}")])), "/steps/0/settings/steps/0/settings/body"),
+        (
+            choose("outer", json!([]), json!([reads("inner", "{{steps.outer.output}}")])),
+            "/steps/0/settings/ifFalse/0/settings/body",
+        ),
+    ] {
+        assert_eq!(check_errors(&flow(json!([outer]))), [at(pointer, "reference.inside")]);
+    }
+}
+
+#[test]
+fn items_of_a_loop_do_not_see_its_own_item() {
+    let mut outer = each("outer", json!([code("inner")]));
+    outer["settings"]["items"] = "{{item.list}}".into();
+    assert_eq!(check_errors(&flow(json!([outer]))), [at("/steps/0/settings/items", "reference.loop")]);
+    valid(&flow(json!([each("around", json!([outer]))])));
+}
+
+#[test]
+fn what_may_not_have_run_is_read_with_care() {
+    let before = [
+        each("over", json!([code("maybe")])),
+        choose("over", json!([code("maybe")]), json!([])),
+        choose("over", json!([]), json!([each("deeper", json!([code("maybe")]))])),
+        skipped(code("maybe")),
+        skipped(each("over", json!([code("maybe")]))),
+    ];
+    for step in before {
+        let bare = flow(json!([step, reads("reader", "{{steps.maybe.output}}")]));
+        assert_eq!(check_errors(&bare), [at("/steps/1/settings/body", "reference.maybe")]);
+        for careful in ["{{steps.maybe?.output}}", "{{steps.maybe.output ?? 'none'}}"] {
+            valid(&flow(json!([step, reads("reader", careful)])));
+        }
+    }
+}
+
+#[test]
+fn branches_do_not_see_each_other() {
+    for template in ["{{steps.yes.output}}", "{{steps.yes?.output}}"] {
+        let source = flow(json!([choose("both", json!([code("yes")]), json!([reads("no", template)]))]));
+        assert_eq!(check_errors(&source), [at("/steps/0/settings/ifFalse/0/settings/body", "reference.order")]);
+    }
+}
+
+#[test]
+fn every_template_of_every_step_is_looked_at() {
+    let bad = "{{steps.typo.output}}";
+    let source = flow(json!([
+        { "type": "code", "settings": { "sourceCode": { "code": "x" } }, "input": { "a": [bad] } },
+        { "type": "code", "settings": { "sourceCode": { "code": "x" }, "input": { "a/b": bad } } },
+        { "type": "loop", "settings": { "items": bad, "steps": [code("x")] } },
+        { "type": "branch", "settings": { "condition": bad, "ifTrue": [code("y")] } },
+        { "type": "http", "settings": { "url": bad }, "idempotencyKey": bad },
+        { "type": "http", "settings": { "url": bad, "idempotencyKey": bad } },
+        { "type": "respond", "settings": { "status": bad, "headers": { "x-a": bad }, "body": bad } },
+        { "type": "fail", "settings": { "message": bad } },
+    ]));
+    let places = [
+        "/steps/0/input/a/0",
+        "/steps/1/settings/input/a~1b",
+        "/steps/2/settings/items",
+        "/steps/3/settings/condition",
+        "/steps/4/settings/url",
+        "/steps/4/idempotencyKey",
+        "/steps/5/settings/url",
+        "/steps/5/settings/idempotencyKey",
+        "/steps/6/settings/status",
+        "/steps/6/settings/headers/x-a",
+        "/steps/6/settings/body",
+        "/steps/7/settings/message",
+    ];
+    assert_eq!(check_errors(&source), places.map(|place| at(place, "reference.step")));
+}
+
+#[test]
+fn expressions_are_kept_and_bar_publishing() {
+    let source = flow(json!([
+        { "type": "code", "settings": { "sourceCode": { "code": "x" } },
+            "input": { "a": "{{trigger.body.map(x => x)}}", "b": "{{steps.typo.output}}" } },
+    ]));
+    let found = check_errors(&source);
+    assert_eq!(found, [at("/steps/0/input/a", "template.expression"), at("/steps/0/input/b", "reference.step")]);
+    let branch = |condition: Value| {
+        flow(json!([{ "type": "branch", "settings": { "condition": condition, "ifTrue": [code("x")] } }]))
+    };
+    let condition = "/steps/0/settings/condition";
+    assert_eq!(check_errors(&branch(json!("{{trigger.a > 1}}"))), [at(condition, "template.expression")]);
+    let groups =
+        json!([[{ "firstValue": "{{f(1)}}", "operator": "TEXT_CONTAINS", "secondValue": "{{steps.typo.output}}" }]]);
+    let expected = [
+        at(&format!("{condition}/0/0/firstValue"), "template.expression"),
+        at(&format!("{condition}/0/0/secondValue"), "reference.step"),
+    ];
+    assert_eq!(check_errors(&branch(groups)), expected);
+}
+
+#[test]
+fn uses_of_connections_are_listed() {
+    let source = flow(json!([
+        reads("a", "{{connections.one}} {{connections['two'].field}}"),
+        each("b", json!([reads("c", "{{connections.three-x.url ?? connections.one}}")])),
+    ]));
+    let flow = valid(&source);
+    let uses: Vec<_> = flow.connections().iter().map(|used| (used.name.as_str(), used.field.as_deref())).collect();
+    assert_eq!(uses, [("one", None), ("two", Some("field")), ("three-x", Some("url")), ("one", None)]);
+    assert_eq!(flow.connections()[2].pointer, "/steps/1/settings/steps/0/settings/body");
+}
