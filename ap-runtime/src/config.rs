@@ -196,18 +196,15 @@ impl WebhookOptions {
     /// # Errors
     /// [`LimitError::OutOfRange`].
     pub fn with_dedupe_window(mut self, window: Duration) -> Result<Self, LimitError> {
-        self.dedupe_window = in_range("dedupe window", window, Duration::from_secs(60), Duration::from_secs(30 * 86_400))?;
+        self.dedupe_window =
+            in_range("dedupe window", window, Duration::from_secs(60), Duration::from_secs(30 * 86_400))?;
         Ok(self)
     }
 }
 
 impl Default for WebhookOptions {
     fn default() -> Self {
-        Self {
-            body_bytes: 1 << 20,
-            reply_timeout: Duration::from_secs(30),
-            dedupe_window: Duration::from_secs(86_400),
-        }
+        Self { body_bytes: 1 << 20, reply_timeout: Duration::from_secs(30), dedupe_window: Duration::from_secs(86_400) }
     }
 }
 

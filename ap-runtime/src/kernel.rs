@@ -108,7 +108,10 @@ impl Kernel {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("backend", &self.backend).field("worker", &self.worker_options).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("backend", &self.backend)
+            .field("worker", &self.worker_options)
+            .finish_non_exhaustive()
     }
 }
 

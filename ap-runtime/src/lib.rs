@@ -17,6 +17,8 @@ mod accept;
 pub mod backend;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod credentials;
 mod denials;
 pub mod egress;
@@ -30,7 +32,5 @@ mod replies;
 pub mod runtime;
 pub mod sandbox;
 pub mod session;
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
 pub mod store;
 pub mod webhook;

@@ -76,7 +76,11 @@ pub(crate) fn open_flow(keys: &TenantKeys, record: &FlowRecord) -> Result<FlowDe
         versions: u32,
     }
     let wire: Owned = serde_json::from_slice(&plain).map_err(|_| VaultError::Unopenable)?;
-    Ok(FlowDetail { display_name: wire.display_name, webhook_token: wire.webhook_token.into(), versions: wire.versions })
+    Ok(FlowDetail {
+        display_name: wire.display_name,
+        webhook_token: wire.webhook_token.into(),
+        versions: wire.versions,
+    })
 }
 
 pub(crate) fn seal_flow_version(
@@ -136,7 +140,14 @@ fn project(id: &ProjectId) -> SealContext<'_> {
 
 fn flow(id: &FlowId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
     let version = revision.0;
-    SealContext { scope: owner.into(), table: "flows", record: id.as_bytes(), field: "detail", version, purpose: AT_REST }
+    SealContext {
+        scope: owner.into(),
+        table: "flows",
+        record: id.as_bytes(),
+        field: "detail",
+        version,
+        purpose: AT_REST,
+    }
 }
 
 fn flow_version(id: &FlowVersionId, owner: ProjectId, revision: Revision) -> SealContext<'_> {

@@ -29,7 +29,12 @@ impl RunState {
             match self.frames.last().map(|frame| frame.current(flow)) {
                 Some(Some(step)) => self.begin(flow, step, at),
                 Some(None) => self.leave_list(flow, at),
-                None => self.finish(RunEnd { status: ap_core::run::RunStatus::Succeeded, at, failed_step: None, error: None }),
+                None => self.finish(RunEnd {
+                    status: ap_core::run::RunStatus::Succeeded,
+                    at,
+                    failed_step: None,
+                    error: None,
+                }),
             }
         }
     }
@@ -42,7 +47,17 @@ impl RunState {
         let attempts = u32::from(!step.options.skip);
         self.steps.insert(
             path.clone(),
-            StepState { status, started: at, finished, attempts, input: None, output: None, error: None, console: vec![], effect: None },
+            StepState {
+                status,
+                started: at,
+                finished,
+                attempts,
+                input: None,
+                output: None,
+                error: None,
+                console: vec![],
+                effect: None,
+            },
         );
         if step.options.skip {
             return self.proceed(path);
@@ -66,7 +81,13 @@ impl RunState {
         }
     }
 
-    fn begin_branch(&mut self, step: &Step, branch: &BranchStep, path: &StepPath, at: Timestamp) -> Result<(), StepError> {
+    fn begin_branch(
+        &mut self,
+        step: &Step,
+        branch: &BranchStep,
+        path: &StepPath,
+        at: Timestamp,
+    ) -> Result<(), StepError> {
         let side = branch
             .condition
             .evaluate(&Scope { state: self, now: at })
@@ -210,7 +231,9 @@ impl RunState {
         let output = state.and_then(|state| state.output.as_deref().cloned()).unwrap_or_default();
         params.insert("response".to_owned(), output);
         let given = state.and_then(|state| state.input.as_deref());
-        let acts = previous.and_then(|path| flow.step(path.step_name())).is_some_and(|step| matches!(step.kind, StepKind::Piece(_)));
+        let acts = previous
+            .and_then(|path| flow.step(path.step_name()))
+            .is_some_and(|step| matches!(step.kind, StepKind::Piece(_)));
         let input = match given {
             Some(Value::Object(settings)) if acts && settings.contains_key("body") => settings.get("body").cloned(),
             other => other.cloned(),
@@ -220,9 +243,9 @@ impl RunState {
     }
 
     fn resolve(&self, template: &Template, at: Timestamp) -> Result<Value, StepError> {
-        template.resolve(&Scope { state: self, now: at }).map_err(|error: ResolveError| {
-            StepError::new(StepErrorKind::Input, error.to_string())
-        })
+        template
+            .resolve(&Scope { state: self, now: at })
+            .map_err(|error: ResolveError| StepError::new(StepErrorKind::Input, error.to_string()))
     }
 
     fn set_input(&mut self, path: &StepPath, input: &Arc<Value>) {
@@ -277,7 +300,8 @@ fn reply_headers(value: Value) -> Result<Vec<(String, String)>, StepError> {
             _ => return refuse(format!("header `{name}` must be text")),
         };
         let lower = name.to_ascii_lowercase();
-        let parses = http::HeaderName::from_bytes(lower.as_bytes()).is_ok() && http::HeaderValue::from_str(&text).is_ok();
+        let parses =
+            http::HeaderName::from_bytes(lower.as_bytes()).is_ok() && http::HeaderValue::from_str(&text).is_ok();
         if !parses || RESERVED_REPLY_HEADERS.contains(&lower.as_str()) {
             return refuse(format!("header `{name}` cannot be set, or has characters a header may not have"));
         }

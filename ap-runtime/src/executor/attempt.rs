@@ -64,9 +64,10 @@ pub(super) async fn code(kernel: &Kernel, call: &CodeCall) -> AttemptOutcome {
     let limits = CodeLimits::default().with_timeout(call.timeout).unwrap_or_default();
     let request = CodeRequest { source: Arc::clone(&call.source), params, now: kernel.clock.now(), seed, limits };
     match sandbox.run(request).await {
-        Ok(output) => {
-            AttemptOutcome::Succeeded { output: Arc::new(output.value), console: lines(&output.console, output.console_truncated) }
-        }
+        Ok(output) => AttemptOutcome::Succeeded {
+            output: Arc::new(output.value),
+            console: lines(&output.console, output.console_truncated),
+        },
         Err(error) => failed_script(error),
     }
 }

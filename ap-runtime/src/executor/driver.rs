@@ -141,7 +141,11 @@ impl Driver {
                     self.finished(call.path, call.attempt, outcome)?
                 }
                 Some(Command::Wait { path, until }) => self.wait(path, until).await,
-                _ => Next::Event(self.interruption(RunStatus::InternalError, StepErrorKind::Internal, "nothing is left to do")),
+                _ => Next::Event(self.interruption(
+                    RunStatus::InternalError,
+                    StepErrorKind::Internal,
+                    "nothing is left to do",
+                )),
             };
             let stopped = match next {
                 Next::Event(event) => self.record(event).await?,
@@ -285,8 +289,11 @@ impl Driver {
         }
         self.audit.clear();
         if self.log_bytes > self.kernel.run_limits.log_bytes() && self.state.end().is_none() {
-            let event =
-                self.interruption(RunStatus::LogSizeExceeded, StepErrorKind::Limit, "the run's log is larger than allowed");
+            let event = self.interruption(
+                RunStatus::LogSizeExceeded,
+                StepErrorKind::Limit,
+                "the run's log is larger than allowed",
+            );
             self.state.apply(&self.flow, &event)?;
             self.batch.push(event);
         }

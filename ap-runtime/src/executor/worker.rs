@@ -43,8 +43,7 @@ struct Held {
 }
 
 /// The right to execute one more run here.
-#[derive(Debug)]
-struct Permit(OwnedSemaphorePermit);
+type Permit = OwnedSemaphorePermit;
 
 /// A run to be accepted.
 pub(crate) struct Submission {
@@ -83,7 +82,7 @@ impl Worker {
         if self.closing.is_cancelled() {
             return None;
         }
-        Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit)
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
     /// Accepts a run and, if it was leased to this process, executes it.

@@ -136,4 +136,3 @@ fn summary(record: &ConnectionRecord, connection: &Connection) -> ConnectionSumm
         revision: record.revision,
     }
 }
-

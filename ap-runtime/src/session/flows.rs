@@ -76,7 +76,7 @@ impl ProjectSession {
         let (keys, now) = (self.keys().await?, kernel.clock.now());
         let id = FlowId::from_parts(now, kernel.id_entropy().map_err(records_failed)?);
         let webhook_token = generate_token(TOKEN_PREFIX, &*kernel.entropy).map_err(records_failed)?;
-        let detail = FlowDetail { display_name: definition.display_name, webhook_token, versions: 1 };
+        let detail = FlowDetail { display_name: definition.display_name().to_owned(), webhook_token, versions: 1 };
         let draft = self.new_draft(&keys, id, 1, source, now)?;
         let flow = FlowRecord {
             id,
@@ -92,8 +92,11 @@ impl ProjectSession {
             sealed: records::seal_flow(&keys, (id, proof.target()), Revision::FIRST, &detail, &*kernel.entropy)?,
         };
         let event = AuditEvent::of(&proof, now).with_resource(id).with_resource(draft.id);
-        let write =
-            WriteSet { flow: flow.clone(), precondition: Precondition::Absent, versions: vec![(draft, Precondition::Absent)] };
+        let write = WriteSet {
+            flow: flow.clone(),
+            precondition: Precondition::Absent,
+            versions: vec![(draft, Precondition::Absent)],
+        };
         kernel.backend.write_flow(write, &[kernel.seal_event(&keys, &event)?]).await?;
         Ok(summary(&flow, detail.display_name))
     }
@@ -104,7 +107,12 @@ impl ProjectSession {
     ///
     /// # Errors
     /// [`StoreError::Conflict`]; [`SessionError::InvalidFlow`] with every finding; [`SessionError`] lists the rest.
-    pub async fn update_flow(&self, id: FlowId, revision: Revision, source: &[u8]) -> Result<FlowSummary, SessionError> {
+    pub async fn update_flow(
+        &self,
+        id: FlowId,
+        revision: Revision,
+        source: &[u8],
+    ) -> Result<FlowSummary, SessionError> {
         let proof = self.authorize::<FlowWrite, _>(id)?;
         let definition = self.parse(source)?;
         let mut change = self.change(&proof).await?;
@@ -126,7 +134,7 @@ impl ProjectSession {
                 (draft, Precondition::Absent)
             }
         };
-        change.detail.display_name = definition.display_name;
+        change.detail.display_name = definition.display_name().to_owned();
         self.write(change, &proof, vec![(version, precondition)]).await
     }
 
@@ -318,7 +326,8 @@ impl ProjectSession {
         let sealed = records::seal_flow(&keys, (flow.id, flow.project), revision, &detail, &*kernel.entropy)?;
         let flow = FlowRecord { revision, updated: now, generation: flow.generation + 1, sealed, ..flow };
         let event = AuditEvent::of(proof, now).with_detail("revision", revision.0).with_detail("enabled", flow.enabled);
-        let event = flow.published.iter().fold(event, |event, version| event.with_detail("published", version.to_string()));
+        let event =
+            flow.published.iter().fold(event, |event, version| event.with_detail("published", version.to_string()));
         let audit = [kernel.seal_event(&keys, &event)?];
         kernel.backend.write_flow(WriteSet { flow: flow.clone(), precondition, versions }, &audit).await?;
         self.session.parts.routes.forget(flow.project);

@@ -61,7 +61,10 @@ fn parse_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Malformed> {
         utf8().map(Value::String)
     } else if essence.is_empty() {
         // Without a content type, take JSON for JSON and text for text.
-        Ok(json::parse(body, &JsonLimits::payload()).ok().or_else(|| utf8().ok().map(Value::String)).unwrap_or_else(|| binary(body, "")))
+        Ok(json::parse(body, &JsonLimits::payload())
+            .ok()
+            .or_else(|| utf8().ok().map(Value::String))
+            .unwrap_or_else(|| binary(body, "")))
     } else {
         Ok(binary(body, content_type))
     }
@@ -116,10 +119,14 @@ mod tests {
 
     #[test]
     fn bodies_follow_their_content_type() {
-        let body = |content_type, body| payload(&[("content-type", content_type)], "", body).map(|all| all["body"].clone());
+        let body =
+            |content_type, body| payload(&[("content-type", content_type)], "", body).map(|all| all["body"].clone());
         assert_eq!(body("application/json; charset=utf-8", br#"{"a":1}"#), Ok(json!({"a": 1})));
         assert_eq!(body("application/vnd.api+json", b"[1]"), Ok(json!([1])));
-        assert_eq!(body("application/x-www-form-urlencoded", b"a=1&b=x%20y&a=2"), Ok(json!({"a": ["1", "2"], "b": "x y"})));
+        assert_eq!(
+            body("application/x-www-form-urlencoded", b"a=1&b=x%20y&a=2"),
+            Ok(json!({"a": ["1", "2"], "b": "x y"}))
+        );
         assert_eq!(body("text/plain", b"{\"a\":1}"), Ok(json!("{\"a\":1}")));
         assert_eq!(body("image/png", b"\x89P"), Ok(json!({"base64": "iVA=", "contentType": "image/png"})));
         assert_eq!(body("application/json", b""), Ok(Value::Null));

@@ -133,7 +133,12 @@ impl Routes {
     }
 
     /// The value a template of the trigger stands for: literal text, or a field of a connection.
-    async fn secret(&self, template: &Template, project: ProjectId, keys: &TenantKeys) -> Result<SecretString, Rejection> {
+    async fn secret(
+        &self,
+        template: &Template,
+        project: ProjectId,
+        keys: &TenantKeys,
+    ) -> Result<SecretString, Rejection> {
         if let Some(serde_json::Value::String(text)) = template.as_literal() {
             return Ok(SecretString::from(text.clone()));
         }
