@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`id`], [`time`] | typed ids (UUIDv7, prefixed text form), [`time::Timestamp`] |
 //! | [`scope`], [`store`], [`audit`] | tenancy, what every store seam shares, audit records |
-//! | [`json`] | parsing JSON from outside under limits |
+//! | [`json`], [`nearest`] | parsing JSON from outside under limits; "did you mean" |
 //! | [`flow`] | the flow definition, its diagnostics, [`flow::ValidFlow`] |
 //! | [`expr`] | `{{ … }}` templates and the path resolver |
 //! | [`run`] | run and step statuses, step errors |
@@ -22,6 +22,7 @@ pub mod expr;
 pub mod flow;
 pub mod id;
 pub mod json;
+pub mod nearest;
 pub mod piece;
 pub mod property;
 pub mod run;
