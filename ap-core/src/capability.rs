@@ -40,6 +40,9 @@ pub struct HttpRequest {
     pub max_response_bytes: usize,
     /// How many redirects to follow. Default: 5; 0 returns the redirect itself.
     pub max_redirects: u8,
+    /// Whether an encrypted connection must be TLS 1.3 (RFC 8446). Default: false, TLS 1.2 or later. A client that cannot
+    /// promise it answers [`HttpError::InvalidRequest`].
+    pub require_tls13: bool,
 }
 
 impl HttpRequest {
@@ -54,6 +57,7 @@ impl HttpRequest {
             timeout: Duration::from_secs(30),
             max_response_bytes: 10 << 20,
             max_redirects: 5,
+            require_tls13: false,
         }
     }
 }

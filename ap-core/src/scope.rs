@@ -41,6 +41,12 @@ impl Scope {
     }
 }
 
+impl From<PlatformId> for Scope {
+    fn from(platform: PlatformId) -> Self {
+        Self::Platform(platform)
+    }
+}
+
 impl From<ProjectId> for Scope {
     fn from(project: ProjectId) -> Self {
         Self::Project(project)

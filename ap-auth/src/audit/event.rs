@@ -1,0 +1,435 @@
+//! [`AuditEvent`]: who did what, when, from where, on what, and how it ended.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use ap_core::{
+    audit::{AuditOutcome, AuditRecord},
+    id::AuditId,
+    scope::Scope,
+    store::Sealed,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::text::neutralise;
+use crate::{
+    authorizer::{Authorized, Denied, Resource},
+    permission::PermissionMarker,
+    principal::{Actor, Identity},
+};
+
+/// One event of the audit trail, with the seven facts of guide §3.4: identity, action, time, address, user agent,
+/// affected resources, outcome.
+///
+/// # Security
+/// Every text is made inert when it comes in: what a log or terminal would act on (line breaks, escape sequences,
+/// characters that reorder text) is shown as an escape, and lengths are bounded. Secrets have no way in, unless a caller
+/// takes them out of their type first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuditEvent {
+    version: Version,
+    at: Timestamp,
+    scope: Scope,
+    actor: Identity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user_agent: Option<String>,
+    action: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    resources: Vec<String>,
+    outcome: AuditOutcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    details: BTreeMap<String, Detail>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+impl AuditEvent {
+    /// Most affected resources of one event; more are left out, and [`AuditEvent::is_truncated`] says so.
+    pub const MAX_RESOURCES: usize = 32;
+    /// Most details of one event; more are left out, and [`AuditEvent::is_truncated`] says so.
+    pub const MAX_DETAILS: usize = 32;
+    /// Longest text of any field, after escaping. Unit: bytes. Longer ones are cut and end in `…`.
+    pub const MAX_TEXT_BYTES: usize = 512;
+
+    /// An authorised action that was done. The action's name is the permission's; its resource is the proof's.
+    pub fn of<P: PermissionMarker, R: Resource>(proof: &Authorized<P, R>, at: Timestamp) -> Self {
+        let event = Self::by(proof.actor(), P::PERMISSION.as_str(), proof.scope(), at);
+        let event = Self { reason: Some(safe(&proof.reason().to_string())), ..event };
+        proof.resource().id_text().into_iter().fold(event, Self::with_resource)
+    }
+
+    /// An attempt that the authorizer denied.
+    #[must_use]
+    pub fn denied(denied: &Denied, at: Timestamp) -> Self {
+        let event = Self::by(denied.actor(), denied.permission().as_str(), denied.scope(), at);
+        let event = denied.resource().into_iter().fold(event, Self::with_resource);
+        event.with_outcome(AuditOutcome::Denied, denied.reason())
+    }
+
+    /// Something that no session authorised: the engine's own acts, and what happens at a door.
+    ///
+    /// `action` is a stable dotted name such as `webhook.accept`. The outcome is success until
+    /// [`AuditEvent::with_outcome`] says otherwise.
+    #[must_use]
+    pub fn by(actor: &Actor, action: &str, scope: Scope, at: Timestamp) -> Self {
+        Self {
+            version: Version::V1,
+            at,
+            scope,
+            actor: match actor.identity() {
+                Identity::Service(name) => Identity::Service(safe(name).into()),
+                other => other.clone(),
+            },
+            ip: actor.ip(),
+            user_agent: actor.user_agent().map(safe),
+            action: safe(action),
+            resources: Vec::new(),
+            outcome: AuditOutcome::Success,
+            reason: None,
+            details: BTreeMap::new(),
+            truncated: false,
+        }
+    }
+
+    /// Says that it did not end well, and why. The reason replaces an earlier one and must hold no secret.
+    #[must_use]
+    pub fn with_outcome(self, outcome: AuditOutcome, reason: impl fmt::Display) -> Self {
+        Self { outcome, reason: Some(safe(&reason.to_string())), ..self }
+    }
+
+    /// Adds an affected resource: an id, or a name where there is no id.
+    #[must_use]
+    pub fn with_resource(mut self, resource: impl fmt::Display) -> Self {
+        if self.resources.len() < Self::MAX_RESOURCES {
+            self.resources.push(safe(&resource.to_string()));
+        } else {
+            self.truncated = true;
+        }
+        self
+    }
+
+    /// Adds a detail, such as the revision written; must hold no secret. A detail of the same name is replaced.
+    #[must_use]
+    pub fn with_detail(mut self, name: &str, value: impl Into<Detail>) -> Self {
+        let (name, value) = (safe(name), value.into());
+        if self.details.len() < Self::MAX_DETAILS || self.details.contains_key(&name) {
+            self.details.insert(name, value);
+        } else {
+            self.truncated = true;
+        }
+        self
+    }
+
+    /// Who.
+    #[must_use]
+    pub const fn actor(&self) -> &Identity {
+        &self.actor
+    }
+
+    /// What: a stable dotted name.
+    #[must_use]
+    pub fn action(&self) -> &str {
+        &self.action
+    }
+
+    /// When.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// From which address, if known.
+    #[must_use]
+    pub const fn ip(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    /// With which user agent, if named.
+    #[must_use]
+    pub fn user_agent(&self) -> Option<&str> {
+        self.user_agent.as_deref()
+    }
+
+    /// On what.
+    #[must_use]
+    pub fn resources(&self) -> &[String] {
+        &self.resources
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub const fn outcome(&self) -> AuditOutcome {
+        self.outcome
+    }
+
+    /// Why it was allowed, denied or failed, if that is known.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Whose trail it belongs to.
+    #[must_use]
+    pub const fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// What else is worth knowing.
+    #[must_use]
+    pub const fn details(&self) -> &BTreeMap<String, Detail> {
+        &self.details
+    }
+
+    /// Whether resources or details were left out because there were too many.
+    #[must_use]
+    pub const fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// The bytes to seal under the key of [`AuditEvent::scope`].
+    ///
+    /// # Errors
+    /// [`AuditBodyError::Malformed`], should the event not serialise.
+    pub fn to_record_body(&self) -> Result<Vec<u8>, AuditBodyError> {
+        serde_json::to_vec(self).map_err(|_| AuditBodyError::Malformed)
+    }
+
+    /// The record for the store, once the body is sealed.
+    #[must_use]
+    pub fn into_record(self, id: AuditId, body: Sealed) -> AuditRecord {
+        AuditRecord { id, scope: self.scope, at: self.at, action: self.action, outcome: self.outcome, body }
+    }
+
+    /// Reads an event back from the opened body of `record`.
+    ///
+    /// # Errors
+    /// [`AuditBodyError::Malformed`] if the bytes are no event; [`AuditBodyError::Mismatch`] if the clear fields of the
+    /// record do not say what the sealed body says: somebody changed them in the store.
+    pub fn from_record(record: &AuditRecord, body: &[u8]) -> Result<Self, AuditBodyError> {
+        let event: Self = serde_json::from_slice(body).map_err(|_| AuditBodyError::Malformed)?;
+        let same = event.scope == record.scope
+            && event.at == record.at
+            && event.action == record.action
+            && event.outcome == record.outcome;
+        if same { Ok(event) } else { Err(AuditBodyError::Mismatch) }
+    }
+}
+
+impl fmt::Display for AuditEvent {
+    /// One line for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            AuditOutcome::Denied => "denied",
+            AuditOutcome::Failure => "failed",
+            AuditOutcome::Success => "done",
+        };
+        write!(f, "{} {} {} {outcome}", self.at, self.actor, self.action)?;
+        if !self.resources.is_empty() {
+            write!(f, " on {}", self.resources.join(", "))?;
+        }
+        if let Some(ip) = self.ip {
+            write!(f, " from {ip}")?;
+        }
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
+}
+
+/// A plain value: whatever is more than that does not belong into an audit trail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Detail {
+    /// Yes or no.
+    Flag(bool),
+    /// A number.
+    Number(u64),
+    /// Text, inert and bounded; made by `From` only.
+    Text(SafeText),
+}
+
+impl From<bool> for Detail {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl From<u64> for Detail {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for Detail {
+    fn from(text: &str) -> Self {
+        Self::Text(SafeText(safe(text)))
+    }
+}
+
+impl From<String> for Detail {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+/// Text that was made inert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SafeText(String);
+
+impl SafeText {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a stored event cannot be read. Either means that the store's content is not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditBodyError {
+    /// The body is no event of a known version.
+    #[error("the audit record's body cannot be read")]
+    Malformed,
+    /// The clear fields of the record contradict its body.
+    #[error("the audit record's fields contradict its body")]
+    Mismatch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Version {
+    #[serde(rename = "1")]
+    V1,
+}
+
+fn safe(text: &str) -> String {
+    neutralise(text, AuditEvent::MAX_TEXT_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use ap_core::id::{FlowId, ProjectId, UserId};
+
+    use super::*;
+    use crate::{
+        authorizer::Authorizer,
+        permission::{FlowPublish, ProjectWrite},
+        principal::Principal,
+        role::Role,
+    };
+
+    const PROJECT: ProjectId = ProjectId::from_u128(1);
+    const AT: Timestamp = Timestamp::from_millis(1_767_323_045_000);
+
+    fn editor() -> Principal {
+        Principal::user(UserId::from_u128(2))
+            .with_role(PROJECT, Role::Editor)
+            .with_ip("203.0.113.7".parse().expect("address"))
+            .with_user_agent("browser/1")
+    }
+
+    fn published() -> AuditEvent {
+        let proof = Authorizer.authorize::<FlowPublish, _>(&editor(), PROJECT, FlowId::from_u128(3)).expect("allowed");
+        AuditEvent::of(&proof, AT).with_detail("version", 4).with_detail("enabled", true).with_detail("name", "Sync")
+    }
+
+    fn record(event: &AuditEvent) -> AuditRecord {
+        event.clone().into_record(AuditId::from_u128(1), Sealed::from_bytes(vec![1].into()))
+    }
+
+    #[test]
+    fn the_stored_form_is_pinned() {
+        let body = published().to_record_body().expect("serialises");
+        assert_eq!(
+            String::from_utf8(body).expect("text"),
+            concat!(
+                r#"{"version":"1","at":"2026-01-02T03:04:05Z","#,
+                r#""scope":{"type":"project","id":"proj_00000000000000000000000001"},"#,
+                r#""actor":{"type":"USER","id":"user_00000000000000000000000002"},"#,
+                r#""ip":"203.0.113.7","userAgent":"browser/1","action":"flow.publish","#,
+                r#""resources":["flow_00000000000000000000000003"],"outcome":"SUCCESS","#,
+                r#""reason":"role EDITOR in proj_00000000000000000000000001","#,
+                r#""details":{"enabled":true,"name":"Sync","version":4}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn events_come_back_from_their_records() {
+        let service = Actor::new(Identity::Service("sync".into()));
+        for event in [published(), AuditEvent::by(&service, "webhook.accept", PROJECT.into(), AT)] {
+            let body = event.to_record_body().expect("serialises");
+            assert_eq!(AuditEvent::from_record(&record(&event), &body), Ok(event));
+        }
+    }
+
+    #[test]
+    fn a_changed_clear_field_is_noticed() {
+        let event = published();
+        let body = event.to_record_body().expect("serialises");
+        let honest = record(&event);
+        for forged in [
+            AuditRecord { scope: ProjectId::from_u128(2).into(), ..honest.clone() },
+            AuditRecord { at: Timestamp::EPOCH, ..honest.clone() },
+            AuditRecord { action: "flow.read".to_owned(), ..honest.clone() },
+            AuditRecord { outcome: AuditOutcome::Denied, ..honest.clone() },
+        ] {
+            assert_eq!(AuditEvent::from_record(&forged, &body), Err(AuditBodyError::Mismatch));
+        }
+        assert_eq!(AuditEvent::from_record(&honest, b"{}"), Err(AuditBodyError::Malformed));
+        assert_eq!(AuditEvent::from_record(&honest, &body[1..]), Err(AuditBodyError::Malformed));
+    }
+
+    #[test]
+    fn a_denial_says_who_tried_what() {
+        let denied = Authorizer.authorize::<ProjectWrite, _>(&editor(), PROJECT, PROJECT).expect_err("editor");
+        let event = AuditEvent::denied(&denied, AT);
+        assert_eq!(event.outcome(), AuditOutcome::Denied);
+        assert_eq!(event.resources(), [PROJECT.to_string()]);
+        assert_eq!(
+            event.to_string(),
+            format!(
+                "2026-01-02T03:04:05Z {} project.write denied on {PROJECT} from 203.0.113.7 \
+                 (role EDITOR in {PROJECT} does not include it)",
+                UserId::from_u128(2)
+            )
+        );
+    }
+
+    #[test]
+    fn no_field_can_forge_a_line() {
+        let hostile = "x\r\n\u{1b}[2K2026-01-01T00:00:00Z engine flow.publish done";
+        let actor = Actor::new(Identity::Service(hostile.into())).with_user_agent(hostile);
+        let event = AuditEvent::by(&actor, hostile, PROJECT.into(), AT)
+            .with_resource(hostile)
+            .with_detail(hostile, hostile)
+            .with_outcome(AuditOutcome::Failure, hostile);
+        let texts = [event.to_string(), format!("{:?}", event.details()), event.user_agent().expect("set").to_owned()];
+        for text in texts {
+            assert!(!text.contains(['\r', '\n', '\u{1b}']), "{text:?}");
+        }
+        let (name, value) = event.details().first_key_value().expect("one");
+        assert!(!name.contains('\n') && matches!(value, Detail::Text(text) if !text.as_str().contains('\n')));
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let long = "x".repeat(AuditEvent::MAX_TEXT_BYTES + 1);
+        let actor = Actor::new(Identity::Anonymous).with_user_agent(long.as_str());
+        let event = AuditEvent::by(&actor, &long, PROJECT.into(), AT);
+        assert_eq!(event.user_agent().map(str::len), Some(AuditEvent::MAX_TEXT_BYTES));
+        let full = (0..AuditEvent::MAX_RESOURCES).fold(event.clone(), AuditEvent::with_resource);
+        assert!(!full.is_truncated());
+        let over = full.with_resource("one more");
+        assert_eq!((over.resources().len(), over.is_truncated()), (AuditEvent::MAX_RESOURCES, true));
+        let full = (0..AuditEvent::MAX_DETAILS).fold(event, |event, n| event.with_detail(&n.to_string(), true));
+        assert!(!full.clone().with_detail("0", false).is_truncated());
+        let over = full.with_detail("one more", true);
+        assert_eq!((over.details().len(), over.is_truncated()), (AuditEvent::MAX_DETAILS, true));
+    }
+}
