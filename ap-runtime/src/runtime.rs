@@ -54,9 +54,9 @@ impl Runtime {
     /// Starts building a runtime on a backend and the source of the root key.
     ///
     /// The key must not be kept beside the database: whoever has both has everything.
-    pub fn builder(backend: impl Backend, keys: impl KeyProvider) -> RuntimeBuilder {
+    pub fn builder(backend: Arc<dyn Backend>, keys: impl KeyProvider) -> RuntimeBuilder {
         RuntimeBuilder {
-            backend: Arc::new(backend),
+            backend,
             keys: Box::new(keys),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),

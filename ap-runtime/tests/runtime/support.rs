@@ -146,7 +146,7 @@ impl CodeSandbox for FakeSandbox {
 /// A runtime in a world of its own.
 pub struct World {
     pub runtime: Runtime,
-    pub backend: MemoryBackend,
+    pub backend: Arc<MemoryBackend>,
     pub peer: Arc<Peer>,
     pub project: ProjectId,
 }
@@ -157,8 +157,8 @@ pub fn root_key() -> RootKey {
     RootKey::from_slice(&[7; 32]).unwrap()
 }
 
-pub fn builder(backend: MemoryBackend, clock: Arc<dyn Clock>, seed: u64, peer: &Arc<Peer>) -> RuntimeBuilder {
-    Runtime::builder(backend, MemoryKeyProvider::from(root_key()))
+pub fn builder(backend: Arc<MemoryBackend>, clock: Arc<dyn Clock>, seed: u64, peer: &Arc<Peer>) -> RuntimeBuilder {
+    Runtime::builder(backend, MemoryKeyProvider::new(root_key()))
         .clock(clock)
         .entropy(Arc::new(SeededEntropy::new(seed)))
         .pieces([Arc::new(FakePiece(Arc::clone(peer))) as Arc<dyn Piece>])
@@ -169,7 +169,7 @@ impl World {
     /// Needs a tokio runtime with paused time.
     pub async fn new(seed: u64) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
-        let backend = MemoryBackend::new(Arc::clone(&clock));
+        let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
         let peer = Arc::new(Peer::default());
         let runtime = builder(backend.clone(), clock, seed, &peer).build().await.unwrap();
         let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
