@@ -72,9 +72,8 @@ async fn without_a_respond_step_the_last_output_is_the_reply() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_run_answers_500_without_details() {
     let world = World::new(24).await;
-    let (_, path) = world
-        .publish(json!([{ "name": "a", "type": "fail", "settings": { "message": "inner canary" } }]))
-        .await;
+    let (_, path) =
+        world.publish(json!([{ "name": "a", "type": "fail", "settings": { "message": "inner canary" } }])).await;
     let response = post(&world, &format!("{path}/sync"), &[], "{}").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert!(!String::from_utf8_lossy(response.body()).contains("canary"));
@@ -141,7 +140,9 @@ async fn only_the_right_secret_opens_the_door_and_it_stays_outside() {
     let world = World::new(28).await;
     put_secret(&world, "canary-secret").await;
     let (flow, path) = world.publish_with(header_trigger(), respond()).await;
-    for headers in [&[][..], &[("x-api-key", "wrong-secret")], &[("x-api-key", "canary-secret"), ("x-api-key", "canary-secret")]] {
+    for headers in
+        [&[][..], &[("x-api-key", "wrong-secret")], &[("x-api-key", "canary-secret"), ("x-api-key", "canary-secret")]]
+    {
         let refused = post(&world, &path, headers, r#"{"name":"x"}"#).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     }
@@ -256,7 +257,10 @@ async fn a_new_version_serves_the_next_request_and_rolling_back_the_one_after() 
     admin.publish_flow(flow).await.unwrap();
     assert_eq!(body(&post(&world, &sync, &[], "{}").await), json!(2));
     let versions = admin.flow_versions(flow, &PageRequest::default()).await.unwrap().items;
-    assert_eq!(versions.iter().map(|version| (version.number, version.state)).collect::<Vec<_>>(), [(1, "LOCKED"), (2, "LOCKED")]);
+    assert_eq!(
+        versions.iter().map(|version| (version.number, version.state)).collect::<Vec<_>>(),
+        [(1, "LOCKED"), (2, "LOCKED")]
+    );
     admin.roll_back_flow(flow, versions[0].id).await.unwrap();
     assert_eq!(body(&post(&world, &sync, &[], "{}").await), json!(1));
 }
@@ -274,7 +278,7 @@ async fn an_unpublishable_flow_says_where_why_and_what_to_do() {
     let admin = world.admin();
     let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap();
     let error = admin.publish_flow(flow.id).await.expect_err("unknown action").to_string();
-    assert!(error.contains("/steps/0") && error.contains("fake.act"), "{error}");
+    assert!(error.contains("/steps/0") && error.contains("did you mean `act`?"), "{error}");
     assert_eq!(admin.flow(flow.id).await.unwrap().published, None);
     let source = source.to_string().replace("fake.acts", "fake.act");
     admin.update_flow(flow.id, flow.revision, source.as_bytes()).await.unwrap();
