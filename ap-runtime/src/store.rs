@@ -52,8 +52,12 @@ pub trait ProjectStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `AlreadyExists` if the id is taken; [`StoreError`] lists the rest.
-    async fn create_project(&self, project: ProjectRecord, key: WrappedKey, audit: &[AuditRecord])
-    -> Result<(), StoreError>;
+    async fn create_project(
+        &self,
+        project: ProjectRecord,
+        key: WrappedKey,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError>;
 
     /// Reads one.
     ///
