@@ -58,17 +58,15 @@ impl HttpEgress {
         let FilledHop { method, request, confidential, .. } = filled;
         let url = request.url.as_url().clone();
         let plain = url.scheme() != "https";
-        // The client resolves names, so its resolver is the guard; it does not resolve addresses.
+        // An address in the URL was judged with it. A name is judged by the client's resolver, which is the guard.
         let literal = match url.host() {
             Some(Host::Ipv4(v4)) => Some(IpAddr::V4(v4)),
             Some(Host::Ipv6(v6)) => Some(IpAddr::V6(v6)),
             Some(Host::Domain(_)) | None => None,
         };
-        if let Some(address) = literal {
-            self.shared.policy.check_address(address)?;
-            if plain && confidential && !self.shared.policy.allows_plain_http_credentials(address) {
-                return Err(plain_credential());
-            }
+        let allowed = |address| self.shared.policy.allows_plain_http_credentials(address);
+        if plain && confidential && literal.is_some_and(|address| !allowed(address)) {
+            return Err(plain_credential());
         }
         let client = if plain && confidential { &self.shared.plain_credentials } else { &self.shared.ordinary };
         let mut headers = request.headers;

@@ -197,6 +197,12 @@ mod tests {
             let filled = hop.fill(&run).expect("nothing to fill");
             assert!(filled.uses.is_empty() && filled.request.headers.is_empty(), "{target}");
         }
+        // Nor by a placeholder in the target of a redirect.
+        let query = one(vec![Placement::Query { name: "k".to_owned(), field: "token".to_owned() }], API);
+        let target = format!("{API}/?k={}", placeholder('t'));
+        assert_eq!(first(HttpRequest::new("GET", target.as_str())).fill(&query).expect("allowed").uses.len(), 1);
+        let mut back = follow(&hop, 307, &target, &query).expect("public").expect("a redirect");
+        assert!(back.fill(&query).expect("nothing to fill").uses.is_empty());
         for origin in ["https://api.example:8443/", "https://x.api.example/", "https://api.example./"] {
             let mut hop = first(HttpRequest { credential: Some(placeholder('w')), ..HttpRequest::new("GET", API) });
             hop.fill(&run).expect("allowed");
