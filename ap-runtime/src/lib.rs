@@ -4,8 +4,11 @@
 //! | --- | --- |
 //! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
 //! | [`backend`] | the backends: memory, SQLite |
+//! | `conformance` (feature) | what every backend must do, as tests |
 #![deny(unsafe_code)]
 
 pub mod backend;
 pub mod clock;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod store;

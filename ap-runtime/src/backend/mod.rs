@@ -8,6 +8,8 @@
 //! What both refuse alike, before anything is written, is decided here.
 
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 use ap_core::{
     run::RunStatus,

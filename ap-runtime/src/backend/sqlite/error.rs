@@ -1,0 +1,128 @@
+//! What SQLite reports, in the words of the seams. Its messages name tables and columns, never values.
+
+use std::path::PathBuf;
+
+use ap_core::store::{BackendError, Entity, StoreError};
+use sqlx::error::ErrorKind;
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SqliteOpenError {
+    /// Another process, or another backend of this process, has the database open.
+    #[error("`{}` is in use: its lock file `{}` is held", path.display(), lock.display())]
+    InUse {
+        /// The database.
+        path: PathBuf,
+        /// The file whose lock is held.
+        lock: PathBuf,
+    },
+    /// The file, its lock file or its directory cannot be created, read or locked.
+    #[error("`{}` cannot be opened", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The tables could not be brought up to date: a newer release wrote them, or something else did.
+    #[error("the tables in `{}` do not match this release", path.display())]
+    Migration {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        source: BackendError,
+    },
+    /// The file holds something else, or is damaged.
+    #[error("`{}` is not a SQLite database, or is damaged", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: BackendError,
+    },
+    /// SQLite failed otherwise.
+    #[error("`{}` cannot be used", path.display())]
+    Store {
+        /// The database.
+        path: PathBuf,
+        /// What failed.
+        source: StoreError,
+    },
+}
+
+/// Puts a failed statement into the words of the seams.
+pub(super) fn store_error(error: sqlx::Error) -> StoreError {
+    match &error {
+        sqlx::Error::Database(database) => {
+            if database.kind() == ErrorKind::UniqueViolation
+                && let Some(entity) = entity_of(database.message())
+            {
+                return StoreError::AlreadyExists { entity };
+            }
+            if primary_code(&error).is_some_and(|code| PASSING.contains(&code)) {
+                return StoreError::Unavailable(BackendError::new(error));
+            }
+            StoreError::Backend(BackendError::new(error))
+        }
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            StoreError::Unavailable(BackendError::new(error))
+        }
+        _ => StoreError::Backend(BackendError::new(error)),
+    }
+}
+
+/// Puts a failure to open the database at `path` into words.
+pub(super) fn open_error(path: PathBuf, error: sqlx::Error) -> SqliteOpenError {
+    match primary_code(&error) {
+        Some(CORRUPT | NOT_A_DATABASE) => SqliteOpenError::NotADatabase { path, source: BackendError::new(error) },
+        _ => SqliteOpenError::Store { path, source: store_error(error) },
+    }
+}
+
+/// SQLite's result code without its extension.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// Which record a `UNIQUE constraint failed: table.column, …` is about.
+fn entity_of(message: &str) -> Option<Entity> {
+    let (_, columns) = message.split_once("UNIQUE constraint failed: ")?;
+    let (table, _) = columns.split_once('.')?;
+    Some(match table {
+        "ap_audit" => Entity::AuditRecord,
+        "ap_connections" => Entity::Connection,
+        "ap_flow_versions" => Entity::FlowVersion,
+        "ap_flows" => Entity::Flow,
+        "ap_journal" => Entity::JournalEntry,
+        "ap_keys" => Entity::Key,
+        "ap_projects" => Entity::Project,
+        "ap_runs" => Entity::Run,
+        _ => return None,
+    })
+}
+
+const CORRUPT: i32 = 11;
+const NOT_A_DATABASE: i32 = 26;
+/// Busy, locked, out of memory, I/O error, disk full, cannot open: the same call may succeed later.
+const PASSING: [i32; 6] = [5, 6, 7, 10, 13, 14];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unique_violation_names_the_record() {
+        assert_eq!(entity_of("UNIQUE constraint failed: ap_runs.project, ap_runs.id"), Some(Entity::Run));
+        assert_eq!(entity_of("UNIQUE constraint failed: ap_flows.webhook"), Some(Entity::Flow));
+        assert_eq!(entity_of("UNIQUE constraint failed: other.id"), None);
+        assert_eq!(entity_of("CHECK constraint failed: length(id) = 16"), None);
+    }
+
+    #[test]
+    fn a_lost_pool_is_worth_another_try() {
+        assert!(store_error(sqlx::Error::PoolTimedOut).is_retryable());
+        assert!(!store_error(sqlx::Error::RowNotFound).is_retryable());
+    }
+}

@@ -1,0 +1,196 @@
+//! Records for the rules: small numbers in, whole records out.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use ap_core::{
+    audit::{AuditOutcome, AuditRecord},
+    id::{AuditId, ConnectionId, FlowId, FlowVersionId, KeyId, ProjectId, RunId},
+    run::RunStatus,
+    scope::Scope,
+    store::{LookupHash, Precondition, Revision, Sealed},
+    time::Timestamp,
+};
+use ap_crypto::keyring::WrappedKey;
+use bytes::Bytes;
+
+use super::{Harness, ManualClock};
+use crate::store::{
+    Accept, Accepted, Backend, ConnectionRecord, Dedupe, FlowRecord, FlowVersionRecord, FlowWrite, JournalEntry, Lease,
+    ProjectRecord, RunRecord, VersionState,
+};
+
+/// When the clock of every rule starts.
+pub(super) const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+/// How long leases are, unless a rule says otherwise.
+pub(super) const LEASE: Duration = Duration::from_secs(30);
+
+/// An empty backend and its clock.
+pub(super) struct Bench<G> {
+    pub(super) guard: G,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) clock: Arc<ManualClock>,
+}
+
+pub(super) async fn open<H: Harness>(harness: &H) -> Bench<H::Guard> {
+    let clock = Arc::new(ManualClock::at(START));
+    let (guard, backend) = harness.open_empty(Arc::clone(&clock)).await;
+    Bench { guard, backend, clock }
+}
+
+/// Polls `future` up to `polls` times, letting other tasks run in between, and drops it.
+pub(super) async fn drop_after(polls: usize, future: impl Future) {
+    let mut yields = pin!(async {
+        for _ in 0..polls {
+            tokio::task::yield_now().await;
+        }
+    });
+    let future = pin!(future);
+    futures_util::future::select(future, yields.as_mut()).await;
+}
+
+pub(super) fn project_id(number: u128) -> ProjectId {
+    ProjectId::from_u128(number)
+}
+
+pub(super) fn sealed(text: &str) -> Sealed {
+    Sealed::from_bytes(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+pub(super) fn hash(number: u128) -> LookupHash {
+    let mut bytes = [7; 32];
+    bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(slot, byte)| *slot = byte);
+    LookupHash(bytes)
+}
+
+pub(super) fn key(number: u128, scope: Scope) -> WrappedKey {
+    let (id, parent) = (KeyId::from_u128(number), KeyId::from_u128(1));
+    WrappedKey { id, scope, parent, created: START, wrapped: sealed("key") }
+}
+
+pub(super) fn audit(number: u128, scope: impl Into<Scope>) -> AuditRecord {
+    AuditRecord {
+        id: AuditId::from_u128(number),
+        scope: scope.into(),
+        at: START,
+        action: "test.write".to_owned(),
+        outcome: AuditOutcome::Success,
+        body: sealed("audit"),
+    }
+}
+
+pub(super) async fn create_project(backend: &dyn Backend, number: u128) -> ProjectId {
+    let id = project_id(number);
+    let project = ProjectRecord { id, created: START, sealed: sealed("project") };
+    backend.create_project(project, key(1_000 + number, id.into()), &[]).await.expect("a new project");
+    id
+}
+
+/// A flow with a published version of the same number, open for deliveries.
+pub(super) fn flow(number: u128, project: ProjectId) -> FlowRecord {
+    FlowRecord {
+        id: FlowId::from_u128(number),
+        project,
+        created: START,
+        updated: START,
+        revision: Revision::FIRST,
+        enabled: true,
+        published: Some(FlowVersionId::from_u128(number)),
+        draft: None,
+        webhook: hash(number),
+        generation: 1,
+        sealed: sealed("flow"),
+    }
+}
+
+/// A locked version, the first of the flow of the same number.
+pub(super) fn version(number: u128, flow: &FlowRecord) -> FlowVersionRecord {
+    FlowVersionRecord {
+        id: FlowVersionId::from_u128(number),
+        project: flow.project,
+        flow: flow.id,
+        number: 1,
+        state: VersionState::Locked,
+        created: START,
+        revision: Revision::FIRST,
+        sealed: sealed("version"),
+    }
+}
+
+pub(super) fn new_flow(flow: &FlowRecord) -> FlowWrite {
+    FlowWrite { flow: flow.clone(), precondition: Precondition::Absent, versions: Vec::new() }
+}
+
+/// The write that follows `flow`, with one field changed by `change`.
+pub(super) fn changed_flow(flow: &FlowRecord, change: impl FnOnce(&mut FlowRecord)) -> FlowWrite {
+    let mut next = flow.clone();
+    next.revision = flow.revision.next();
+    change(&mut next);
+    FlowWrite { flow: next, precondition: Precondition::Revision(flow.revision), versions: Vec::new() }
+}
+
+/// Creates the project and the flow of this number; webhook hash and version have the same number.
+pub(super) async fn published(backend: &dyn Backend, number: u128) -> FlowRecord {
+    let project = create_project(backend, number).await;
+    let flow = flow(number, project);
+    let mut write = new_flow(&flow);
+    write.versions.push((version(number, &flow), Precondition::Absent));
+    backend.write_flow(write, &[]).await.expect("a new flow");
+    flow
+}
+
+pub(super) fn connection(number: u128, project: ProjectId) -> ConnectionRecord {
+    ConnectionRecord {
+        id: ConnectionId::from_u128(number),
+        project,
+        name: hash(number),
+        created: START,
+        updated: START,
+        revision: Revision::FIRST,
+        sealed: sealed("connection"),
+    }
+}
+
+/// A request to start the run of this number, unleased, without a delivery id; run `n` is accepted `n` microseconds in.
+pub(super) fn accept(number: u128, flow: &FlowRecord) -> Accept {
+    let created = Timestamp::from_micros(START.as_micros() + i64::try_from(number).expect("a small number"));
+    Accept {
+        run: RunRecord {
+            id: RunId::from_u128(number),
+            project: flow.project,
+            flow: flow.id,
+            version: flow.published.expect("a published flow"),
+            status: RunStatus::Queued,
+            created,
+            finished: None,
+        },
+        generation: flow.generation,
+        dedupe: None,
+        entry: entry(0),
+        lease: None,
+    }
+}
+
+/// The same, leased to the caller.
+pub(super) fn accept_leased(number: u128, flow: &FlowRecord) -> Accept {
+    let mut accept = accept(number, flow);
+    accept.run.status = RunStatus::Running;
+    accept.lease = Some(LEASE);
+    accept
+}
+
+/// The same, with a delivery id that is kept for an hour.
+pub(super) fn accept_once(number: u128, flow: &FlowRecord, key: u128) -> Accept {
+    let expires = START.saturating_add(Duration::from_secs(3_600));
+    Accept { dedupe: Some(Dedupe { key: hash(key), expires }), ..accept(number, flow) }
+}
+
+/// Accepts the run of this number, leased, and returns the lease.
+pub(super) async fn running(backend: &dyn Backend, number: u128, flow: &FlowRecord) -> Lease {
+    let accepted = backend.accept(accept_leased(number, flow), &[]).await.expect("an acceptance");
+    assert_eq!(accepted, Accepted::Created);
+    Lease { project: flow.project, run: RunId::from_u128(number), epoch: 1 }
+}
+
+pub(super) fn entry(seq: u64) -> JournalEntry {
+    JournalEntry { seq, sealed: sealed(&format!("entry {seq}")) }
+}

@@ -1,0 +1,183 @@
+//! Rules of isolation: nothing of one project is visible from another, not even that it exists.
+
+use ap_core::{
+    id::{AuditId, ConnectionId, FlowId, FlowVersionId, PlatformId, RunId},
+    scope::Scope,
+    store::{Entity, PageRequest, Precondition, Revision, StoreError},
+};
+
+use super::{
+    Harness,
+    sample::{
+        LEASE, accept, accept_once, audit, changed_flow, connection, create_project, entry, flow, hash, key, new_flow,
+        open, project_id, published, running, sealed, version,
+    },
+};
+use crate::store::{Accepted, Lease, RunChange, RunCommit};
+
+/// Every read by id answers `NotFound` for a record of another project.
+pub async fn reads_hide_other_projects(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let flow = published(backend, 1).await;
+    let other = create_project(backend, 2).await;
+    backend.write_connection(connection(1, flow.project), Precondition::Absent, &[]).await.expect("a connection");
+    backend.accept(accept(1, &flow), &[]).await.expect("a run");
+    let run = RunId::from_u128(1);
+    for project in [other, project_id(3)] {
+        assert!(not_found(backend.flow(flow.id, project).await, Entity::Flow));
+        assert!(not_found(backend.flow_version(FlowVersionId::from_u128(1), project).await, Entity::FlowVersion));
+        assert!(not_found(backend.connection(hash(1), project).await, Entity::Connection));
+        assert!(not_found(backend.run(run, project).await, Entity::Run));
+        assert!(not_found(backend.journal(run, project).await, Entity::Run));
+    }
+    assert!(not_found(backend.project(project_id(3)).await, Entity::Project));
+    assert!(backend.run(run, flow.project).await.is_ok());
+    assert!(backend.flow(flow.id, flow.project).await.is_ok());
+    assert!(backend.flow_version(FlowVersionId::from_u128(1), flow.project).await.is_ok());
+    assert!(backend.connection(hash(1), flow.project).await.is_ok());
+    assert!(backend.journal(run, flow.project).await.is_ok());
+}
+
+/// Every listing is empty for another project, also when asked for a flow it does not own.
+pub async fn listings_hide_other_projects(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let flow = published(backend, 1).await;
+    let other = create_project(backend, 2).await;
+    backend.write_connection(connection(1, flow.project), Precondition::Absent, &[]).await.expect("a connection");
+    backend.accept(accept(1, &flow), &[audit(1, flow.project)]).await.expect("a run");
+    let page = PageRequest::default();
+    assert_eq!(backend.flows(other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.flow_versions(flow.id, other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.connections(other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.runs(None, other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.runs(Some(flow.id), other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.audit(other.into(), &page).await.expect("a page").items, []);
+    assert_eq!(backend.flows(flow.project, &page).await.expect("a page").items.len(), 1);
+    assert_eq!(backend.runs(Some(flow.id), flow.project, &page).await.expect("a page").items.len(), 1);
+}
+
+/// A write that names a record of another project finds nothing, and leaves it as it was.
+pub async fn writes_do_not_reach_other_projects(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let theirs = published(backend, 1).await;
+    let stored = connection(1, theirs.project);
+    backend.write_connection(stored.clone(), Precondition::Absent, &[]).await.expect("a connection");
+    let mine = create_project(backend, 2).await;
+
+    let attack = changed_flow(&theirs, |flow| {
+        flow.project = mine;
+        flow.webhook = hash(99);
+    });
+    assert!(not_found(backend.write_flow(attack, &[]).await, Entity::Flow));
+    let own = flow(7, mine);
+    backend.write_flow(new_flow(&own), &[]).await.expect("a flow of mine");
+    let mut attack = changed_flow(&own, |_| {});
+    let mut of_theirs = version(1, &own);
+    of_theirs.revision = Revision(2);
+    attack.versions = vec![(of_theirs, Precondition::Revision(Revision::FIRST))];
+    assert!(not_found(backend.write_flow(attack, &[]).await, Entity::FlowVersion));
+
+    let mut attack = stored.clone();
+    (attack.project, attack.revision) = (mine, Revision(2));
+    let seen = Precondition::Revision(Revision::FIRST);
+    assert!(not_found(backend.write_connection(attack, seen, &[]).await, Entity::Connection));
+    assert!(not_found(backend.delete_connection(stored.id, mine, Revision::FIRST, &[]).await, Entity::Connection));
+
+    assert_eq!(backend.flow(theirs.id, theirs.project).await.expect("their flow"), theirs);
+    assert_eq!(backend.connection(stored.name, theirs.project).await.expect("their connection"), stored);
+}
+
+/// An id that another project happens to use is free, and the two records have nothing to do with each other.
+pub async fn equal_ids_in_two_projects_are_two_records(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let theirs = published(backend, 1).await;
+    let project = create_project(backend, 2).await;
+    backend.write_connection(connection(1, theirs.project), Precondition::Absent, &[]).await.expect("theirs");
+    backend.accept(accept(1, &theirs), &[]).await.expect("their run");
+
+    let mut mine = flow(1, project);
+    (mine.webhook, mine.sealed) = (hash(2), sealed("mine"));
+    let mut write = new_flow(&mine);
+    write.versions.push((version(1, &mine), Precondition::Absent));
+    backend.write_flow(write, &[]).await.expect("the id is free here");
+    let mut stored = connection(1, project);
+    stored.sealed = sealed("mine");
+    backend.write_connection(stored.clone(), Precondition::Absent, &[]).await.expect("the id and name are free here");
+    let mut run = accept(1, &mine);
+    run.entry.sealed = sealed("mine");
+    assert_eq!(backend.accept(run, &[]).await.expect("an answer"), Accepted::Created);
+
+    assert_eq!(backend.flow(FlowId::from_u128(1), theirs.project).await.expect("their flow"), theirs);
+    assert_eq!(backend.flow(FlowId::from_u128(1), project).await.expect("my flow"), mine);
+    backend
+        .delete_connection(ConnectionId::from_u128(1), project, Revision::FIRST, &[])
+        .await
+        .expect("mine is deleted");
+    assert!(backend.connection(hash(1), theirs.project).await.is_ok());
+    let journal = backend.journal(RunId::from_u128(1), theirs.project).await.expect("their journal");
+    assert_eq!(journal, [entry(0)]);
+}
+
+/// Audit trails and keys are found under their own scope only; a platform and a project of the same number differ.
+pub async fn audit_trails_and_keys_stay_in_their_scope(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let platform = Scope::Platform(PlatformId::from_u128(1));
+    let project = Scope::Project(project_id(1));
+    backend.append_audit(&[audit(1, platform), audit(2, project)]).await.expect("two records");
+    backend.insert_key(key(1, platform), &[]).await.expect("a key");
+    backend.insert_key(key(2, project), &[]).await.expect("a key");
+    let page = PageRequest::default();
+    assert_eq!(backend.audit(platform, &page).await.expect("a page").items, [audit(1, platform)]);
+    assert_eq!(backend.audit(project, &page).await.expect("a page").items, [audit(2, project)]);
+    assert_eq!(backend.audit(project_id(2).into(), &page).await.expect("a page").items, []);
+    assert_eq!(backend.keys(platform).await.expect("keys"), [key(1, platform)]);
+    assert_eq!(backend.keys(project).await.expect("keys"), [key(2, project)]);
+    assert_eq!(backend.keys(project_id(2).into()).await.expect("keys"), []);
+}
+
+/// A run cannot be created in one project from a flow of another.
+pub async fn an_acceptance_cannot_use_the_flow_of_another_project(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let theirs = published(backend, 1).await;
+    let mine = create_project(backend, 2).await;
+    let mut attack = accept_once(1, &theirs, 1);
+    attack.run.project = mine;
+    assert_eq!(backend.accept(attack, &[audit(1, mine)]).await.expect("an answer"), Accepted::Stale);
+    assert!(not_found(backend.run(RunId::from_u128(1), mine).await, Entity::Run));
+    let trail = backend.audit(mine.into(), &PageRequest::default()).await.expect("a page");
+    assert!(trail.items.iter().all(|line| line.id != AuditId::from_u128(1)));
+}
+
+/// The same delivery id in two projects is two deliveries.
+pub async fn dedupe_keys_are_per_project(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let one = published(&*bench.backend, 1).await;
+    let two = published(&*bench.backend, 2).await;
+    let first = bench.backend.accept(accept_once(1, &one, 5), &[]).await;
+    let second = bench.backend.accept(accept_once(2, &two, 5), &[]).await;
+    assert_eq!((first.expect("an answer"), second.expect("an answer")), (Accepted::Created, Accepted::Created));
+}
+
+/// A lease names its project; under another it is neither a right to write nor held.
+pub async fn a_lease_is_worthless_in_another_project(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let flow = published(backend, 1).await;
+    let held = running(backend, 1, &flow).await;
+    let stolen = Lease { project: create_project(backend, 2).await, ..held };
+    let commit = RunCommit { lease: stolen, entries: vec![entry(1)], change: RunChange::Stay };
+    let fenced = backend.commit(commit, &[]).await;
+    assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
+    assert_eq!(backend.heartbeat(&[stolen, held], LEASE).await.expect("an answer"), [stolen]);
+    assert_eq!(backend.journal(held.run, flow.project).await.expect("the journal"), [entry(0)]);
+}
+
+fn not_found<T>(result: Result<T, StoreError>, entity: Entity) -> bool {
+    matches!(result, Err(StoreError::NotFound { entity: missing }) if missing == entity)
+}

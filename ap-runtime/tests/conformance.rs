@@ -1,0 +1,81 @@
+//! Every rule of the suite, on every backend.
+
+use std::sync::Arc;
+
+use ap_runtime::{
+    backend::memory::MemoryBackend,
+    conformance::{Harness, ManualClock},
+    store::Backend,
+};
+use async_trait::async_trait;
+
+struct Memory;
+
+#[async_trait]
+impl Harness for Memory {
+    type Guard = Arc<MemoryBackend>;
+
+    async fn open_empty(&self, clock: Arc<ManualClock>) -> (Self::Guard, Arc<dyn Backend>) {
+        let backend = Arc::new(MemoryBackend::new(clock));
+        (Arc::clone(&backend), backend)
+    }
+
+    async fn restart(&self, guard: &mut Self::Guard) -> Arc<dyn Backend> {
+        guard.crash();
+        Arc::clone(guard) as Arc<dyn Backend>
+    }
+}
+
+mod memory {
+    ap_runtime::backend_conformance!(super::Memory);
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    #![expect(clippy::expect_used, reason = "a harness that cannot open is a failed test")]
+
+    use ap_runtime::backend::sqlite::SqliteBackend;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Sqlite;
+
+    /// The databases so far; the last one is in use. They stay open, as a killed process never closes its database.
+    struct Guard {
+        opened: Vec<(Arc<SqliteBackend>, TempDir)>,
+        clock: Arc<ManualClock>,
+    }
+
+    impl Guard {
+        async fn open(&mut self, directory: TempDir) -> Arc<dyn Backend> {
+            let path = directory.path().join("ap.db");
+            let backend = Arc::new(SqliteBackend::open(path, Arc::clone(&self.clock) as _).await.expect("a database"));
+            self.opened.push((Arc::clone(&backend), directory));
+            backend
+        }
+    }
+
+    #[async_trait]
+    impl Harness for Sqlite {
+        type Guard = Guard;
+
+        async fn open_empty(&self, clock: Arc<ManualClock>) -> (Guard, Arc<dyn Backend>) {
+            let mut guard = Guard { opened: Vec::new(), clock };
+            let backend = guard.open(tempfile::tempdir().expect("a directory")).await;
+            (guard, backend)
+        }
+
+        /// Takes database and log as they lie on the disk, without the other process closing them.
+        async fn restart(&self, guard: &mut Guard) -> Arc<dyn Backend> {
+            let copy = tempfile::tempdir().expect("a directory");
+            let (_, from) = guard.opened.last().expect("a database");
+            for name in ["ap.db", "ap.db-wal"] {
+                std::fs::copy(from.path().join(name), copy.path().join(name)).expect("a copy");
+            }
+            guard.open(copy).await
+        }
+    }
+
+    ap_runtime::backend_conformance!(Sqlite);
+}
