@@ -54,6 +54,11 @@ impl HttpEgress {
         RunHttp { egress: self.clone(), credentials, uses: Mutex::default() }
     }
 
+    /// Whether credentials are masked in responses.
+    pub(crate) fn scrubs(&self) -> bool {
+        self.shared.scrub
+    }
+
     async fn dispatch(&self, filled: FilledHop) -> Result<reqwest::Response, HttpError> {
         let FilledHop { method, request, confidential, .. } = filled;
         let url = request.url.as_url().clone();
