@@ -72,7 +72,7 @@ impl SqliteBackend {
     /// Call it inside a tokio runtime with its timer enabled; the backend's task lives there.
     ///
     /// # Errors
-    /// [`SqliteOpenError`]; in all cases but `Store` the database is as it was.
+    /// [`SqliteOpenError`]; no record of an existing database was changed then.
     pub async fn open(path: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, SqliteOpenError> {
         let given = path.as_ref().to_owned();
         lock::create_private(&given)?;
