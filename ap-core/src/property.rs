@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     connection::ConnectionValue,
     flow::Diagnostic,
+    nearest::nearest_match,
     run::{StepError, StepErrorKind},
 };
 
@@ -100,7 +101,7 @@ impl Properties {
     }
 
     fn unknown_fix(&self, name: &str) -> String {
-        match nearest(name, self.0.iter().map(|property| property.name)) {
+        match nearest_match(name, self.0.iter().map(|property| property.name)) {
             Some(near) => format!("did you mean `{near}`?"),
             None if self.0.is_empty() => "remove it: there are no properties here".to_owned(),
             None => {
@@ -306,7 +307,7 @@ impl PropertyKind {
         if wrong {
             let fix = match (self, value) {
                 (Self::StaticDropdown { options }, Value::String(text)) => {
-                    nearest(text, options.iter().copied()).map(|near| format!("did you mean `{near}`?"))
+                    nearest_match(text, options.iter().copied()).map(|near| format!("did you mean `{near}`?"))
                 }
                 (_, _) => None,
             };
@@ -406,34 +407,6 @@ fn member(pointer: &str, name: &str) -> String {
 /// A name of the author's, short and without control characters.
 fn shown(name: &str) -> String {
     name.chars().filter(|char| !char.is_control()).take(64).collect()
-}
-
-fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let wanted: Vec<char> = wanted.chars().take(64).map(|char| char.to_ascii_lowercase()).collect();
-    candidates
-        .map(|candidate| (distance(&wanted, candidate), candidate))
-        .filter(|(distance, _)| *distance <= (wanted.len() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance, ASCII case ignored.
-fn distance(wanted: &[char], candidate: &str) -> usize {
-    let mut costs: Vec<usize> = (0..=wanted.len()).collect();
-    for (row, right) in candidate.chars().enumerate() {
-        let mut diagonal = row;
-        let mut before = row + 1;
-        if let Some(first) = costs.first_mut() {
-            *first = before;
-        }
-        for (cost, left) in costs.iter_mut().skip(1).zip(wanted) {
-            let substitute = diagonal + usize::from(*left != right.to_ascii_lowercase());
-            diagonal = *cost;
-            before = substitute.min(diagonal + 1).min(before + 1);
-            *cost = before;
-        }
-    }
-    costs.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

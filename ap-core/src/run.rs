@@ -218,10 +218,11 @@ impl StepErrorKind {
     /// Whether the `retry` policy of a step applies to this kind.
     ///
     /// Failures that a second attempt would only repeat are not retried: wrong input, a missing connection, a refused
-    /// address, an explicit `fail`, an answer that says the request itself is at fault. An unknown outcome is never retried by policy, since the effect may have happened.
+    /// address, an exceeded limit, an explicit `fail`, an answer that says the request itself is at fault. An unknown
+    /// outcome is never retried by policy, since the effect may have happened.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::OutcomeTransient | Self::Script | Self::Timeout | Self::Limit)
+        matches!(self, Self::OutcomeTransient | Self::Script | Self::Timeout)
     }
 }
 
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn only_what_another_attempt_may_mend_is_retried() {
         use StepErrorKind as Kind;
-        for kind in [Kind::Limit, Kind::OutcomeTransient, Kind::Script, Kind::Timeout] {
+        for kind in [Kind::OutcomeTransient, Kind::Script, Kind::Timeout] {
             assert!(kind.is_retryable(), "{kind:?}");
         }
         for kind in [
@@ -248,6 +249,8 @@ mod tests {
             Kind::Explicit,
             Kind::Input,
             Kind::Internal,
+            Kind::Limit,
+            Kind::MemoryLimit,
             Kind::OutcomeUnknown,
             Kind::Refused,
             Kind::Remote,

@@ -13,11 +13,11 @@ use ap_core::{
     id::ConnectionId,
     store::StoreError,
 };
-use ap_crypto::{redact::Redactor, vault::TenantKeys};
-use secrecy::SecretString;
+use ap_crypto::vault::TenantKeys;
 use serde_json::Value;
 
 use crate::{
+    egress::credential::{RunConnection, RunCredentials, Stands},
     engine::{ActionCall, ConnectionView, ConnectionViews},
     journal::RunError,
     kernel::Kernel,
@@ -25,27 +25,13 @@ use crate::{
     store::Claimed,
 };
 
-/// The connections one run uses, as they are now.
-#[derive(Debug, Default)]
-pub(crate) struct Credentials {
-    pub(crate) entries: Vec<Entry>,
-}
-
-/// One connection of a run.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: ConnectionId,
-    pub(crate) connection: Connection,
-    /// What the run sees of it.
-    pub(crate) view: ConnectionView,
-}
-
 /// Looks up the connections of one run.
 pub(crate) struct CredentialLoader {
     claimed: Claimed,
     names: BTreeSet<String>,
-    current: Arc<Credentials>,
-    redactor: Option<Redactor>,
+    /// The connections of the last look-up, as the run sees them.
+    seen: Vec<(ConnectionId, String, ConnectionView)>,
+    current: Arc<RunCredentials>,
 }
 
 impl CredentialLoader {
@@ -53,7 +39,7 @@ impl CredentialLoader {
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
         let steps = flow.connections().iter().filter(|used| !used.pointer.starts_with("/trigger"));
         let names = steps.map(|used| used.name.clone()).collect();
-        Self { claimed, names, current: Arc::default(), redactor: None }
+        Self { claimed, names, seen: Vec::new(), current: Arc::default() }
     }
 
     /// Reads the connections anew: one that was replaced or deleted meanwhile is so from the next request on.
@@ -61,7 +47,7 @@ impl CredentialLoader {
         if self.names.is_empty() {
             return Ok(());
         }
-        let mut entries = Vec::with_capacity(self.names.len());
+        let (mut seen, mut bound) = (Vec::new(), Vec::new());
         for name in &self.names {
             let hash = records::connection_name(keys, name);
             let record = match kernel.backend.connection(hash, self.claimed.lease.project).await {
@@ -72,26 +58,23 @@ impl CredentialLoader {
             };
             let connection = records::open_connection(keys, &record)?;
             let view = self.view(keys, record.id, &connection);
-            entries.push(Entry { id: record.id, connection, view });
+            let placeholders = placeholders(&view);
+            seen.push((record.id, name.clone(), view));
+            bound.push(RunConnection { id: record.id, connection, placeholders });
         }
-        self.redactor = Some(Redactor::new(entries.iter().flat_map(Entry::secrets))?);
-        self.current = Arc::new(Credentials { entries });
+        self.seen = seen;
+        self.current = Arc::new(RunCredentials::new(bound)?);
         Ok(())
     }
 
-    /// The connections as they were at the last refresh.
-    pub(crate) fn current(&self) -> Arc<Credentials> {
+    /// The connections as they were at the last look-up.
+    pub(crate) fn current(&self) -> Arc<RunCredentials> {
         Arc::clone(&self.current)
-    }
-
-    /// Finds the secrets of the run's connections in what a step brought back; `None` if it has no connections.
-    pub(crate) const fn redactor(&self) -> Option<&Redactor> {
-        self.redactor.as_ref()
     }
 
     /// What the flow may see of its connections.
     pub(crate) fn views(&self) -> ConnectionViews {
-        self.current.entries.iter().map(|entry| (entry.connection.name().to_owned(), entry.view.clone())).collect()
+        self.seen.iter().map(|(_, name, view)| (name.clone(), view.clone())).collect()
     }
 
     /// One audit record per connection whose placeholder stands in the input of `call`: written before it is used.
@@ -101,13 +84,13 @@ impl CredentialLoader {
         keys: &TenantKeys,
         call: &ActionCall,
     ) -> Result<Vec<AuditRecord>, RunError> {
-        let used = self.current.entries.iter().filter(|entry| mentions(&call.input, &entry.view));
-        used.map(|entry| {
+        let used = self.seen.iter().filter(|(_, _, view)| mentions(&call.input, view));
+        used.map(|(id, name, _)| {
             let scope = self.claimed.lease.project.into();
             let event = AuditEvent::by(&Actor::new(Identity::Engine), "connection.use", scope, kernel.clock.now())
-                .with_resource(entry.id)
+                .with_resource(id)
                 .with_resource(self.claimed.lease.run)
-                .with_detail("name", entry.connection.name())
+                .with_detail("name", name.as_str())
                 .with_detail("step", call.path.as_str())
                 .with_detail("attempt", u64::from(call.attempt));
             kernel.seal_event(keys, &event)
@@ -136,13 +119,10 @@ impl CredentialLoader {
     }
 }
 
-impl Entry {
-    fn secrets(&self) -> impl Iterator<Item = (&str, &SecretString)> {
-        self.connection.value().fields().into_iter().filter_map(|(_, field)| match field {
-            Field::Secret(secret) => Some((self.connection.name(), secret)),
-            Field::Clear(_) => None,
-        })
-    }
+/// Every placeholder text of a connection, and what it stands for.
+fn placeholders(view: &ConnectionView) -> Vec<(String, Stands)> {
+    let fields = view.secret.iter().filter_map(|name| Some((view.fields.get(name)?.clone(), Stands::Field(name.clone()))));
+    fields.chain([(view.whole.clone(), Stands::Whole)]).collect()
 }
 
 /// Whether a placeholder of the connection stands somewhere in `value`.

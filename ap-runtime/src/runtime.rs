@@ -54,15 +54,15 @@ impl Runtime {
     /// Starts building a runtime on a backend and the source of the root key.
     ///
     /// The key must not be kept beside the database: whoever has both has everything.
-    pub fn builder(backend: impl Backend, keys: impl KeyProvider) -> RuntimeBuilder {
+    pub fn builder(backend: Arc<dyn Backend>, keys: impl KeyProvider) -> RuntimeBuilder {
         RuntimeBuilder {
-            backend: Arc::new(backend),
+            backend,
             keys: Box::new(keys),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             pieces: Vec::new(),
             sandbox: None,
-            egress: Egress::default(),
+            egress: None,
             flow_limits: FlowLimits::default(),
             run_limits: RunLimits::default(),
             worker: WorkerOptions::default(),
@@ -111,7 +111,7 @@ pub struct RuntimeBuilder {
     entropy: Arc<dyn Entropy>,
     pieces: Vec<Arc<dyn Piece>>,
     sandbox: Option<Arc<dyn CodeSandbox>>,
-    egress: Egress,
+    egress: Option<Egress>,
     flow_limits: FlowLimits,
     run_limits: RunLimits,
     worker: WorkerOptions,
@@ -131,9 +131,10 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Sets what pieces reach the network through. Default: the guard's default policy with feature `http`, nothing without.
+    /// Sets what pieces reach the network through. Default with feature `http`: globally reachable addresses only, see
+    /// [`EgressPolicy`](crate::egress::guard::EgressPolicy); without the feature: nothing.
     pub fn egress(mut self, egress: impl Into<Egress>) -> Self {
-        self.egress = egress.into();
+        self.egress = Some(egress.into());
         self
     }
 
@@ -184,6 +185,10 @@ impl RuntimeBuilder {
         // Opening the platform's own key shows at once whether the root key is the right one.
         let now = self.clock.now();
         keyring.ensure_tenant(Scope::Platform(PLATFORM), now, &*self.entropy, &[]).await?;
+        let egress = match self.egress {
+            Some(egress) => egress,
+            None => default_egress()?,
+        };
         let kernel = Arc::new(Kernel {
             backend: self.backend,
             keyring,
@@ -191,7 +196,7 @@ impl RuntimeBuilder {
             entropy: self.entropy,
             pieces: PieceSet::new(self.pieces),
             sandbox: self.sandbox,
-            egress: self.egress,
+            egress,
             flow_limits: self.flow_limits,
             run_limits: self.run_limits,
             worker_options: self.worker,
@@ -218,9 +223,29 @@ impl fmt::Debug for RuntimeBuilder {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The HTTP client could not be set up.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Egress(#[from] crate::egress::http::HttpEgressError),
     /// The root key is not to be had, or not the one the data is sealed under.
     #[error("the keys cannot be opened")]
     Keys(#[from] KeyError),
+}
+
+#[cfg(feature = "http")]
+fn default_egress() -> Result<Egress, BuildError> {
+    use crate::egress::{
+        guard::{EgressPolicy, Guard, SystemResolver},
+        http::HttpEgress,
+    };
+    let guard = Guard::new(EgressPolicy::default(), Arc::new(SystemResolver));
+    Ok(HttpEgress::builder(guard).build()?.into())
+}
+
+#[cfg(not(feature = "http"))]
+#[expect(clippy::unnecessary_wraps, reason = "fails with feature `http`")]
+fn default_egress() -> Result<Egress, BuildError> {
+    Ok(Egress::none())
 }
 
 /// The platform a backend belongs to. One database serves one platform, so the id is fixed.

@@ -32,6 +32,8 @@ mod memory {
 
 #[cfg(feature = "sqlite")]
 mod sqlite {
+    #![expect(clippy::expect_used, reason = "a harness that cannot open is a failed test")]
+
     use ap_runtime::backend::sqlite::SqliteBackend;
     use tempfile::TempDir;
 

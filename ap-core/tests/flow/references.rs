@@ -104,6 +104,12 @@ fn items_of_a_loop_do_not_see_its_own_item() {
 }
 
 #[test]
+fn items_end_with_their_loop() {
+    let after = flow(json!([each("outer", json!([code("inner")])), reads("after", "{{item}} {{index}}")]));
+    assert_eq!(check_errors(&after), vec![at("/steps/1/settings/body", "reference.loop"); 2]);
+}
+
+#[test]
 fn what_may_not_have_run_is_read_with_care() {
     let before = [
         each("over", json!([code("maybe")])),

@@ -2,6 +2,7 @@
 
 use ap_core::{
     capability::HttpResponse,
+    json::JsonLimits,
     piece::ActionError,
     run::{StepError, StepErrorKind},
     time::Timestamp,
@@ -38,7 +39,7 @@ fn headers(response: &HttpResponse) -> Map<String, Value> {
     fields
 }
 
-/// Nothing is null; JSON is its value; text is text; the rest is `{encoding: "base64", contentType, data}`.
+/// Nothing is null; JSON within [`JsonLimits::payload`] is its value; text is text; the rest is `{encoding: "base64", contentType, data}`.
 fn body(response: &HttpResponse) -> Value {
     if response.body.is_empty() {
         return Value::Null;
@@ -46,7 +47,7 @@ fn body(response: &HttpResponse) -> Value {
     let content_type = response.header("content-type").unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if is_json(&essence)
-        && let Ok(value) = serde_json::from_slice(&response.body)
+        && let Ok(value) = ap_core::json::parse(&response.body, &JsonLimits::payload())
     {
         return value;
     }

@@ -1,28 +1,67 @@
 //! [`Egress`]: what pieces reach the network through.
 
+use std::sync::Arc;
+
 use ap_core::capability::{HttpClient, HttpError, HttpRequest, HttpResponse};
 use async_trait::async_trait;
 
-use crate::credentials::Credentials;
+use super::credential::RunCredentials;
+#[cfg(feature = "http")]
+use super::http::HttpEgress;
 
-/// What pieces reach the network through.
-#[derive(Clone, Debug, Default)]
-pub struct Egress {}
+/// What pieces reach the network through: an [`HttpEgress`](super::http::HttpEgress), or nothing at all.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    #[cfg(feature = "http")]
+    http: Option<HttpEgress>,
+}
 
 impl Egress {
+    /// No way out: every request of a piece is refused.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            #[cfg(feature = "http")]
+            http: None,
+        }
+    }
+
     /// The HTTP capability of one attempt.
-    pub(crate) fn for_attempt(&self, _credentials: &Credentials) -> Box<dyn HttpClient> {
+    pub(crate) fn for_attempt(&self, credentials: &Arc<RunCredentials>) -> Box<dyn HttpClient> {
+        #[cfg(feature = "http")]
+        if let Some(http) = &self.http {
+            return Box::new(http.for_run(Arc::clone(credentials)));
+        }
+        let _ = credentials;
         Box::new(NoNetwork)
+    }
+
+    /// Whether credentials are masked in what comes back; see
+    /// [`DangerousHttpEgressBuilder`](super::http::DangerousHttpEgressBuilder).
+    #[cfg_attr(not(feature = "http"), expect(clippy::unused_self, reason = "there is nothing to switch off"))]
+    pub(crate) fn scrubs(&self) -> bool {
+        #[cfg(feature = "http")]
+        if let Some(http) = &self.http {
+            return http.scrubs();
+        }
+        true
     }
 }
 
-/// Refuses every request: the runtime was built without feature `http`.
+#[cfg(feature = "http")]
+impl From<HttpEgress> for Egress {
+    fn from(http: HttpEgress) -> Self {
+        Self { http: Some(http) }
+    }
+}
+
+/// Refuses every request.
 #[derive(Clone, Copy, Debug)]
 struct NoNetwork;
 
 #[async_trait]
 impl HttpClient for NoNetwork {
     async fn send(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        Err(HttpError::Refused { reason: "this runtime has no HTTP egress".to_owned() })
+        Err(HttpError::Refused { reason: "this runtime has no way out".to_owned() })
     }
 }

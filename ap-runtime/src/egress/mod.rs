@@ -4,10 +4,21 @@
 //! | --- | --- |
 //! | [`address`], [`name`], [`url`] | which addresses, names and URLs may be reached: pure functions |
 //! | [`guard`] | [`guard::EgressPolicy`], the [`guard::Resolver`] seam, and the one guard every protocol goes through |
+//! | [`credential`] | [`credential::RunCredentials`]: placeholders become secrets, in declared places of bound origins |
+//! | `http` | the HTTP client pieces get (feature `http`) |
 pub mod address;
+pub mod credential;
 pub mod guard;
 pub mod name;
 pub mod url;
 
+#[cfg(feature = "http")]
+pub mod http;
+
 mod capability;
-pub use capability::Egress;
+#[cfg(feature = "http")]
+mod header;
+mod place;
+#[cfg(feature = "http")]
+mod redirect;
+pub use self::capability::Egress;

@@ -51,6 +51,16 @@ impl CheckedUrl {
         &self.origin
     }
 
+    /// Puts `query` in the place of the URL's query. Scheme, host and port stay as judged.
+    ///
+    /// # Errors
+    /// [`Refusal::Url`] if the result is longer than 8 KiB.
+    pub(crate) fn with_query(mut self, query: &str) -> Result<Self, Refusal> {
+        self.url.set_query(Some(query));
+        check_length(self.url.as_str())?;
+        Ok(self)
+    }
+
     fn judge(url: Url, policy: &EgressPolicy) -> Result<Self, Refusal> {
         check_length(url.as_str())?;
         if !matches!(url.scheme(), "http" | "https") {

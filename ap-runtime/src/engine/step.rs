@@ -70,8 +70,8 @@ impl RunState {
         let begun = match &step.kind {
             StepKind::Branch(branch) => self.begin_branch(step, branch, &path, at),
             StepKind::Code(code) => self.begin_code(flow, step, code, &path, at),
-            StepKind::Fail(fail) => self.begin_fail(fail, &path, at),
-            StepKind::Loop(inner) => self.begin_loop(step, inner, &path, at),
+            StepKind::Fail(fail) => self.begin_fail(fail, at),
+            StepKind::Loop(inner) => self.begin_loop(flow, step, inner, &path, at),
             StepKind::Piece(_) => self.begin_action(flow, step, &path, at),
             StepKind::Respond(respond) => self.begin_respond(respond, &path, at),
             _ => Err(StepError::new(StepErrorKind::Internal, "this kind of step cannot be executed")),
@@ -96,7 +96,14 @@ impl RunState {
         Ok(())
     }
 
-    fn begin_loop(&mut self, step: &Step, inner: &LoopStep, path: &StepPath, at: Timestamp) -> Result<(), StepError> {
+    fn begin_loop(
+        &mut self,
+        flow: &ValidFlow,
+        step: &Step,
+        inner: &LoopStep,
+        path: &StepPath,
+        at: Timestamp,
+    ) -> Result<(), StepError> {
         let items = match self.resolve(&inner.items, at)? {
             Value::Array(items) => Arc::new(items),
             other => {
@@ -104,17 +111,21 @@ impl RunState {
                 return Err(StepError::new(StepErrorKind::Input, message));
             }
         };
+        if items.is_empty() {
+            let output = self.loop_output(flow, step.name.as_str(), path, 0);
+            self.succeed(path, at, Arc::new(output));
+            return Ok(());
+        }
         let iteration = 0;
         self.frames.push(Frame::new(List::Body { owner: step.name.clone(), path: path.clone(), items, iteration }));
         Ok(())
     }
 
-    fn begin_fail(&self, fail: &FailStep, path: &StepPath, at: Timestamp) -> Result<(), StepError> {
+    fn begin_fail(&self, fail: &FailStep, at: Timestamp) -> Result<(), StepError> {
         let message = match self.resolve(&fail.message, at)? {
             Value::String(text) => text,
             other => other.to_string(),
         };
-        debug_assert!(self.steps.contains_key(path));
         Err(StepError::new(StepErrorKind::Explicit, message))
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use crate::{
-    credentials::Credentials,
+    egress::credential::RunCredentials,
     engine::{ActionCall, AttemptOutcome, CodeCall},
     kernel::Kernel,
     sandbox::{CodeError, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
@@ -23,7 +23,7 @@ pub(super) async fn action(
     kernel: &Kernel,
     flow: &ValidFlow,
     call: &ActionCall,
-    credentials: &Credentials,
+    credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
     let Some(action) = flow.action(&call.step) else {
         return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the step's action is not known"), None);
@@ -73,8 +73,10 @@ pub(super) async fn code(kernel: &Kernel, call: &CodeCall) -> AttemptOutcome {
 }
 
 /// Replaces every live credential of the run in what an attempt brought back.
-pub(super) fn redact(outcome: AttemptOutcome, redactor: Option<&Redactor>) -> AttemptOutcome {
-    let Some(redactor) = redactor else { return outcome };
+pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOutcome {
+    if redactor.is_empty() {
+        return outcome;
+    }
     let console_of = |console: Vec<String>| console.iter().map(|line| redactor.redact_str(line).into_owned()).collect();
     match outcome {
         AttemptOutcome::Succeeded { output, console } => AttemptOutcome::Succeeded {

@@ -245,10 +245,14 @@ impl Driver {
                 at: self.kernel.clock.now(),
                 path,
                 attempt,
-                outcome: attempt::redact(outcome, self.credentials.redactor()),
+                outcome: self.redacted(outcome),
                 entropy: self.kernel.random_u32()?,
             }),
         })
+    }
+
+    fn redacted(&self, outcome: AttemptOutcome) -> AttemptOutcome {
+        if self.kernel.egress.scrubs() { attempt::redact(outcome, self.credentials.current().redactor()) } else { outcome }
     }
 
     async fn wait(&self, path: StepPath, until: Timestamp) -> Next {

@@ -19,7 +19,10 @@ async fn outputs_flow_into_later_steps_with_their_types() {
     let (flow, _) = world
         .publish(json!([
             pure("first", json!({ "n": "{{trigger.body.n}}", "text": "n is {{trigger.body.n}}" })),
-            code("second", json!({ "got": "{{steps.first.output.n}}", "missing": "{{steps.first.output.x ?? 'none'}}" })),
+            code(
+                "second",
+                json!({ "got": "{{steps.first.output.n}}", "missing": "{{steps.first.output.x ?? 'none'}}" })
+            ),
         ]))
         .await;
     let run = world.run(flow, json!({ "body": { "n": 41 } })).await;
@@ -149,7 +152,9 @@ async fn retries_wait_and_use_the_same_key() {
 async fn an_exhausted_retry_fails_the_run() {
     let world = World::new(1).await;
     let (flow, _) = world
-        .publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "retry": { "maxAttempts": 2 } }]))
+        .publish(
+            json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "retry": { "maxAttempts": 2 } }]),
+        )
         .await;
     world.peer.fail_first.store(5, std::sync::atomic::Ordering::SeqCst);
     let run = world.run(flow, json!({})).await;
@@ -161,9 +166,8 @@ async fn an_exhausted_retry_fails_the_run() {
 async fn a_step_that_hangs_times_out_and_a_run_too() {
     let world = World::new(1).await;
     world.peer.hang.store(true, std::sync::atomic::Ordering::SeqCst);
-    let (flow, _) = world
-        .publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "timeout": 50 }]))
-        .await;
+    let (flow, _) =
+        world.publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "timeout": 50 }])).await;
     let run = world.run(flow, json!({})).await;
     assert_eq!(run.status, RunStatus::Failed);
     assert_eq!(run.error.map(|error| error.kind), Some(StepErrorKind::Timeout));
@@ -180,11 +184,16 @@ async fn a_step_that_hangs_times_out_and_a_run_too() {
 async fn a_fail_step_ends_the_run_with_its_message() {
     let world = World::new(1).await;
     let (flow, _) = world
-        .publish(json!([{ "name": "stop", "type": "fail", "settings": { "message": "no stock for {{trigger.body}}" } }]))
+        .publish(
+            json!([{ "name": "stop", "type": "fail", "settings": { "message": "no stock for {{trigger.body}}" } }]),
+        )
         .await;
     let run = world.run(flow, json!({ "body": "tea" })).await;
     let error = run.error.expect("an error");
-    assert_eq!((run.status, error.kind, error.message.as_str()), (RunStatus::Failed, StepErrorKind::Explicit, "no stock for tea"));
+    assert_eq!(
+        (run.status, error.kind, error.message.as_str()),
+        (RunStatus::Failed, StepErrorKind::Explicit, "no stock for tea")
+    );
 }
 
 #[tokio::test(start_paused = true)]

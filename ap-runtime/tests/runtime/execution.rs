@@ -114,7 +114,7 @@ async fn a_finished_step_is_not_executed_again() {
 #[tokio::test(start_paused = true)]
 async fn runs_beyond_the_concurrency_are_queued_and_all_end() {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
-    let backend = MemoryBackend::new(Arc::clone(&clock));
+    let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
     let peer = Arc::new(Peer::default());
     let options = WorkerOptions::default().with_concurrency(2).unwrap();
     let runtime: Runtime = builder(backend.clone(), clock, 9, &peer).worker(options).build().await.unwrap();

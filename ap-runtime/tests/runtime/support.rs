@@ -33,14 +33,14 @@ use serde_json::{Value, json};
 
 /// SplitMix64: the same seed gives the same bytes.
 #[derive(Debug)]
-pub struct SeededEntropy(Mutex<u64>);
+pub(crate) struct SeededEntropy(Mutex<u64>);
 
 impl SeededEntropy {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Mutex::new(seed))
     }
 
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         let mut state = self.0.lock().unwrap();
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = *state;
@@ -61,15 +61,15 @@ impl Entropy for SeededEntropy {
 
 /// Counts calls per idempotency key, as a peer that honours keys would, and can be told to misbehave.
 #[derive(Debug, Default)]
-pub struct Peer {
-    pub calls: Mutex<Vec<String>>,
-    pub fail_first: AtomicU32,
-    pub hang: std::sync::atomic::AtomicBool,
+pub(crate) struct Peer {
+    pub(crate) calls: Mutex<Vec<String>>,
+    pub(crate) fail_first: AtomicU32,
+    pub(crate) hang: std::sync::atomic::AtomicBool,
 }
 
 /// `fake.act` acts outside once, `fake.put` repeatably, `fake.pure` not at all; each returns its input.
 #[derive(Debug)]
-pub struct FakePiece(pub Arc<Peer>);
+pub(crate) struct FakePiece(pub(crate) Arc<Peer>);
 
 #[derive(Debug)]
 struct FakeAction {
@@ -129,7 +129,7 @@ impl Action for FakeAction {
 
 /// Returns the parameters, or throws if the source says so.
 #[derive(Debug)]
-pub struct FakeSandbox;
+pub(crate) struct FakeSandbox;
 
 #[async_trait]
 impl CodeSandbox for FakeSandbox {
@@ -144,21 +144,26 @@ impl CodeSandbox for FakeSandbox {
 }
 
 /// A runtime in a world of its own.
-pub struct World {
-    pub runtime: Runtime,
-    pub backend: MemoryBackend,
-    pub peer: Arc<Peer>,
-    pub project: ProjectId,
+pub(crate) struct World {
+    pub(crate) runtime: Runtime,
+    pub(crate) backend: Arc<MemoryBackend>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) project: ProjectId,
 }
 
-pub const START: i64 = 1_750_000_000_000;
+pub(crate) const START: i64 = 1_750_000_000_000;
 
-pub fn root_key() -> RootKey {
-    RootKey::from_slice(&[7; 32]).unwrap()
+pub(crate) fn root_key() -> RootKey {
+    RootKey::from_slice(&std::array::from_fn::<u8, 32, _>(|index| index as u8)).unwrap()
 }
 
-pub fn builder(backend: MemoryBackend, clock: Arc<dyn Clock>, seed: u64, peer: &Arc<Peer>) -> RuntimeBuilder {
-    Runtime::builder(backend, MemoryKeyProvider::from(root_key()))
+pub(crate) fn builder(
+    backend: Arc<MemoryBackend>,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+    peer: &Arc<Peer>,
+) -> RuntimeBuilder {
+    Runtime::builder(backend, MemoryKeyProvider::new(root_key()))
         .clock(clock)
         .entropy(Arc::new(SeededEntropy::new(seed)))
         .pieces([Arc::new(FakePiece(Arc::clone(peer))) as Arc<dyn Piece>])
@@ -167,25 +172,25 @@ pub fn builder(backend: MemoryBackend, clock: Arc<dyn Clock>, seed: u64, peer: &
 
 impl World {
     /// Needs a tokio runtime with paused time.
-    pub async fn new(seed: u64) -> Self {
+    pub(crate) async fn new(seed: u64) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
-        let backend = MemoryBackend::new(Arc::clone(&clock));
+        let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
         let peer = Arc::new(Peer::default());
         let runtime = builder(backend.clone(), clock, seed, &peer).build().await.unwrap();
         let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
         Self { runtime, backend, peer, project }
     }
 
-    pub fn admin(&self) -> ProjectSession {
+    pub(crate) fn admin(&self) -> ProjectSession {
         admin_session(&self.runtime, Some(self.project)).project(self.project).unwrap()
     }
 
     /// Publishes a flow with these steps behind an open webhook; returns flow and webhook path.
-    pub async fn publish(&self, steps: Value) -> (ap_core::id::FlowId, String) {
+    pub(crate) async fn publish(&self, steps: Value) -> (ap_core::id::FlowId, String) {
         self.publish_with(json!({ "authentication": { "type": "NONE" } }), steps).await
     }
 
-    pub async fn publish_with(&self, trigger: Value, steps: Value) -> (ap_core::id::FlowId, String) {
+    pub(crate) async fn publish_with(&self, trigger: Value, steps: Value) -> (ap_core::id::FlowId, String) {
         use secrecy::ExposeSecret;
         let source = json!({
             "displayName": "Test",
@@ -200,7 +205,7 @@ impl World {
     }
 
     /// Starts a run by hand and waits for its end.
-    pub async fn run(&self, flow: ap_core::id::FlowId, payload: Value) -> ap_runtime::engine::RunView {
+    pub(crate) async fn run(&self, flow: ap_core::id::FlowId, payload: Value) -> ap_runtime::engine::RunView {
         let admin = self.admin();
         let run = admin.start_run(flow, payload).await.unwrap();
         admin.wait_for_run(run, Duration::from_secs(600)).await.unwrap();
@@ -208,7 +213,7 @@ impl World {
     }
 }
 
-pub fn admin_session(runtime: &Runtime, project: Option<ProjectId>) -> Session {
+pub(crate) fn admin_session(runtime: &Runtime, project: Option<ProjectId>) -> Session {
     let principal = Principal::user(UserId::from_u128(1)).with_role(runtime.platform(), Role::Admin);
     runtime.session(match project {
         Some(project) => principal.with_role(project, Role::Admin),

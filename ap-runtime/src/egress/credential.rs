@@ -1,0 +1,745 @@
+//! [`RunCredentials`]: puts the secrets of one run into its requests, outside the pieces.
+
+use std::{collections::BTreeMap, fmt};
+
+use ap_core::{
+    capability::HttpError,
+    connection::{Connection, Field, Origin, Placement},
+    id::ConnectionId,
+};
+use ap_crypto::{
+    placeholder::{CredentialRef, find_placeholders},
+    redact::{RedactError, Redactor},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    place::{self, PlaceError},
+    url::CheckedUrl,
+};
+
+/// The opened connections of one run, and the placeholder texts that stand for them in that run alone.
+///
+/// The secrets are wiped when this is dropped: keep it as long as an attempt, not as long as the run.
+#[derive(Default)]
+pub struct RunCredentials {
+    connections: Vec<RunConnection>,
+    /// Placeholder text → index of the connection, and what of it is meant.
+    placeholders: BTreeMap<String, (usize, Stands)>,
+    redactor: Redactor,
+}
+
+/// One opened connection of a run.
+#[derive(Debug)]
+pub struct RunConnection {
+    /// Its id, for the audit.
+    pub id: ConnectionId,
+    /// Its name, secrets, placements and origins.
+    pub connection: Connection,
+    /// The texts of this run's [`CredentialRef`]s that stand for it. Any other text is never recognised.
+    pub placeholders: Vec<(String, Stands)>,
+}
+
+/// What a placeholder stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// A secret field.
+    Field(String),
+    /// The whole connection: all its placements as [`PreparedRequest::credential`], its only secret inside text.
+    Whole,
+}
+
+/// A request on its way out, as the author wrote it: placeholders where secrets will be.
+#[derive(Clone)]
+pub struct PreparedRequest {
+    /// Where it goes. Judged already.
+    pub url: CheckedUrl,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// The body, if any.
+    pub body: Option<Bytes>,
+    /// Placeholder of the connection whose placements are to be applied.
+    pub credential: Option<String>,
+}
+
+/// One secret that was put into a request: what the audit records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialUse {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its name.
+    pub name: String,
+    /// Where the request goes.
+    pub origin: Origin,
+    /// Where in the request the secret is.
+    pub place: Place,
+}
+
+/// A place in a request that can hold a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A member of the JSON body, by RFC 6901 pointer.
+    Body(String),
+    /// A header field, by lower-case name.
+    Header(String),
+    /// A query parameter, by name.
+    Query(String),
+}
+
+impl RunCredentials {
+    /// Takes the connections of one run.
+    ///
+    /// # Errors
+    /// [`RedactError`] if the secrets cannot be searched for in responses: then nothing may be sent with them.
+    pub fn new(connections: Vec<RunConnection>) -> Result<Self, RedactError> {
+        let secrets = connections.iter().flat_map(|bound| {
+            bound.connection.value().fields().into_iter().filter_map(|(_, field)| match field {
+                Field::Secret(secret) => Some((bound.connection.name(), secret)),
+                Field::Clear(_) => None,
+            })
+        });
+        let redactor = Redactor::new(secrets)?;
+        let placeholders = connections
+            .iter()
+            .enumerate()
+            .flat_map(|(index, bound)| {
+                let texts = bound.placeholders.iter();
+                texts.map(move |(text, stands)| (text.clone(), (index, stands.clone())))
+            })
+            .collect();
+        Ok(Self { connections, placeholders, redactor })
+    }
+
+    /// Masks the secrets of these connections in anything that leaves the run.
+    #[must_use]
+    pub const fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
+    /// Whether `text` holds a placeholder of this run.
+    #[must_use]
+    pub fn mentioned_in(&self, text: &str) -> bool {
+        self.known(text).next().is_some()
+    }
+
+    /// Whether the connection this placeholder stands for puts a secret into the body.
+    #[must_use]
+    pub fn places_in_body(&self, placeholder: &str) -> bool {
+        let bound = self.placeholders.get(placeholder).and_then(|(index, _)| self.connections.get(*index));
+        bound.is_some_and(|bound| {
+            bound.connection.placements().iter().any(|placement| matches!(placement, Placement::Body { .. }))
+        })
+    }
+
+    /// Puts the secrets in: those of [`PreparedRequest::credential`] wherever its connection places them, those of
+    /// placeholders inside header values, query values and strings of a JSON body where the connection declares exactly
+    /// that place. Placeholders of other runs are text like any other.
+    ///
+    /// After an error the request must not be sent.
+    ///
+    /// # Errors
+    /// [`HttpError::Credential`] names connection and place, and says what to declare.
+    pub fn apply(&self, request: &mut PreparedRequest) -> Result<Vec<CredentialUse>, HttpError> {
+        let mut uses = Vec::new();
+        self.refuse_elsewhere(request)?;
+        self.fill_headers(request, &mut uses)?;
+        self.fill_query(request, &mut uses)?;
+        self.fill_body(request, &mut uses)?;
+        if let Some(text) = request.credential.take() {
+            let Some((index, _)) = self.placeholders.get(&text) else {
+                return Err(refuse("the request names a credential this run does not have"));
+            };
+            if let Some(bound) = self.connections.get(*index) {
+                bound.place_all(request, &mut uses)?;
+            }
+        }
+        Ok(uses)
+    }
+
+    /// Places no connection can declare.
+    fn refuse_elsewhere(&self, request: &PreparedRequest) -> Result<(), HttpError> {
+        let url = request.url.as_url();
+        let elsewhere = |place: &str| {
+            Err(refuse(format!(
+                "a credential stands in the {place}; it may go to a header, a query value or a JSON body"
+            )))
+        };
+        // The parser lower-cases hosts, and paths may be percent-encoded.
+        let host = url.host_str().unwrap_or_default();
+        let lower = |text: &str| text.contains(CredentialRef::PREFIX) && self.any_in_lower_case(text);
+        if lower(host) {
+            return elsewhere("host");
+        }
+        if self.mentioned_in(&place::percent_decoded(url.path())) {
+            return elsewhere("path");
+        }
+        if url.fragment().is_some_and(|fragment| self.mentioned_in(&place::percent_decoded(fragment))) {
+            return elsewhere("fragment");
+        }
+        if request.headers.keys().any(|name| lower(name.as_str())) {
+            return elsewhere("name of a header");
+        }
+        Ok(())
+    }
+
+    fn any_in_lower_case(&self, text: &str) -> bool {
+        self.placeholders.keys().any(|placeholder| text.contains(&placeholder.to_ascii_lowercase()))
+    }
+
+    fn fill_headers(&self, request: &mut PreparedRequest, uses: &mut Vec<CredentialUse>) -> Result<(), HttpError> {
+        for (name, value) in &mut request.headers {
+            let Ok(text) = value.to_str() else { continue };
+            let mut filled = Vec::new();
+            for (range, bound, stands) in self.known(text) {
+                let place = Place::Header(name.as_str().to_owned());
+                let (field, secret) = bound.secret(stands)?;
+                if !bound.declares_header(name, field, text, &range) {
+                    return Err(bound.undeclared(&place, field));
+                }
+                uses.push(bound.used(request.url.origin(), place)?);
+                filled.push((range, secret));
+            }
+            if !filled.is_empty() {
+                *value = place::header_value(text, &filled).map_err(|error| in_header(name, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_query(&self, request: &mut PreparedRequest, uses: &mut Vec<CredentialUse>) -> Result<(), HttpError> {
+        let Some(query) = request.url.as_url().query().map(str::to_owned) else { return Ok(()) };
+        let mut found = false;
+        let mut parts = Vec::new();
+        for part in query.split('&') {
+            let (name, value) = place::decoded_pair(part);
+            if self.mentioned_in(&name) {
+                return Err(refuse("a credential stands in the name of a query parameter; it may only be a value"));
+            }
+            let mut filled = Vec::new();
+            for (range, bound, stands) in self.known(&value) {
+                let place = Place::Query(name.to_string());
+                let (field, secret) = bound.secret(stands)?;
+                let declared = |placement: &Placement| matches!(placement, Placement::Query { name: at, field: of } if *at == *name && of == field);
+                if !bound.connection.placements().iter().any(declared) {
+                    return Err(bound.undeclared(&place, field));
+                }
+                uses.push(bound.used(request.url.origin(), place)?);
+                filled.push((range, secret));
+            }
+            found |= !filled.is_empty();
+            parts.push(if filled.is_empty() {
+                part.to_owned()
+            } else {
+                place::encoded_pair(&name, &place::filled(&value, &filled, |secret, out| out.extend(secret.bytes())))
+            });
+        }
+        if found {
+            request.url = request.url.clone().with_query(&parts.join("&"))?;
+        }
+        Ok(())
+    }
+
+    fn fill_body(&self, request: &mut PreparedRequest, uses: &mut Vec<CredentialUse>) -> Result<(), HttpError> {
+        let Some(text) = request.body.as_deref().and_then(|body| std::str::from_utf8(body).ok()) else { return Ok(()) };
+        let found: Vec<_> = self.known(text).collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let Ok(json) = serde_json::from_str(text) else {
+            return Err(refuse(
+                "a credential stands in a body that is no JSON; it may only go to a member of a JSON body",
+            ));
+        };
+        let mut leaves = 0;
+        place::walk_strings(&json, &mut |pointer, leaf| {
+            for (_, bound, stands) in self.known(leaf) {
+                leaves += 1;
+                let place = Place::Body(pointer.to_owned());
+                let (field, _) = bound.secret(stands)?;
+                let declared = |placement: &Placement| matches!(placement, Placement::Body { pointer: at, field: of } if at == pointer && of == field);
+                if !bound.connection.placements().iter().any(declared) {
+                    return Err(bound.undeclared(&place, field));
+                }
+                uses.push(bound.used(request.url.origin(), place)?);
+            }
+            Ok(())
+        })?;
+        // Member names, and members that a later one of the same name hides, are no leaves.
+        if leaves != found.len() {
+            return Err(refuse("a credential stands in the name of a JSON member, or in a member that is there twice"));
+        }
+        let mut filled = Vec::with_capacity(found.len());
+        for (range, bound, stands) in found {
+            filled.push((range, bound.secret(stands)?.1));
+        }
+        request.body = Some(Bytes::from_owner(place::filled(text, &filled, place::json_escape)));
+        Ok(())
+    }
+
+    /// The placeholders of this run in `text`.
+    fn known<'s>(
+        &'s self,
+        text: &'s str,
+    ) -> impl Iterator<Item = (std::ops::Range<usize>, &'s RunConnection, &'s Stands)> + 's {
+        find_placeholders(text).filter_map(|range| {
+            let (index, stands) = self.placeholders.get(text.get(range.clone())?)?;
+            Some((range, self.connections.get(*index)?, stands))
+        })
+    }
+}
+
+impl RunConnection {
+    /// Applies every placement.
+    fn place_all(&self, request: &mut PreparedRequest, uses: &mut Vec<CredentialUse>) -> Result<(), HttpError> {
+        if self.connection.placements().is_empty() {
+            return Err(refuse(format!(
+                "connection `{}` has several secrets and no placement: declare where each may go",
+                self.connection.name()
+            )));
+        }
+        for placement in self.connection.placements() {
+            let place = match placement {
+                Placement::Basic => {
+                    let value = place::basic_value(self.text("username")?, self.text("password")?);
+                    self.place_header(request, AUTHORIZATION, value)?
+                }
+                Placement::Bearer { field } => {
+                    let value = place::prefixed_value("Bearer ", self.text(field)?);
+                    self.place_header(request, AUTHORIZATION, value)?
+                }
+                Placement::Header { name, field } => {
+                    let header = HeaderName::from_bytes(name.as_bytes())
+                        .map_err(|_| refuse(format!("`{name}` is no header name")))?;
+                    let value = place::prefixed_value("", self.text(field)?);
+                    self.place_header(request, header, value)?
+                }
+                Placement::Query { name, field } => {
+                    self.place_query(request, name, field)?;
+                    Place::Query(name.clone())
+                }
+                Placement::Body { pointer, field } => {
+                    let body = request.body.as_deref();
+                    let placed = place::set_json_member(body, pointer, self.text(field)?);
+                    let placed = placed.map_err(|error| self.cannot(&Place::Body(pointer.clone()), error))?;
+                    request.body = Some(Bytes::from_owner(placed));
+                    Place::Body(pointer.clone())
+                }
+                _ => return Err(refuse(format!("connection `{}` has an unknown placement", self.connection.name()))),
+            };
+            uses.push(self.used(request.url.origin(), place)?);
+        }
+        Ok(())
+    }
+
+    fn place_header(
+        &self,
+        request: &mut PreparedRequest,
+        name: HeaderName,
+        value: Result<http::HeaderValue, PlaceError>,
+    ) -> Result<Place, HttpError> {
+        let place = Place::Header(name.as_str().to_owned());
+        let value = value.map_err(|error| self.cannot(&place, error))?;
+        if request.headers.contains_key(&name) {
+            return Err(self.cannot(&place, PlaceError::Occupied));
+        }
+        request.headers.insert(name, value);
+        Ok(place)
+    }
+
+    fn place_query(&self, request: &mut PreparedRequest, name: &str, field: &str) -> Result<(), HttpError> {
+        let query = request.url.as_url().query().unwrap_or_default();
+        if query.split('&').any(|part| place::decoded_pair(part).0 == name) {
+            return Err(self.cannot(&Place::Query(name.to_owned()), PlaceError::Occupied));
+        }
+        let pair = place::encoded_pair(name, self.text(field)?.as_bytes());
+        let query = if query.is_empty() { pair } else { format!("{query}&{pair}") };
+        request.url = request.url.clone().with_query(&query)?;
+        Ok(())
+    }
+
+    /// Whether a placement allows `field` in this header. By the bearer placement only as `Bearer <secret>`.
+    fn declares_header(&self, name: &HeaderName, field: &str, text: &str, at: &std::ops::Range<usize>) -> bool {
+        self.connection.placements().iter().any(|placement| match placement {
+            Placement::Header { name: declared, field: of } => {
+                of == field && name.as_str().eq_ignore_ascii_case(declared)
+            }
+            Placement::Bearer { field: of } => {
+                let scheme = text.get(..at.start).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "));
+                of == field && name == AUTHORIZATION && scheme && at.end == text.len()
+            }
+            _ => false,
+        })
+    }
+
+    /// The secret a placeholder inside text stands for, with its field.
+    fn secret(&self, stands: &Stands) -> Result<(&str, &SecretString), HttpError> {
+        let found = match stands {
+            Stands::Whole => self.connection.value().single_secret(),
+            Stands::Field(wanted) => {
+                self.connection.value().fields().into_iter().find_map(|(name, field)| match field {
+                    Field::Secret(secret) if name == wanted => Some((name, secret)),
+                    Field::Secret(_) | Field::Clear(_) => None,
+                })
+            }
+        };
+        found.ok_or_else(|| {
+            let name = self.connection.name();
+            refuse(format!("connection `{name}` has no single secret: write `connections.{name}.` and a secret field"))
+        })
+    }
+
+    /// The text of a field, secret or not.
+    fn text(&self, wanted: &str) -> Result<&str, HttpError> {
+        let fields = self.connection.value().fields();
+        let found = fields.into_iter().find(|(name, _)| *name == wanted).map(|(_, field)| match field {
+            Field::Clear(text) => text,
+            Field::Secret(secret) => secret.expose_secret(),
+        });
+        found.ok_or_else(|| refuse(format!("connection `{}` has no field `{wanted}`", self.connection.name())))
+    }
+
+    /// Records a use, unless the connection is not bound to the origin.
+    fn used(&self, origin: &Origin, place: Place) -> Result<CredentialUse, HttpError> {
+        let name = self.connection.name();
+        if self.connection.origins().contains(origin) {
+            return Ok(CredentialUse { connection: self.id, name: name.to_owned(), origin: origin.clone(), place });
+        }
+        Err(refuse(format!(
+            "connection `{name}` is not bound to `{}`: add that to the connection's origins to let its secret go there",
+            origin.as_str()
+        )))
+    }
+
+    fn undeclared(&self, place: &Place, field: &str) -> HttpError {
+        let name = self.connection.name();
+        refuse(format!(
+            "connection `{name}` does not allow its field `{field}` in the {place}: declare {} for it",
+            place.declaration()
+        ))
+    }
+
+    fn cannot(&self, place: &Place, error: PlaceError) -> HttpError {
+        refuse(format!("the secret of connection `{}` cannot go to the {place}: {error}", self.connection.name()))
+    }
+}
+
+impl Place {
+    const fn declaration(&self) -> &'static str {
+        match self {
+            Self::Body(_) => "a `body` placement with this pointer",
+            Self::Header(_) => "a `header` placement (or `bearer`, for `Authorization: Bearer …`)",
+            Self::Query(_) => "a `query` placement with this name",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(pointer) => write!(f, "body member `{pointer}`"),
+            Self::Header(name) => write!(f, "header `{name}`"),
+            Self::Query(name) => write!(f, "query parameter `{name}`"),
+        }
+    }
+}
+
+impl fmt::Debug for RunCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunCredentials").field("connections", &self.connections.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PreparedRequest {
+    /// Prints the origin and sizes: everything else may hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedRequest")
+            .field("url", &self.url)
+            .field("headers", &self.headers.len())
+            .field("body_bytes", &self.body.as_ref().map(Bytes::len))
+            .finish_non_exhaustive()
+    }
+}
+
+fn refuse(reason: impl Into<String>) -> HttpError {
+    HttpError::Credential { reason: reason.into() }
+}
+
+fn in_header(name: &HeaderName, error: PlaceError) -> HttpError {
+    refuse(format!("the credential cannot go to the header `{name}`: {error}"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::egress::guard::EgressPolicy;
+    use ap_core::connection::{ConnectionValue, FieldValue};
+
+    pub(crate) const CANARY: &str = "canary/S3cr3t+v4lue";
+
+    /// A placeholder in the exact form; which run made it does not matter here.
+    pub(crate) fn placeholder(digit: char) -> String {
+        format!("apcred_{}A", digit.to_string().repeat(42))
+    }
+
+    pub(crate) fn bound(
+        name: &str,
+        fields: &[(&str, &str)],
+        placements: Vec<Placement>,
+        origin: &str,
+        placeholders: Vec<(String, Stands)>,
+    ) -> RunConnection {
+        let secret = |(name, value): &(&str, &str)| ((*name).to_owned(), FieldValue::Secret((*value).into()));
+        let value = ConnectionValue::CustomAuth { fields: fields.iter().map(secret).collect() };
+        let origins = vec![Origin::of_url(origin).expect("origin")];
+        let connection = Connection::new(name, value, placements, origins).expect("connection");
+        RunConnection { id: ConnectionId::from_u128(7), connection, placeholders }
+    }
+
+    pub(crate) fn one(placements: Vec<Placement>, origin: &str) -> RunCredentials {
+        let placeholders =
+            vec![(placeholder('w'), Stands::Whole), (placeholder('t'), Stands::Field("token".to_owned()))];
+        RunCredentials::new(vec![bound("api", &[("token", CANARY)], placements, origin, placeholders)]).expect("long")
+    }
+
+    fn field(make: impl FnOnce(String) -> Placement) -> Vec<Placement> {
+        vec![make("token".to_owned())]
+    }
+
+    fn query(name: &str) -> Vec<Placement> {
+        field(|field| Placement::Query { name: name.to_owned(), field })
+    }
+
+    fn header(name: &str) -> Vec<Placement> {
+        field(|field| Placement::Header { name: name.to_owned(), field })
+    }
+
+    fn body(pointer: &str) -> Vec<Placement> {
+        field(|field| Placement::Body { pointer: pointer.to_owned(), field })
+    }
+
+    fn request(url: &str, headers: &[(&str, &str)], body: Option<&str>) -> PreparedRequest {
+        PreparedRequest {
+            url: CheckedUrl::parse(url, &EgressPolicy::new()).expect("public"),
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.parse().expect("name"), value.parse().expect("value")))
+                .collect::<Vec<(HeaderName, http::HeaderValue)>>()
+                .into_iter()
+                .collect(),
+            body: body.map(|text| Bytes::copy_from_slice(text.as_bytes())),
+            credential: None,
+        }
+    }
+
+    fn reason(error: HttpError) -> String {
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        match error {
+            HttpError::Credential { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const API: &str = "https://api.example";
+
+    #[test]
+    fn a_credential_goes_to_every_placement() {
+        let placements =
+            [vec![], header("X-Key"), query("key"), body("/auth/token"), field(|field| Placement::Bearer { field })]
+                .concat();
+        let run = one(placements, API);
+        for text in [placeholder('w'), placeholder('t')] {
+            let mut out = request("https://api.example/p?a=b%2Bc", &[], Some(r#"{"n":1.10}"#));
+            out.credential = Some(text);
+            let uses = run.apply(&mut out).expect("declared");
+            assert_eq!(out.headers["x-key"], CANARY);
+            assert_eq!(out.headers["authorization"], format!("Bearer {CANARY}"));
+            assert_eq!(out.url.as_url().query(), Some("a=b%2Bc&key=canary%2FS3cr3t%2Bv4lue"));
+            assert_eq!(out.body.as_deref(), Some(format!(r#"{{"n":1.10,"auth":{{"token":"{CANARY}"}}}}"#).as_bytes()));
+            let places: Vec<_> = uses.iter().map(|used| used.place.to_string()).collect();
+            let expected =
+                ["header `x-key`", "query parameter `key`", "body member `/auth/token`", "header `authorization`"];
+            assert_eq!(places, expected);
+            assert!(uses.iter().all(|used| used.name == "api" && used.origin.as_str() == API));
+            assert!(out.headers.values().all(http::HeaderValue::is_sensitive));
+            assert!(!format!("{out:?} {run:?} {uses:?}").contains("canary"));
+        }
+    }
+
+    #[test]
+    fn basic_takes_both_fields() {
+        let value = ConnectionValue::BasicAuth { username: "Aladdin".to_owned(), password: "open sesame".into() };
+        let origins = vec![Origin::of_url(API).expect("origin")];
+        let connection = Connection::new("login", value, vec![], origins).expect("connection");
+        let placeholders = vec![(placeholder('w'), Stands::Whole)];
+        let id = ConnectionId::from_u128(1);
+        let run = RunCredentials::new(vec![RunConnection { id, connection, placeholders }]).expect("long");
+        let mut out = request(API, &[], None);
+        out.credential = Some(placeholder('w'));
+        assert_eq!(run.apply(&mut out).expect("declared").len(), 1);
+        assert_eq!(out.headers["authorization"], "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+    }
+
+    #[test]
+    fn text_is_filled_where_a_placement_allows_it() {
+        let (whole, token) = (placeholder('w'), placeholder('t'));
+        let bearer = || field(|field| Placement::Bearer { field });
+        for text in [&whole, &token] {
+            let fill = |placements, url: &str, headers: &[(&str, &str)], body: Option<&str>| {
+                let mut out = request(url, headers, body);
+                one(placements, API).apply(&mut out).map(|uses| (out, uses.len())).map_err(reason)
+            };
+            let ok = |placements, url: &str, headers: &[(&str, &str)], body: Option<&str>| {
+                let (out, uses) = fill(placements, url, headers, body).expect("declared");
+                assert_eq!(uses, 1);
+                out
+            };
+            let value = format!("Bearer {text}");
+            assert_eq!(
+                ok(bearer(), API, &[("Authorization", &value)], None).headers["authorization"],
+                format!("Bearer {CANARY}")
+            );
+            let value = format!("key={text};v=1");
+            assert_eq!(
+                ok(header("x-KEY"), API, &[("X-Key", &value)], None).headers["x-key"],
+                format!("key={CANARY};v=1")
+            );
+            let url = format!("{API}/?x=%20y&k={text}.&z");
+            assert_eq!(
+                ok(query("k"), &url, &[], None).url.as_url().query(),
+                Some("x=%20y&k=canary%2FS3cr3t%2Bv4lue.&z")
+            );
+            let json = format!(r#"{{"n":12345678901234567890123,"a":["x",{{"b~/":"<{text}>"}}]}}"#);
+            let out = ok(body("/a/1/b~0~1"), API, &[], Some(&json));
+            assert_eq!(out.body.as_deref(), Some(json.replace(text.as_str(), CANARY).as_bytes()));
+
+            for (placements, url, headers, body, expected) in [
+                (
+                    bearer(),
+                    API.to_owned(),
+                    vec![("Authorization", format!("Token {text}"))],
+                    None,
+                    "header `authorization`",
+                ),
+                (bearer(), API.to_owned(), vec![("Authorization", text.clone())], None, "header `authorization`"),
+                (
+                    bearer(),
+                    API.to_owned(),
+                    vec![("Authorization", format!("Bearer {text} x"))],
+                    None,
+                    "header `authorization`",
+                ),
+                (bearer(), API.to_owned(), vec![("X-Key", format!("Bearer {text}"))], None, "header `x-key`"),
+                (header("X-Key"), API.to_owned(), vec![("X-Other", text.clone())], None, "header `x-other`"),
+                (query("k"), format!("{API}/?other={text}"), vec![], None, "query parameter `other`"),
+                (query("k"), format!("{API}/?k=1&K={text}"), vec![], None, "query parameter `K`"),
+                (query("k"), format!("{API}/?{text}=1"), vec![], None, "name of a query parameter"),
+                (query("k"), format!("{API}/?k=1&%61{}=1", &text[1..]), vec![], None, "name of a query parameter"),
+                (query("k"), format!("{API}/{text}"), vec![], None, "path"),
+                (query("k"), format!("{API}/x=&%61{}", &text[1..]), vec![], None, "path"),
+                (query("k"), format!("{API}/#{text}"), vec![], None, "fragment"),
+                (query("k"), format!("https://{text}.api.example/"), vec![], None, "host"),
+                (query("k"), API.to_owned(), vec![(text.as_str(), "1".to_owned())], None, "name of a header"),
+                (body("/a"), API.to_owned(), vec![], Some(format!(r#"{{"b":"{text}"}}"#)), "body member `/b`"),
+                (body("/a"), API.to_owned(), vec![], Some(format!(r#"{{"{text}":1}}"#)), "name of a JSON member"),
+                (body("/a"), API.to_owned(), vec![], Some(format!(r#"{{"b":"{text}","b":1,"a":"x"}}"#)), "there twice"),
+                (
+                    body("/a"),
+                    API.to_owned(),
+                    vec![],
+                    Some(format!(r#"{{"a":{{"b":"{text}"}}}}"#)),
+                    "body member `/a/b`",
+                ),
+                (body("/a"), API.to_owned(), vec![], Some(format!("a={text}")), "no JSON"),
+                (
+                    bearer(),
+                    "https://other.example".to_owned(),
+                    vec![("Authorization", format!("Bearer {text}"))],
+                    None,
+                    "not bound to `https://other.example`",
+                ),
+                (
+                    bearer(),
+                    "http://api.example".to_owned(),
+                    vec![("Authorization", format!("Bearer {text}"))],
+                    None,
+                    "not bound to `http://api.example`",
+                ),
+                (
+                    bearer(),
+                    "https://api.example:8443".to_owned(),
+                    vec![("Authorization", format!("Bearer {text}"))],
+                    None,
+                    "not bound to",
+                ),
+                (query("k"), format!("https://api.example.evil.example/?k={text}"), vec![], None, "not bound to"),
+            ] {
+                let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                let refused = fill(placements, &url, &headers, body.as_deref()).expect_err(&url);
+                assert!(refused.contains(expected), "{url}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn placeholders_of_other_runs_are_text() {
+        let run = one(header("X-Key"), API);
+        let foreign = placeholder('f');
+        let json = format!(r#"{{"a":"{foreign}"}}"#);
+        let url = format!("https://other.example/{foreign}?q={foreign}");
+        let mut out = request(&url, &[("X-Key", &foreign)], Some(&json));
+        assert_eq!(run.apply(&mut out), Ok(vec![]));
+        assert_eq!(out.headers["x-key"], foreign.as_str());
+        assert_eq!((out.url.as_url().as_str(), out.body.as_deref()), (url.as_str(), Some(json.as_bytes())));
+        out.credential = Some(foreign);
+        assert!(reason(run.apply(&mut out).expect_err("unknown")).contains("does not have"));
+    }
+
+    #[test]
+    fn what_the_request_sets_itself_is_not_overwritten() {
+        for (placements, url, headers, body) in [
+            (field(|field| Placement::Bearer { field }), API, vec![("authorization", "x")], None),
+            (header("X-Key"), API, vec![("x-key", "x")], None),
+            (query("k"), "https://api.example/?k=1", vec![], None),
+            (query("k"), "https://api.example/?a=1&%6B", vec![], None),
+            (body("/a"), API, vec![], Some(r#"{"a":1}"#)),
+        ] {
+            let mut out = request(url, &headers, body);
+            out.credential = Some(placeholder('w'));
+            let refused = reason(one(placements, API).apply(&mut out).expect_err("occupied"));
+            assert!(refused.contains("already sets it"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn several_secrets_need_a_field() {
+        let placements = field(|field| Placement::Header { name: "X-Key".to_owned(), field });
+        let fields = [("token", CANARY), ("other", "another-secret")];
+        let placeholders = vec![
+            (placeholder('w'), Stands::Whole),
+            (placeholder('t'), Stands::Field("token".to_owned())),
+            (placeholder('o'), Stands::Field("other".to_owned())),
+        ];
+        let run = RunCredentials::new(vec![bound("api", &fields, placements, API, placeholders)]).expect("long");
+        let apply = |text: &str| run.apply(&mut request(API, &[("X-Key", text)], None)).map_err(reason);
+        assert!(apply(&placeholder('t')).is_ok());
+        assert!(apply(&placeholder('w')).expect_err("two secrets").contains("no single secret"));
+        assert!(apply(&placeholder('o')).expect_err("undeclared").contains("field `other`"));
+        assert!(run.redactor().contains(b"another-secret") && run.redactor().contains(CANARY.as_bytes()));
+    }
+
+    #[test]
+    fn secrets_cannot_inject_headers() {
+        for secret in ["s3cr3t-canary\r\nX-Evil: 1", "s3cr3t-canary\n", "s3cr3t-canary\0"] {
+            let placeholders = vec![(placeholder('w'), Stands::Whole)];
+            let connection = bound("api", &[("token", secret)], header("X-Key"), API, placeholders);
+            let run = RunCredentials::new(vec![connection]).expect("long");
+            let mut whole = request(API, &[], None);
+            whole.credential = Some(placeholder('w'));
+            assert!(reason(run.apply(&mut whole).expect_err("placed")).contains("visible ASCII"));
+            let mut filled = request(API, &[("X-Key", &placeholder('w'))], None);
+            assert!(reason(run.apply(&mut filled).expect_err("filled")).contains("visible ASCII"));
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! [`HttpEgress`] and [`RunHttp`]: the HTTP client pieces get. The only file that names the client library.
+
+use std::{
+    error::Error,
+    fmt, io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ap_core::capability::{HttpClient, HttpError, HttpRequest, HttpResponse};
+use ap_crypto::redact::Redactor;
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, header};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Host;
+
+use super::{
+    credential::{CredentialUse, RunCredentials},
+    guard::{EgressPolicy, Guard, Refusal, ResolveError},
+    redirect::{FilledHop, Hop},
+};
+
+/// Sends HTTP requests for the runs of one runtime. Cheap to clone; clones share the connection pool.
+///
+/// No proxy from the environment, no cookies, no `Referer`, no redirects but ours, no retries; TLS 1.2 or newer against
+/// the platform's trust roots. Connections are made to checked addresses only, and pooled per policy.
+#[derive(Clone)]
+pub struct HttpEgress {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    policy: EgressPolicy,
+    /// Connects to whatever the policy allows.
+    ordinary: reqwest::Client,
+    /// For unencrypted requests that carry credentials: connects only where the policy allows those. A pool of its own.
+    plain_credentials: reqwest::Client,
+    max_response_bytes: usize,
+    scrub: bool,
+}
+
+impl HttpEgress {
+    /// Starts building a client that goes through `guard`.
+    #[must_use]
+    pub const fn builder(guard: Guard) -> HttpEgressBuilder {
+        HttpEgressBuilder { guard, max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES, scrub: true }
+    }
+
+    /// The client of one attempt, with the credentials of its run.
+    #[must_use]
+    pub fn for_run(&self, credentials: Arc<RunCredentials>) -> RunHttp {
+        RunHttp { egress: self.clone(), credentials, uses: Mutex::default() }
+    }
+
+    /// Whether credentials are masked in responses.
+    pub(crate) fn scrubs(&self) -> bool {
+        self.shared.scrub
+    }
+
+    async fn dispatch(&self, filled: FilledHop) -> Result<reqwest::Response, HttpError> {
+        let FilledHop { method, request, confidential, .. } = filled;
+        let url = request.url.as_url().clone();
+        let plain = url.scheme() != "https";
+        // An address in the URL was judged with it. A name is judged by the client's resolver, which is the guard.
+        let literal = match url.host() {
+            Some(Host::Ipv4(v4)) => Some(IpAddr::V4(v4)),
+            Some(Host::Ipv6(v6)) => Some(IpAddr::V6(v6)),
+            Some(Host::Domain(_)) | None => None,
+        };
+        let allowed = |address| self.shared.policy.allows_plain_http_credentials(address);
+        if plain && confidential && literal.is_some_and(|address| !allowed(address)) {
+            return Err(plain_credential());
+        }
+        let client = if plain && confidential { &self.shared.plain_credentials } else { &self.shared.ordinary };
+        let mut headers = request.headers;
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        let mut builder = client.request(method, url).headers(headers);
+        if let Some(body) = request.body {
+            builder = builder.body(body);
+        }
+        builder.send().await.map_err(|error| error_of(&error))
+    }
+}
+
+impl fmt::Debug for HttpEgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpEgress")
+            .field("policy", &self.shared.policy)
+            .field("max_response_bytes", &self.shared.max_response_bytes)
+            .field("scrub", &self.shared.scrub)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options of [`HttpEgress`].
+#[derive(Clone, Debug)]
+pub struct HttpEgressBuilder {
+    guard: Guard,
+    max_response_bytes: usize,
+    scrub: bool,
+}
+
+impl HttpEgressBuilder {
+    /// Sets the largest response body, whatever a request asks for. Unit: bytes after decoding. Default: 32 MiB.
+    #[must_use]
+    pub const fn with_max_response_bytes(mut self, max_response_bytes: usize) -> Self {
+        self.max_response_bytes = max_response_bytes;
+        self
+    }
+
+    /// Opens the options that give a promise up.
+    #[must_use]
+    pub const fn dangerous(self) -> DangerousHttpEgressBuilder {
+        DangerousHttpEgressBuilder { builder: self }
+    }
+
+    /// Builds the client.
+    ///
+    /// # Errors
+    /// [`HttpEgressError`] if TLS cannot be set up, for instance without trust roots on this machine.
+    pub fn build(self) -> Result<HttpEgress, HttpEgressError> {
+        let client = |plain_credentials| {
+            let resolver = CheckedResolver { guard: self.guard.clone(), plain_credentials };
+            reqwest::Client::builder()
+                .dns_resolver(resolver)
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .gzip(true)
+                .tls_version_min(reqwest::tls::Version::TLS_1_2)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .http1_max_headers(MAX_RESPONSE_FIELDS)
+                .http2_max_header_list_size(MAX_RESPONSE_HEAD_BYTES)
+                .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+                .build()
+                .map_err(HttpEgressError)
+        };
+        Ok(HttpEgress {
+            shared: Arc::new(Shared {
+                policy: self.guard.policy().clone(),
+                ordinary: client(false)?,
+                plain_credentials: client(true)?,
+                max_response_bytes: self.max_response_bytes,
+                scrub: self.scrub,
+            }),
+        })
+    }
+}
+
+/// Options that give a promise up.
+#[derive(Clone, Debug)]
+pub struct DangerousHttpEgressBuilder {
+    builder: HttpEgressBuilder,
+}
+
+impl DangerousHttpEgressBuilder {
+    /// Hands responses to pieces as they came, credentials a peer echoes included. For tests that prove the scrubber
+    /// matters; nothing else has a use for it.
+    #[must_use]
+    pub fn without_response_scrubbing(mut self) -> HttpEgressBuilder {
+        self.builder.scrub = false;
+        self.builder
+    }
+}
+
+/// The HTTP client could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client could not be set up")]
+pub struct HttpEgressError(#[source] reqwest::Error);
+
+/// The HTTP client of one attempt of one run.
+#[derive(Debug)]
+pub struct RunHttp {
+    egress: HttpEgress,
+    credentials: Arc<RunCredentials>,
+    uses: Mutex<Vec<CredentialUse>>,
+}
+
+impl RunHttp {
+    /// The credentials put into requests since the last call, for the audit; also those of requests that failed later.
+    #[must_use]
+    pub fn take_uses(&self) -> Vec<CredentialUse> {
+        std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let shared = &self.egress.shared;
+        let limit_bytes = request.max_response_bytes.min(shared.max_response_bytes);
+        let max_redirects = request.max_redirects;
+        let mut hop = Hop::first(request, &shared.policy)?;
+        loop {
+            let filled = hop.fill(&self.credentials)?;
+            self.uses.lock().unwrap_or_else(PoisonError::into_inner).extend(filled.uses.iter().cloned());
+            let method = filled.method.clone();
+            let number = hop.number();
+            let response = self.egress.dispatch(filled).await.map_err(|error| after_redirects(error, number))?;
+            check_head(response.headers())?;
+            if hop.number() < max_redirects
+                && let Some(next) =
+                    hop.follow(response.status(), response.headers(), &shared.policy, &self.credentials)?
+            {
+                hop = next;
+                continue;
+            }
+            return self.read(response, &method, limit_bytes).await;
+        }
+    }
+
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        method: &Method,
+        limit_bytes: usize,
+    ) -> Result<HttpResponse, HttpError> {
+        let encoded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+        if response.headers().get_all(header::CONTENT_ENCODING).iter().any(encoded) {
+            return Err(HttpError::Interrupted {
+                reason: "the body is compressed in a way that cannot be searched for credentials; gzip can".to_owned(),
+            });
+        }
+        let too_large = HttpError::ResponseTooLarge { limit_bytes };
+        let announced = response.content_length().filter(|_| method != Method::HEAD);
+        if announced.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length > limit_bytes)) {
+            return Err(too_large);
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| error_of(&error))? {
+            if chunk.len() > limit_bytes.saturating_sub(body.len()) {
+                return Err(too_large);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let redactor = if self.egress.shared.scrub { self.credentials.redactor() } else { &Redactor::default() };
+        let headers = response.headers().iter().map(|(name, value)| {
+            let value = redactor.redact_bytes(value.as_bytes());
+            (redactor.redact_str(name.as_str()).into_owned(), String::from_utf8_lossy(&value).into_owned())
+        });
+        let headers = headers.collect();
+        let body = body.freeze();
+        let body = match redactor.redact_bytes(&body) {
+            std::borrow::Cow::Borrowed(_) => body.clone(),
+            std::borrow::Cow::Owned(masked) => Bytes::from(masked),
+        };
+        Ok(HttpResponse { status: response.status().as_u16(), headers, body })
+    }
+
+    /// Masks what an error could repeat of a request: header names and the like are the author's, but cheap to search.
+    fn scrub(&self, error: HttpError) -> HttpError {
+        let mask = |reason: String| self.credentials.redactor().redact_str(&reason).into_owned();
+        match error {
+            HttpError::Credential { reason } => HttpError::Credential { reason: mask(reason) },
+            HttpError::InvalidRequest { reason } => HttpError::InvalidRequest { reason: mask(reason) },
+            HttpError::Refused { reason } => HttpError::Refused { reason: mask(reason) },
+            HttpError::Unreachable { reason } => HttpError::Unreachable { reason: mask(reason) },
+            HttpError::Interrupted { reason } => HttpError::Interrupted { reason: mask(reason) },
+            other => other,
+        }
+    }
+}
+
+#[async_trait]
+impl HttpClient for RunHttp {
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let limit = request.timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+        let outcome = tokio::time::timeout(limit, self.exchange(request)).await;
+        let error = match outcome {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => self.scrub(error),
+            Err(_) => HttpError::Timeout { limit },
+        };
+        if matches!(error, HttpError::Refused { .. } | HttpError::Credential { .. }) {
+            tracing::warn!(target: "ap_runtime::egress", %error, "an outgoing request was refused");
+        }
+        Err(error)
+    }
+}
+
+/// The guard as the client's resolver: the client connects to what this returns and to nothing else.
+#[derive(Debug)]
+struct CheckedResolver {
+    guard: Guard,
+    plain_credentials: bool,
+}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (guard, plain_credentials) = (self.guard.clone(), self.plain_credentials);
+        Box::pin(async move {
+            // Port 0: the client puts in that of the URL.
+            let addresses = guard.resolve(name.as_str(), 0).await.map_err(LookupError::Resolve)?;
+            let allowed = |address: IpAddr| guard.policy().allows_plain_http_credentials(address);
+            if plain_credentials && !addresses.iter().all(|address| allowed(address.ip())) {
+                return Err(LookupError::PlainCredential.into());
+            }
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// What [`CheckedResolver`] hands through the client library.
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error("a credential must not travel unencrypted to this network")]
+    PlainCredential,
+    #[error(transparent)]
+    Resolve(ResolveError),
+}
+
+/// Says who must act, in our words: those of the library name addresses and URLs.
+fn error_of(error: &reqwest::Error) -> HttpError {
+    let chain = || {
+        std::iter::successors(Some(error as &(dyn Error + 'static)), |error: &&(dyn Error + 'static)| (*error).source())
+    };
+    if let Some(lookup) = chain().find_map(|error| error.downcast_ref::<LookupError>()) {
+        return match lookup {
+            LookupError::PlainCredential => plain_credential(),
+            LookupError::Resolve(ResolveError::Refused(refusal)) => refused(*refusal),
+            LookupError::Resolve(failed) => HttpError::Unreachable { reason: failed.to_string() },
+        };
+    }
+    if error.is_builder() {
+        return HttpError::InvalidRequest { reason: "the request cannot be written as HTTP".to_owned() };
+    }
+    if !error.is_connect() {
+        return HttpError::Interrupted { reason: "the response broke off or is malformed".to_owned() };
+    }
+    let kind = chain().find_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind);
+    let reason = match kind {
+        Some(io::ErrorKind::ConnectionRefused) => "the connection was refused",
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => "the TLS handshake failed",
+        _ if error.is_timeout() => "the connection was not made in time",
+        _ => "the connection could not be made",
+    };
+    HttpError::Unreachable { reason: reason.to_owned() }
+}
+
+/// A name that is malformed is refused before; here every refusal is the policy's.
+fn refused(refusal: Refusal) -> HttpError {
+    HttpError::Refused { reason: refusal.to_string() }
+}
+
+fn plain_credential() -> HttpError {
+    HttpError::Credential {
+        reason: "the request would carry a credential over plain HTTP: use HTTPS, or let the host allow plain HTTP \
+                 credentials for the peer's network"
+            .to_owned(),
+    }
+}
+
+/// Once one hop was sent, nothing is `Unreachable` any more.
+fn after_redirects(error: HttpError, number: u8) -> HttpError {
+    match error {
+        HttpError::Unreachable { reason } if number > 0 => {
+            HttpError::Interrupted { reason: format!("after a redirect, the peer could not be reached: {reason}") }
+        }
+        HttpError::Refused { reason } if number > 0 => {
+            HttpError::Refused { reason: format!("the redirect is refused: {reason}") }
+        }
+        other => other,
+    }
+}
+
+fn check_head(head: &HeaderMap) -> Result<(), HttpError> {
+    let bytes: usize = head.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let limit_bytes = MAX_RESPONSE_HEAD_BYTES as usize;
+    if bytes > limit_bytes { Err(HttpError::ResponseTooLarge { limit_bytes }) } else { Ok(()) }
+}
+
+const USER_AGENT: &str = concat!("ap-runtime/", env!("CARGO_PKG_VERSION"));
+const DEFAULT_MAX_RESPONSE_BYTES: usize = 32 << 20;
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_RESPONSE_FIELDS: usize = 100;
+const MAX_RESPONSE_HEAD_BYTES: u32 = 64 << 10;
+const MAX_IDLE_PER_HOST: usize = 32;
+
+#[cfg(test)]
+mod tests;
