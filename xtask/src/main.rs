@@ -1,2 +1,42 @@
-//! Stub.
-fn main() {}
+//! Chores of this repository: `cargo xtask help` lists them.
+//!
+//! Standard library only, so that the first `cargo xtask` of a fresh clone starts within seconds.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a command-line tool")]
+
+mod check_add;
+mod test;
+mod tool;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["check-add", rest @ ..] => check_add::run(rest),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["test", rest @ ..] => test::run(rest),
+        [other, ..] => Err(format!("there is no command `{other}`; `cargo xtask help` lists them")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const HELP: &str = "\
+Usage: cargo xtask <command>
+
+  test [arguments]   runs every test of the workspace; arguments go to `cargo test`
+  check-add [code]   builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
+                     and its check time: default features (at most 175 crates, else it fails), then with feature
+                     `code`; with the argument `code` only the latter
+  help               prints this
+";

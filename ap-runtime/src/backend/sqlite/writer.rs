@@ -239,17 +239,19 @@ impl Task {
         while let Some(first) = self.incoming.recv().await {
             let mut batch = Vec::new();
             let mut bytes = 0;
-            let mut message = Some(first);
-            while let Some(Message::Write(job)) = message.take() {
-                bytes += job.bytes();
-                batch.push(job);
-                if batch.len() < BATCH_OPERATIONS && bytes < BATCH_BYTES {
-                    message = self.incoming.try_recv().ok();
+            let mut next = Some(first);
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Write(job) => {
+                        bytes += job.bytes();
+                        batch.push(job);
+                    }
+                    // What was sent before stays in the queue and is received.
+                    Message::Close => self.incoming.close(),
                 }
-            }
-            if matches!(message, Some(Message::Close)) {
-                // What was sent before stays in the queue and is received.
-                self.incoming.close();
+                if batch.len() < BATCH_OPERATIONS && bytes < BATCH_BYTES {
+                    next = self.incoming.try_recv().ok();
+                }
             }
             self.commit(batch).await;
         }
