@@ -35,8 +35,8 @@ const HELP: &str = "\
 Usage: cargo xtask <command>
 
   test [arguments]   runs every test of the workspace; arguments go to `cargo test`
-  check-add [code]   builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
+  check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
-                     `code`; with the argument `code` only the latter
+                     `code`; with the argument `default` or `code` only that
   help               prints this
 ";
