@@ -26,9 +26,10 @@ impl Source {
     /// The lines before the tests at the file's end.
     pub(crate) fn production_lines(&self) -> impl Iterator<Item = &str> {
         let lines: Vec<&str> = self.text.lines().collect();
-        let tests = lines
-            .windows(2)
-            .position(|pair| pair[0].trim() == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{'));
+        let tests = lines.windows(2).position(|pair| {
+            let module = pair[1].strip_prefix("pub(crate) ").unwrap_or(pair[1]);
+            pair[0].trim() == "#[cfg(test)]" && module.starts_with("mod ") && module.ends_with('{')
+        });
         let end = tests.unwrap_or(lines.len());
         lines.into_iter().take(end)
     }
@@ -84,6 +85,8 @@ fn production_code_ends_where_tests_begin() {
     let source = Source::new("ap-x/src/a.rs", text);
     assert_eq!(source.production_lines().count(), 3);
     assert_eq!(source.code_lines().collect::<Vec<_>>(), ["fn a() {} ", "let u = \"http://x\";"]);
+    let source = Source::new("ap-x/src/a.rs", "fn a() {}\n#[cfg(test)]\npub(crate) mod tests {\n}\n");
+    assert_eq!(source.production_lines().count(), 1);
     // A module kept in a file of its own does not end the file.
     let source = Source::new("ap-x/src/a.rs", "#[cfg(test)]\nmod tests;\nfn a() {}\n");
     assert_eq!(source.production_lines().count(), 3);
