@@ -1,4 +1,5 @@
 //! Starts the server as an operator would, and talks to it over a socket.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -55,7 +55,7 @@ fn spellings(text: &str) -> Vec<Vec<u8>> {
         text.encode_utf16().flat_map(u16::to_be_bytes).collect(),
     ];
     for before in 0..3 {
-        let message = [&b"\0\0"[..before.min(2)], text.as_bytes()].concat();
+        let message = [vec![0; before], text.as_bytes().to_vec()].concat();
         for alphabet in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
             // Digits that also depend on the neighbours are left out: those of the bytes before, and the last.
             let digits: Vec<u8> = alphabet.encode(&message).into_bytes();

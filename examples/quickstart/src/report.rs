@@ -6,7 +6,6 @@ use anyhow::ensure;
 use ap_auth::audit::{AuditEvent, Detail};
 use ap_core::{audit::AuditOutcome, run::StepStatus, time::Timestamp};
 use ap_runtime::engine::{RunView, StepView};
-use serde_json::Value;
 
 /// Starts a section.
 pub(crate) fn section(title: impl Display) {
@@ -25,19 +24,32 @@ pub(crate) fn promise(kept: bool, what: impl Display) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints every step of a run.
+/// Prints every step of a run with what went in and what came out.
 pub(crate) fn timeline(run: &RunView) {
+    steps(run, detail);
+}
+
+/// Prints every step of a run in a line.
+pub(crate) fn short_timeline(run: &RunView) {
+    steps(run, |_| {});
+}
+
+fn steps(run: &RunView, detail: fn(&StepView)) {
     let took = run.finished.map_or_else(String::new, |end| format!(" after {}", duration(run.accepted, end)));
     println!("   {} {}{took}", run.id, run.status);
     for step in &run.steps {
         println!("   {:<15} {}", step.path.as_str(), outline(step));
-        let parts = [("in", &step.input), ("out", &step.output)];
-        for (name, value) in parts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
-            println!("      {name:<4} {}", short(value));
-        }
-        step.console.iter().for_each(|line| println!("      log  {}", cut(line)));
-        step.error.iter().for_each(|error| println!("      error {error}"));
+        detail(step);
     }
+}
+
+fn detail(step: &StepView) {
+    let parts = [("in", &step.input), ("out", &step.output)];
+    for (name, value) in parts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
+        println!("      {name:<4} {}", cut(&value.to_string()));
+    }
+    step.console.iter().for_each(|line| println!("      log  {}", cut(line)));
+    step.error.iter().for_each(|error| println!("      error {error}"));
 }
 
 /// Prints an event of the audit trail: when, who, from where, what, how it ended, on what.
@@ -47,7 +59,7 @@ pub(crate) fn audit(event: &AuditEvent) {
         AuditOutcome::Failure => "failed",
         AuditOutcome::Success => "done",
     };
-    let from = event.ip().map_or_else(|| "this process".to_owned(), |ip| ip.to_string());
+    let from = event.ip().map_or_else(|| "-".to_owned(), |ip| ip.to_string());
     let on = match event.details().get("name") {
         Some(Detail::Text(name)) => name.as_str(),
         _ => event.resources().first().map_or("", String::as_str),
@@ -57,7 +69,7 @@ pub(crate) fn audit(event: &AuditEvent) {
         (_, Some(reason)) => format!(" ({reason})"),
     };
     println!(
-        "   {}  {:<18} {from:<13} {:<18} {outcome:<7} {on}{why}",
+        "   {}  {:<18} {from:<10} {:<18} {outcome:<7} {on}{why}",
         clock(event.at()),
         event.actor().to_string(),
         event.action()
@@ -86,10 +98,6 @@ fn clock(at: Timestamp) -> String {
     at.to_string().chars().skip(11).take(12).collect()
 }
 
-fn short(value: &Value) -> String {
-    cut(&value.to_string())
-}
-
 fn cut(text: &str) -> String {
     if text.chars().count() <= WIDTH {
         return text.to_owned();
@@ -99,4 +107,4 @@ fn cut(text: &str) -> String {
 }
 
 /// Longest value shown. Unit: characters.
-const WIDTH: usize = 150;
+const WIDTH: usize = 116;
