@@ -12,12 +12,13 @@ use std::{
 
 use crate::tool;
 
-/// Checks default features and then `code`; with the argument `code` the latter alone.
+/// Checks default features and then `code`; with the argument `default` or `code` that alone.
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let sets: &[FeatureSet] = match arguments {
         [] => &[DEFAULT, CODE],
         ["code"] => &[CODE],
-        _ => return Err("`check-add` takes no argument but `code`".to_owned()),
+        ["default"] => &[DEFAULT],
+        _ => return Err("`check-add` takes `default`, `code` or nothing".to_owned()),
     };
     let mut reports = Vec::new();
     for set in sets {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
+mod bench;
 mod check_add;
 mod test;
 mod tool;
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
+        ["bench", rest @ ..] => bench::run(rest),
         ["check-add", rest @ ..] => check_add::run(rest),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");
@@ -35,8 +37,10 @@ const HELP: &str = "\
 Usage: cargo xtask <command>
 
   test [arguments]   runs every test of the workspace; arguments go to `cargo test`
-  check-add [code]   builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
+  bench door [options]
+                     measures the webhook door beside two floors; see `--help`
+  check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
-                     `code`; with the argument `code` only the latter
+                     `code`; with the argument `default` or `code` only that
   help               prints this
 ";

@@ -136,13 +136,15 @@ impl HttpEgressBuilder {
     pub fn build(self) -> Result<HttpEgress, HttpEgressError> {
         let client = |plain_credentials, oldest_tls| {
             let resolver = CheckedResolver { guard: self.guard.clone(), plain_credentials };
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder();
+            #[cfg(feature = "gzip")]
+            let builder = builder.gzip(true);
+            builder
                 .dns_resolver(resolver)
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
                 .referer(false)
-                .gzip(true)
                 .tls_version_min(oldest_tls)
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http1_max_headers(MAX_RESPONSE_FIELDS)
@@ -229,10 +231,12 @@ impl RunHttp {
         method: &Method,
         limit_bytes: usize,
     ) -> Result<HttpResponse, HttpError> {
-        let encoded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+        // The answer to a HEAD has no body, whatever it says of one.
+        let encoded =
+            |value: &HeaderValue| method != Method::HEAD && !value.as_bytes().eq_ignore_ascii_case(b"identity");
         if response.headers().get_all(header::CONTENT_ENCODING).iter().any(encoded) {
             return Err(HttpError::Interrupted {
-                reason: "the body is compressed in a way that cannot be searched for credentials; gzip can".to_owned(),
+                reason: "the body is compressed in a way that cannot be searched for credentials".to_owned(),
             });
         }
         let too_large = HttpError::ResponseTooLarge { limit_bytes };

@@ -1,0 +1,77 @@
+//! Reading the engine's database from outside: what runs weigh, and whether every acknowledged one is there.
+
+use std::{collections::BTreeSet, path::Path};
+
+use anyhow::{Result, ensure};
+use ap_core::id::RunId;
+use futures_util::TryStreamExt;
+use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+
+/// Bytes of the rows that the two commits of a run write, on average.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowBytes {
+    /// Run, first journal entry, audit record.
+    pub(crate) accept: usize,
+    /// Last journal entry, and the run's row again.
+    pub(crate) end: usize,
+}
+
+/// Measures the rows of the runs that are there.
+pub(crate) async fn row_bytes(database: &Path) -> Result<RowBytes> {
+    let mut connection = open(database).await?;
+    let row = sqlx::query(ROW_BYTES).fetch_one(&mut connection).await?;
+    let bytes = |column: &str| -> Result<usize> {
+        let average: f64 = row.try_get(column)?;
+        Ok(average.round() as usize)
+    };
+    let (run, first, last, audit) = (bytes("run")?, bytes("first")?, bytes("last")?, bytes("audit")?);
+    Ok(RowBytes { accept: run + first + audit, end: run + last })
+}
+
+/// What the database says about the runs that were acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Audit {
+    /// Runs in the database.
+    pub(crate) stored: usize,
+    /// Acknowledged runs that are not there, did not succeed, or lack a journal entry or the audit record.
+    pub(crate) missing: usize,
+}
+
+/// Compares the database, as a crash left it, with what was acknowledged.
+pub(crate) async fn audit(database: &Path, acknowledged: &[RunId]) -> Result<Audit> {
+    let mut connection = open(database).await?;
+    let mut whole = BTreeSet::new();
+    let mut stored = 0;
+    let mut rows = sqlx::query(RUNS).fetch(&mut connection);
+    while let Some(row) = rows.try_next().await? {
+        stored += 1;
+        let (id, status, entries): (&[u8], &str, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        if status == "SUCCEEDED" && entries == 2 {
+            whole.insert(RunId::from_slice(id)?);
+        }
+    }
+    drop(rows);
+    let audited: i64 = sqlx::query_scalar("SELECT count(*) FROM ap_audit WHERE action = 'run.start'")
+        .fetch_one(&mut connection)
+        .await?;
+    ensure!(audited == i64::try_from(stored)?, "{stored} runs have {audited} audit records");
+    let unique: BTreeSet<&RunId> = acknowledged.iter().collect();
+    ensure!(unique.len() == acknowledged.len(), "two answers named the same run");
+    let missing = unique.into_iter().filter(|run| !whole.contains(run)).count();
+    Ok(Audit { stored, missing })
+}
+
+async fn open(database: &Path) -> Result<SqliteConnection> {
+    Ok(SqliteConnectOptions::new().filename(database).connect().await?)
+}
+
+/// Ids and hashes are counted at their length, numbers at eight bytes.
+const ROW_BYTES: &str = "SELECT \
+    (SELECT avg(16 * 4 + length(status) + 8 * 4) FROM ap_runs) AS run, \
+    (SELECT avg(16 * 2 + 8 + length(sealed)) FROM ap_journal WHERE seq = 0) AS first, \
+    (SELECT avg(16 * 2 + 8 + length(sealed)) FROM ap_journal WHERE seq = 1) AS last, \
+    (SELECT avg(17 + 16 + 8 + length(action) + length(outcome) + length(sealed)) \
+        FROM ap_audit WHERE action = 'run.start') AS audit";
+const RUNS: &str = "SELECT run.id, run.status, \
+    (SELECT count(*) FROM ap_journal AS entry WHERE entry.project = run.project AND entry.run = run.id) \
+    FROM ap_runs AS run";
