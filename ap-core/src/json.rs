@@ -385,6 +385,17 @@ pub const MAX_DEPTH: usize = 100;
 /// Longest pointer in an error. Unit: bytes, before escaping.
 const MAX_POINTER_BYTES: usize = 1024;
 
+/// Whether arrays and objects in `value` nest deeper than `levels`. Looks no deeper than that.
+#[must_use]
+pub fn depth_exceeds(value: &Value, levels: usize) -> bool {
+    match (value, levels.checked_sub(1)) {
+        (Value::Array(_) | Value::Object(_), None) => true,
+        (Value::Array(items), Some(left)) => items.iter().any(|item| depth_exceeds(item, left)),
+        (Value::Object(members), Some(left)) => members.values().any(|member| depth_exceeds(member, left)),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -544,5 +555,14 @@ mod tests {
             let value = keys.iter().rev().fold(json!(7), |inner, key| json!({key: inner}));
             prop_assert_eq!(value.pointer(&pointer), Some(&json!(7)));
         }
+    }
+
+    #[test]
+    fn depth_is_counted_in_levels_of_arrays_and_objects() {
+        let value = serde_json::json!([{ "a": [1] }]);
+        assert!(depth_exceeds(&value, 2));
+        assert!(!depth_exceeds(&value, 3));
+        assert!(!depth_exceeds(&serde_json::json!(1), 0));
+        assert!(depth_exceeds(&serde_json::json!([]), 0));
     }
 }

@@ -195,6 +195,9 @@ pub enum StepErrorKind {
     Input,
     /// A fault of the SDK or its storage.
     Internal,
+    /// The exchange with the outside broke off after it may have begun: whether the other side acted is not known. For an
+    /// effect that must not happen twice the step reports [`StepErrorKind::OutcomeUnknown`] instead.
+    Interrupted,
     /// A limit on size or count was exceeded.
     Limit,
     /// A script outgrew its memory limit.
@@ -222,7 +225,7 @@ impl StepErrorKind {
     /// outcome is never retried by policy, since the effect may have happened.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::OutcomeTransient | Self::Script | Self::Timeout)
+        matches!(self, Self::Interrupted | Self::OutcomeTransient | Self::Script | Self::Timeout)
     }
 }
 
@@ -241,7 +244,7 @@ mod tests {
     #[test]
     fn only_what_another_attempt_may_mend_is_retried() {
         use StepErrorKind as Kind;
-        for kind in [Kind::OutcomeTransient, Kind::Script, Kind::Timeout] {
+        for kind in [Kind::Interrupted, Kind::OutcomeTransient, Kind::Script, Kind::Timeout] {
             assert!(kind.is_retryable(), "{kind:?}");
         }
         for kind in [

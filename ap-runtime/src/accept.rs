@@ -44,8 +44,8 @@ impl Kernel {
         let at = self.clock.now();
         let run = RunId::from_parts(at, self.id_entropy()?);
         let RunStart { project, flow: flow_id, version, generation, dedupe, payload } = start;
-        let first = Event::Accepted { at, run, trigger: payload };
-        let state = RunState::accepted(&first, self.run_limits.step_executions())?;
+        let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine() };
+        let state = RunState::accepted(&first)?;
         let mut batch = Batch::default();
         batch.push(&first)?;
         let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;
@@ -76,6 +76,6 @@ impl Kernel {
         let flow = self.flow_version(record.version, record.project).await?;
         let entries = self.backend.journal(record.id, record.project).await?;
         let ids = (record.project, record.id);
-        Ok(journal::replay(keys, ids, &flow, &entries, self.run_limits.step_executions())?.state)
+        Ok(journal::replay(keys, ids, &flow, &entries)?.state)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::MAX_STEP_EXECUTIONS;
+use crate::engine::EngineLimits;
 
 /// A value outside its accepted range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +43,7 @@ impl RunLimits {
         self.step_executions
     }
 
-    /// Largest journal of a run before it ends as `LOG_SIZE_EXCEEDED`.
+    /// Largest log of a run before it ends as `LOG_SIZE_EXCEEDED`.
     #[must_use]
     pub const fn log_bytes(&self) -> u64 {
         self.log_bytes
@@ -72,9 +72,9 @@ impl RunLimits {
         Ok(self)
     }
 
-    /// Sets the largest journal of a run: inputs, outputs and errors of all its steps.
+    /// Sets the largest log of a run: what its trigger delivered, and inputs, outputs and errors of all its steps.
     ///
-    /// * Unit: bytes before sealing. Default: 50 MiB (the reference product's log budget). Accepted: 64 KiB to 1 GiB.
+    /// * Unit: bytes, roughly those of their JSON. It bounds the journal and the memory a run takes. Default: 50 MiB (the reference product's log budget). Accepted: 64 KiB to 1 GiB.
     ///
     /// # Errors
     /// [`LimitError::OutOfRange`].
@@ -84,9 +84,15 @@ impl RunLimits {
     }
 }
 
+impl RunLimits {
+    pub(crate) const fn engine(&self) -> EngineLimits {
+        EngineLimits { step_executions: self.step_executions, log_bytes: self.log_bytes }
+    }
+}
+
 impl Default for RunLimits {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(300), step_executions: MAX_STEP_EXECUTIONS, log_bytes: 50 << 20 }
+        Self { timeout: Duration::from_secs(300), step_executions: 10_000, log_bytes: 50 << 20 }
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct CredentialLoader {
 impl CredentialLoader {
     /// For the connections that the steps of `flow` name; those of its trigger are the door's.
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
-        let steps = flow.connections().iter().filter(|used| !used.pointer.starts_with("/trigger"));
+        let steps = flow.connections().iter().filter(|used| used.pointer.starts_with("/steps"));
         let names = steps.map(|used| used.name.clone()).collect();
         Self { claimed, names, seen: Vec::new(), current: Arc::default() }
     }
@@ -56,7 +56,7 @@ impl CredentialLoader {
                 Err(StoreError::NotFound { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let connection = records::open_connection(keys, &record)?;
+            let connection = records::open_connection(keys, &record, name)?;
             let view = self.view(keys, record.id, &connection);
             let placeholders = placeholders(&view);
             seen.push((record.id, name.clone(), view));

@@ -67,17 +67,17 @@ impl Denials {
                 .with_detail("requests", count)
                 .with_outcome(AuditOutcome::Denied, reason)
         });
+        let mut records = Vec::new();
         for event in calls.into_iter().chain(counted) {
-            let record = match kernel.audit_record(&event).await {
-                Ok(record) => record,
-                Err(error) => {
-                    // A project that does not exist has no trail to write to.
-                    tracing::warn!(error = %error, scope = %event.scope(), "a refusal could not be audited");
-                    continue;
-                }
-            };
-            if let Err(error) = kernel.backend.append_audit(&[record]).await {
-                tracing::error!(error = %error, scope = %event.scope(), "a refusal could not be audited");
+            match kernel.audit_record(&event).await {
+                Ok(record) => records.push(record),
+                // A project that does not exist has no trail to write to.
+                Err(error) => tracing::warn!(%error, scope = %event.scope(), "a refusal could not be audited"),
+            }
+        }
+        for chunk in records.chunks(CHUNK) {
+            if let Err(error) = kernel.backend.append_audit(chunk).await {
+                tracing::error!(%error, refusals = chunk.len(), "refusals could not be audited");
             }
         }
     }
@@ -87,6 +87,8 @@ impl Denials {
     }
 }
 
+/// Records written in one transaction.
+const CHUNK: usize = 500;
 /// Entries kept at most, of each kind.
 const CAPACITY: usize = 10_000;
 

@@ -57,10 +57,11 @@ pub enum RunError {
 impl RunError {
     /// Whether trying again, by whomever, must fail the same way: the journal itself is at fault.
     ///
-    /// A missing piece, a wrong key or a store out of reach are the operator's to mend; the run then waits.
+    /// A missing or changed piece, a wrong key or a store out of reach are the operator's to mend; the run then waits. A
+    /// journal that does not fit its flow counts as a changed piece, because a changed journal would not open.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Apply(_) | Self::Encoding(_) | Self::Redact(_) | Self::Seal(_))
+        matches!(self, Self::Encoding(_) | Self::Redact(_) | Self::Seal(_))
     }
 }
 
@@ -97,11 +98,6 @@ impl Batch {
         self.events >= DUE_EVENTS || self.json.len() >= DUE_BYTES
     }
 
-    /// Size before sealing. Unit: bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.json.len() as u64
-    }
-
     /// Empties the batch for the next entry.
     pub(crate) fn clear(&mut self) {
         self.json.clear();
@@ -129,20 +125,19 @@ pub(crate) fn open(
     keys: &TenantKeys,
     (project, run): (ProjectId, RunId),
     entry: &JournalEntry,
-) -> Result<(Vec<Event>, u64), RunError> {
+) -> Result<Vec<Event>, RunError> {
     let plain = keys.open(&context(project, &run, entry.seq), &entry.sealed).map_err(RunError::Seal)?;
     let decoded: Plain = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
     if decoded.v != FORMAT {
         return Err(RunError::Encoding(serde::de::Error::custom("unknown journal format")));
     }
-    Ok((decoded.events, plain.len() as u64))
+    Ok(decoded.events)
 }
 
 /// A run rebuilt from its journal.
 pub(crate) struct Replayed {
     pub(crate) state: RunState,
     pub(crate) next_seq: u64,
-    pub(crate) log_bytes: u64,
 }
 
 /// Rebuilds a run from its whole journal.
@@ -151,19 +146,16 @@ pub(crate) fn replay(
     ids: (ProjectId, RunId),
     flow: &ValidFlow,
     entries: &[JournalEntry],
-    max_step_executions: u32,
 ) -> Result<Replayed, RunError> {
     let mut state: Option<RunState> = None;
-    let mut log_bytes = 0;
     for (expected, entry) in (0_u64..).zip(entries) {
         if entry.seq != expected {
             return Err(RunError::Encoding(serde::de::Error::custom("an entry is missing")));
         }
-        let (events, bytes) = open(keys, ids, entry)?;
-        log_bytes += bytes;
+        let events = open(keys, ids, entry)?;
         for event in &events {
             match &mut state {
-                None => state = Some(RunState::accepted(event, max_step_executions)?),
+                None => state = Some(RunState::accepted(event)?),
                 Some(state) => {
                     state.apply(flow, event)?;
                 }
@@ -171,7 +163,7 @@ pub(crate) fn replay(
         }
     }
     let state = state.ok_or_else(|| RunError::Encoding(serde::de::Error::custom("the journal is empty")))?;
-    Ok(Replayed { state, next_seq: entries.len() as u64, log_bytes })
+    Ok(Replayed { state, next_seq: entries.len() as u64 })
 }
 
 fn context<'a>(project: ProjectId, run: &'a RunId, seq: u64) -> SealContext<'a> {
@@ -201,7 +193,7 @@ mod tests {
     use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
 
     use super::*;
-    use crate::{backend::memory::MemoryBackend, clock::SystemClock};
+    use crate::{backend::memory::MemoryBackend, clock::SystemClock, config::RunLimits};
 
     const IDS: (ProjectId, RunId) = (ProjectId::from_u128(1), RunId::from_u128(2));
 
@@ -223,12 +215,10 @@ mod tests {
         let events = [event(1), event(2), event(3)];
         events.iter().try_for_each(|event| batch.push(event)).expect("serialises");
         let entry = batch.seal(&keys, IDS, 4, &SystemEntropy).expect("sealed");
-        let (opened, bytes) = open(&keys, IDS, &entry).expect("opened");
-        assert_eq!(opened, events);
-        assert_eq!(bytes, batch.bytes() + SUFFIX.len() as u64);
+        assert_eq!(open(&keys, IDS, &entry).expect("opened"), events);
         // A retry of the same commit seals the same events again.
         let again = batch.seal(&keys, IDS, 4, &SystemEntropy).expect("sealed");
-        assert_eq!(open(&keys, IDS, &again).expect("opened").0, events);
+        assert_eq!(open(&keys, IDS, &again).expect("opened"), events);
         let moved = JournalEntry { seq: 5, ..entry.clone() };
         assert!(matches!(open(&keys, IDS, &moved), Err(RunError::Seal(_))));
         let other = (IDS.0, RunId::from_u128(3));
@@ -247,7 +237,9 @@ mod tests {
         assert!(batch.is_empty() && !batch.is_due());
         let large = serde_json::Value::from("x".repeat(DUE_BYTES));
         let trigger = Arc::new(large);
-        batch.push(&Event::Accepted { at: Timestamp::EPOCH, run: IDS.1, trigger }).expect("serialises");
+        batch
+            .push(&Event::Accepted { at: Timestamp::EPOCH, run: IDS.1, trigger, limits: RunLimits::default().engine() })
+            .expect("serialises");
         assert!(batch.is_due());
     }
 }

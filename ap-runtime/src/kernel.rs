@@ -25,7 +25,7 @@ use crate::{
     records,
     replies::ReplyHub,
     sandbox::CodeSandbox,
-    store::{Backend, RunCommit},
+    store::{Backend, RunChange, RunCommit},
 };
 
 /// What every part of the runtime shares.
@@ -59,28 +59,34 @@ impl Kernel {
         let record = self.backend.flow_version(version, project).await?;
         let keys = self.keyring.tenant(project.into()).await?;
         let source = records::open_flow_version(&keys, &record)?;
-        let definition = FlowDefinition::parse_slice(&source, &self.flow_limits).map_err(RunError::Flow)?;
-        let flow = Arc::new(ValidFlow::check(definition, &self.pieces, &self.flow_limits).map_err(RunError::Flow)?);
+        // It was judged under the host's limits when it was published; those may have changed since.
+        let limits = FlowLimits::widest();
+        let definition = FlowDefinition::parse_slice(&source, &limits).map_err(RunError::Flow)?;
+        let flow = Arc::new(ValidFlow::check(definition, &self.pieces, &limits).map_err(RunError::Flow)?);
         self.flows.insert(version, project, &flow);
         Ok(flow)
     }
 
-    /// Commits to a run, and tries again for a while if the store is out of reach: losing the result of an effect that
-    /// was performed would make its outcome unknown.
+    /// Commits to a run, and tries again as long as the lease is held and the store is out of reach: losing the result of
+    /// an effect that was performed would make its outcome unknown.
     ///
-    /// A failed attempt may have been written all the same. Then the next one meets its own journal entry, under the same
-    /// lease: that is success.
+    /// A failed attempt may have been written all the same. Then the next one meets its own journal entry, or its own end,
+    /// under the same lease: that is success.
     pub(crate) async fn commit(
         &self,
         commit: RunCommit,
         audit: &[AuditRecord],
         lost: &CancellationToken,
     ) -> Result<(), StoreError> {
-        let mut wait = Duration::from_millis(20);
-        let mut attempt = 0;
+        let (mut wait, mut attempt) = (Duration::from_millis(20), 0);
         loop {
             match self.backend.commit(commit.clone(), audit).await {
-                Err(StoreError::AlreadyExists { entity: Entity::JournalEntry }) if attempt > 0 => return Ok(()),
+                Err(StoreError::AlreadyExists { entity: Entity::JournalEntry | Entity::AuditRecord })
+                    if attempt > 0 =>
+                {
+                    return Ok(());
+                }
+                Err(StoreError::Fenced) if attempt > 0 && self.has_ended(&commit).await => return Ok(()),
                 Err(error) if error.is_retryable() && attempt < COMMIT_RETRIES => {
                     tracing::warn!(run = %commit.lease.run, error = %error, "a commit is tried again");
                 }
@@ -92,8 +98,15 @@ impl Kernel {
                 () = lost.cancelled() => return Err(StoreError::Fenced),
                 () = self.clock.sleep_until(until) => {}
             }
-            (attempt, wait) = (attempt + 1, wait * 2);
+            (attempt, wait) = (attempt + 1, (wait * 2).min(LONGEST_COMMIT_WAIT));
         }
+    }
+
+    /// Whether the run has ended exactly as `commit` ends it.
+    async fn has_ended(&self, commit: &RunCommit) -> bool {
+        let RunChange::End { status, at } = commit.change else { return false };
+        let run = self.backend.run(commit.lease.run, commit.lease.project).await;
+        run.is_ok_and(|run| run.status == status && run.finished == Some(at))
     }
 
     /// Ten bytes for an id.
@@ -119,5 +132,6 @@ impl fmt::Debug for Kernel {
     }
 }
 
-/// With doubling waits from 20 ms this is about 10 s.
-const COMMIT_RETRIES: u32 = 9;
+/// With waits of up to [`LONGEST_COMMIT_WAIT`] this is about ten minutes.
+const COMMIT_RETRIES: u32 = 130;
+const LONGEST_COMMIT_WAIT: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use ap_core::{
     audit::AuditRecord,
     connection::Connection,
-    id::{AuditId, ConnectionId, FlowId, FlowVersionId, ProjectId},
+    id::{AuditId, ConnectionId, FlowId, ProjectId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed},
 };
@@ -85,19 +85,18 @@ pub(crate) fn open_flow(keys: &TenantKeys, record: &FlowRecord) -> Result<FlowDe
 
 pub(crate) fn seal_flow_version(
     keys: &TenantKeys,
-    (id, owner): (FlowVersionId, ProjectId),
-    revision: Revision,
+    record: &FlowVersionRecord,
     source: &[u8],
     entropy: &dyn Entropy,
 ) -> Result<Sealed, VaultError> {
-    keys.seal(&flow_version(&id, owner, revision), source, entropy)
+    keys.seal(&flow_version(record, &version_key(record)), source, entropy)
 }
 
 pub(crate) fn open_flow_version(
     keys: &TenantKeys,
     record: &FlowVersionRecord,
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    keys.open(&flow_version(&record.id, record.project, record.revision), &record.sealed)
+    keys.open(&flow_version(record, &version_key(record)), &record.sealed)
 }
 
 pub(crate) fn seal_connection(
@@ -110,7 +109,19 @@ pub(crate) fn seal_connection(
     keys.seal(&connection(&id, owner, revision), &encode_connection(value)?, entropy)
 }
 
-pub(crate) fn open_connection(keys: &TenantKeys, record: &ConnectionRecord) -> Result<Connection, VaultError> {
+/// Opens a connection that was looked up by name: the sealed name must be the one that was asked for, because the hash it
+/// was found by is clear in the store.
+pub(crate) fn open_connection(
+    keys: &TenantKeys,
+    record: &ConnectionRecord,
+    name: &str,
+) -> Result<Connection, VaultError> {
+    let connection = open_listed_connection(keys, record)?;
+    if connection.name() == name { Ok(connection) } else { Err(VaultError::Unopenable) }
+}
+
+/// Opens a connection from a listing.
+pub(crate) fn open_listed_connection(keys: &TenantKeys, record: &ConnectionRecord) -> Result<Connection, VaultError> {
     decode_connection(&keys.open(&connection(&record.id, record.project, record.revision), &record.sealed)?)
 }
 
@@ -150,9 +161,19 @@ fn flow(id: &FlowId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
     }
 }
 
-fn flow_version(id: &FlowVersionId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
-    let (scope, version) = (owner.into(), revision.0);
-    SealContext { scope, table: "flow_versions", record: id.as_bytes(), field: "source", version, purpose: AT_REST }
+/// Id, flow, number and state: none of them can be changed in the store without the content refusing to open.
+fn version_key(record: &FlowVersionRecord) -> Vec<u8> {
+    let mut key = Vec::with_capacity(48);
+    key.extend_from_slice(record.id.as_bytes());
+    key.extend_from_slice(record.flow.as_bytes());
+    key.extend_from_slice(&record.number.to_be_bytes());
+    key.extend_from_slice(record.state.as_str().as_bytes());
+    key
+}
+
+fn flow_version<'a>(record: &FlowVersionRecord, key: &'a [u8]) -> SealContext<'a> {
+    let (scope, version) = (record.project.into(), record.revision.0);
+    SealContext { scope, table: "flow_versions", record: key, field: "source", version, purpose: AT_REST }
 }
 
 fn connection(id: &ConnectionId, owner: ProjectId, revision: Revision) -> SealContext<'_> {

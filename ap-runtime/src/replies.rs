@@ -30,7 +30,7 @@ impl ReplyHub {
     /// Registers interest; do this before the run can make progress. Several callers may wait for one run.
     pub(crate) fn subscribe(self: &Arc<Self>, run: RunId) -> Waiter {
         let outcome = self.lock().entry(run).or_insert_with(|| watch::Sender::new(None)).subscribe();
-        Waiter { hub: Arc::clone(self), run, outcome }
+        Waiter { hub: Arc::clone(self), run, outcome: Some(outcome) }
     }
 
     /// Tells everyone who waits for `run`. Call it only with what is durable.
@@ -50,22 +50,27 @@ impl ReplyHub {
 pub(crate) struct Waiter {
     hub: Arc<ReplyHub>,
     run: RunId,
-    outcome: watch::Receiver<Option<Outcome>>,
+    /// Taken when the waiter is dropped, and only then.
+    outcome: Option<watch::Receiver<Option<Outcome>>>,
 }
 
 impl Waiter {
-    /// Waits for the outcome. Cancel safe.
+    /// Waits for the outcome; `None` if there will be none. Cancel safe.
     pub(crate) async fn outcome(&mut self) -> Option<Outcome> {
+        let outcome = self.outcome.as_mut()?;
         // An error means the sender is gone: it published first, so the value is there, or nobody ever will.
-        let _ = self.outcome.wait_for(Option::is_some).await;
-        self.outcome.borrow().clone()
+        let _ = outcome.wait_for(Option::is_some).await;
+        outcome.borrow().clone()
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
+        // Under the lock, so that of two that leave together the second sees that nobody is left. Another sender may
+        // stand under the run by now: it goes only if nobody waits for it.
         let mut waiting = self.hub.lock();
-        if waiting.get(&self.run).is_some_and(|sender| sender.receiver_count() <= 1) {
+        drop(self.outcome.take());
+        if waiting.get(&self.run).is_some_and(|sender| sender.receiver_count() == 0) {
             waiting.remove(&self.run);
         }
     }
@@ -89,6 +94,18 @@ mod tests {
             assert!(matches!(waiter.outcome().await, Some(Outcome::Replied(Reply { status: 201, .. }))));
         }
         assert!(hub.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_leaves_late_takes_nobody_else_away() {
+        let hub = Arc::new(ReplyHub::default());
+        let run = RunId::from_u128(1);
+        let early = hub.subscribe(run);
+        hub.publish(run, reply(200));
+        let mut late = hub.subscribe(run);
+        drop(early);
+        hub.publish(run, reply(202));
+        assert!(matches!(late.outcome().await, Some(Outcome::Replied(Reply { status: 202, .. }))));
     }
 
     #[test]

@@ -15,6 +15,18 @@ pub struct FlowLimits {
 }
 
 impl FlowLimits {
+    /// The largest limits there are: for reading back what was judged under smaller ones when it was stored.
+    #[must_use]
+    pub fn widest() -> Self {
+        Self {
+            max_code_bytes: 16 << 20,
+            max_display_name_chars: 1_000,
+            json: JsonLimits::payload().with_max_bytes(64 << 20).with_max_values(10_000_000),
+            max_nesting: 30,
+            max_steps: 10_000,
+        }
+    }
+
     /// Longest script of one code step.
     #[must_use]
     pub const fn max_code_bytes(&self) -> usize {

@@ -116,11 +116,12 @@ impl Action for Request {
 fn step_error(error: &HttpError) -> StepError {
     let kind = match error {
         HttpError::Credential { .. } => StepErrorKind::Connection,
-        HttpError::Interrupted { .. } | HttpError::Unreachable { .. } => StepErrorKind::OutcomeTransient,
+        HttpError::Interrupted { .. } => StepErrorKind::Interrupted,
         HttpError::InvalidRequest { .. } => StepErrorKind::Input,
         HttpError::Refused { .. } => StepErrorKind::Refused,
         HttpError::ResponseTooLarge { .. } => StepErrorKind::Limit,
         HttpError::Timeout { .. } => StepErrorKind::Timeout,
+        HttpError::Unreachable { .. } => StepErrorKind::OutcomeTransient,
         _ => StepErrorKind::Internal,
     };
     StepError::new(kind, error.to_string())
@@ -243,7 +244,7 @@ mod tests {
             (HttpError::ResponseTooLarge { limit_bytes: 1 }, StepErrorKind::Limit),
             (HttpError::Timeout { limit: Duration::from_millis(5) }, StepErrorKind::Timeout),
             (HttpError::Unreachable { reason: reason() }, StepErrorKind::OutcomeTransient),
-            (HttpError::Interrupted { reason: reason() }, StepErrorKind::OutcomeTransient),
+            (HttpError::Interrupted { reason: reason() }, StepErrorKind::Interrupted),
         ] {
             let http = Recorder::answering(Err(error.clone()));
             let failed =

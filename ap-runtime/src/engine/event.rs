@@ -10,7 +10,7 @@ use ap_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ConnectionViews;
+use super::{ConnectionViews, EngineLimits};
 
 /// One thing that happened to a run. Whatever an engine decision depends on stands in an event: times, entropy, results.
 ///
@@ -27,6 +27,8 @@ pub enum Event {
         run: RunId,
         /// What the trigger delivered.
         trigger: Arc<Value>,
+        /// What the run may use, as configured when it was accepted.
+        limits: EngineLimits,
     },
     /// An attempt of a step came back.
     AttemptFinished {

@@ -36,5 +36,12 @@ pub struct ConnectionView {
     pub secret: Vec<String>,
 }
 
-/// How many step executions one run may have. Loops count every iteration. Default of the runtime; see its limits.
-pub const MAX_STEP_EXECUTIONS: u32 = 10_000;
+/// What one run may use. Journalled with the acceptance, so that a changed configuration does not change a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineLimits {
+    /// How many steps the run may execute, every loop iteration counted.
+    pub step_executions: u32,
+    /// How large inputs, outputs and errors of all its steps may be together. Unit: bytes, roughly those of their JSON.
+    pub log_bytes: u64,
+}

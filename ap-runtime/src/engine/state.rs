@@ -30,9 +30,9 @@ pub struct RunState {
     pub(super) pending: Option<Pending>,
     reply: Option<Reply>,
     end: Option<RunEnd>,
-    /// Limit on step executions; see [`super::MAX_STEP_EXECUTIONS`].
     pub(super) executions_left: u32,
-    /// How often a new owner took the run over.
+    log_left: u64,
+    /// How often a new owner took the run over since it last got further.
     recoveries: u32,
 }
 
@@ -100,12 +100,10 @@ pub struct ApplyError {
 impl RunState {
     /// The state of a run right after it was accepted; `event` is the first of its journal.
     ///
-    /// `max_step_executions` bounds how many steps the run may execute, loop iterations counted.
-    ///
     /// # Errors
     /// [`ApplyError`] if the event is not [`Event::Accepted`].
-    pub fn accepted(event: &Event, max_step_executions: u32) -> Result<Self, ApplyError> {
-        let Event::Accepted { at, run, trigger } = event else {
+    pub fn accepted(event: &Event) -> Result<Self, ApplyError> {
+        let Event::Accepted { at, run, trigger, limits } = event else {
             return Err(ApplyError { reason: "it does not begin with an acceptance" });
         };
         Ok(Self {
@@ -120,7 +118,8 @@ impl RunState {
             pending: None,
             reply: None,
             end: None,
-            executions_left: max_step_executions,
+            executions_left: limits.step_executions,
+            log_left: limits.log_bytes.saturating_sub(size_of(trigger)),
             recoveries: 0,
         })
     }
@@ -254,17 +253,17 @@ impl RunState {
             Some(pending) if pending.path() == path && pending.attempt() == attempt => pending,
             _ => return Err(ApplyError { reason: "an attempt came back that was not under way" }),
         };
-        if let Some(effect) = self.steps.get_mut(path).and_then(|step| step.effect.as_mut()) {
-            effect.state = EffectState::Committed;
-        }
+        self.recoveries = 0;
         match outcome {
             AttemptOutcome::Succeeded { output, console } => {
-                self.log(path, console);
+                self.settle_effect(path, EffectState::Committed);
+                self.log(path, at, console);
                 self.succeed(path, at, Arc::clone(output));
                 self.advance(flow, at);
             }
             AttemptOutcome::Failed { error, retry_after_ms, console } => {
-                self.log(path, console);
+                let error = &self.settle_failure(path, error);
+                self.log(path, at, console);
                 let policy = self.current_step(flow).map(|step| step.options.retry).unwrap_or_default();
                 if error.kind.is_retryable() && attempt < policy.max_attempts {
                     let wait = retry_delay(&policy, attempt, retry_after_ms.map(Duration::from_millis), entropy);
@@ -283,10 +282,30 @@ impl RunState {
         Ok(())
     }
 
-    fn log(&mut self, path: &StepPath, console: &[String]) {
+    fn log(&mut self, path: &StepPath, at: Timestamp, console: &[String]) {
+        self.charge(path, at, console.iter().map(|line| line.len() as u64).sum());
         if let Some(step) = self.steps.get_mut(path) {
             step.console.extend_from_slice(console);
         }
+    }
+
+    fn settle_effect(&mut self, path: &StepPath, state: EffectState) {
+        if let Some(effect) = self.steps.get_mut(path).and_then(|step| step.effect.as_mut()) {
+            effect.state = state;
+        }
+    }
+
+    /// What a failure says of the effect: an attempt that broke off may have acted. Where acting twice would be harm, its
+    /// outcome is unknown, and no policy tries it again.
+    fn settle_failure(&mut self, path: &StepPath, error: &StepError) -> StepError {
+        let broke_off = matches!(error.kind, StepErrorKind::Interrupted | StepErrorKind::Timeout);
+        let once = self.steps.get(path).and_then(|step| step.effect.as_ref()).is_some_and(|effect| !effect.repeatable);
+        if broke_off && once {
+            self.settle_effect(path, EffectState::Unknown);
+            return StepError { kind: StepErrorKind::OutcomeUnknown, ..error.clone() };
+        }
+        self.settle_effect(path, EffectState::Committed);
+        error.clone()
     }
 
     /// What the ledger says is what is performed, also after a crash: input and key are taken from it.
@@ -323,7 +342,7 @@ impl RunState {
     fn recovered(&mut self, flow: &ValidFlow, at: Timestamp) {
         self.recoveries += 1;
         if self.recoveries > MAX_RECOVERIES {
-            let message = format!("the process stopped {MAX_RECOVERIES} times while it executed this run");
+            let message = format!("the process stopped {MAX_RECOVERIES} times while it executed the same step");
             let error = StepError::new(StepErrorKind::Internal, message);
             return self.interrupted(at, RunStatus::InternalError, &error);
         }
@@ -356,8 +375,32 @@ impl RunState {
         self.finish(RunEnd { status, at, failed_step: running, error: Some(error.clone()) });
     }
 
+    /// Takes `bytes` from what the log may still hold; ends the run if that is too much. Returns whether the run goes on.
+    pub(super) fn charge(&mut self, path: &StepPath, at: Timestamp, bytes: u64) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        if let Some(left) = self.log_left.checked_sub(bytes) {
+            self.log_left = left;
+            return true;
+        }
+        let error =
+            StepError::new(StepErrorKind::Limit, "inputs and outputs of the run are larger than its log may be");
+        if let Some(step) = self.steps.get_mut(path) {
+            step.status = StepStatus::Failed;
+            step.finished = Some(at);
+            step.error = Some(error.clone());
+        }
+        let status = RunStatus::LogSizeExceeded;
+        self.finish(RunEnd { status, at, failed_step: Some(path.clone()), error: Some(error) });
+        false
+    }
+
     /// Records that the step at `path` ended well, and goes on behind it.
     pub(super) fn succeed(&mut self, path: &StepPath, at: Timestamp, output: Arc<Value>) {
+        if !self.charge(path, at, size_of(&output)) {
+            return;
+        }
         if let Some(step) = self.steps.get_mut(path) {
             step.status = StepStatus::Succeeded;
             step.finished = Some(at);
@@ -432,6 +475,19 @@ impl Pending {
             Self::Action(call) => Self::Action(ActionCall { attempt: call.attempt + 1, planned: false, ..call }),
             Self::Code(call) => Self::Code(CodeCall { attempt: call.attempt + 1, ..call }),
             wait @ Self::Wait { .. } => wait,
+        }
+    }
+}
+
+/// Roughly the bytes of the JSON of `value`. Parsing and resolving bound its depth.
+pub(super) fn size_of(value: &Value) -> u64 {
+    match value {
+        Value::Null | Value::Bool(_) => 4,
+        Value::Number(_) => 8,
+        Value::String(text) => text.len() as u64 + 2,
+        Value::Array(items) => items.iter().map(|item| size_of(item) + 1).sum::<u64>() + 2,
+        Value::Object(members) => {
+            members.iter().map(|(key, member)| key.len() as u64 + size_of(member) + 4).sum::<u64>() + 2
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     ActionCall, CodeCall, Reply, RunEnd,
     environment::{Scope, status_text},
     frame::{self, Frame, List},
-    state::{Pending, RunState, StepState},
+    state::{Pending, RunState, StepState, size_of},
 };
 
 /// Longest time of one attempt of an action, unless the step says otherwise.
@@ -138,7 +138,7 @@ impl RunState {
         let output = Arc::new(json!({ "status": reply.status, "body": *reply.body }));
         self.set_reply(reply);
         self.succeed(path, at, output);
-        if respond.stop {
+        if respond.stop && self.end().is_none() {
             self.finish(RunEnd { status: ap_core::run::RunStatus::Succeeded, at, failed_step: None, error: None });
         }
         Ok(())
@@ -156,7 +156,9 @@ impl RunState {
             Some(input) => self.resolve(input, at)?,
             None => self.default_params(flow),
         });
-        self.set_input(path, &params);
+        if !self.set_input(path, at, &params) {
+            return Ok(());
+        }
         self.pending = Some(Pending::Code(CodeCall {
             path: path.clone(),
             attempt: 1,
@@ -176,7 +178,9 @@ impl RunState {
             Some(IdempotencyKey::Template(template)) => own_key(self.resolve(template, at)?)?,
             Some(IdempotencyKey::Stable) | None => format!("{}/{path}", self.run()),
         };
-        self.set_input(path, &input);
+        if !self.set_input(path, at, &input) {
+            return Ok(());
+        }
         self.pending = Some(Pending::Action(ActionCall {
             path: path.clone(),
             step: step.name.clone(),
@@ -259,10 +263,12 @@ impl RunState {
             .map_err(|error: ResolveError| StepError::new(StepErrorKind::Input, error.to_string()))
     }
 
-    fn set_input(&mut self, path: &StepPath, input: &Arc<Value>) {
+    /// Keeps the input of a step. Returns whether the run goes on.
+    fn set_input(&mut self, path: &StepPath, at: Timestamp, input: &Arc<Value>) -> bool {
         if let Some(step) = self.steps.get_mut(path) {
             step.input = Some(Arc::clone(input));
         }
+        self.charge(path, at, size_of(input))
     }
 
     /// Ends the run as failed whatever the steps around say.
@@ -321,9 +327,27 @@ fn reply_headers(value: Value) -> Result<Vec<(String, String)>, StepError> {
     Ok(checked)
 }
 
-/// Framing of the response belongs to the HTTP server, not to a flow.
-const RESERVED_REPLY_HEADERS: [&str; 6] =
-    ["connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"];
+/// Framing belongs to the HTTP server; cookies, security policy and the like belong to the origin, which is the host's.
+const RESERVED_REPLY_HEADERS: [&str; 18] = [
+    "access-control-allow-credentials",
+    "alt-svc",
+    "clear-site-data",
+    "connection",
+    "content-length",
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "keep-alive",
+    "nel",
+    "proxy-authenticate",
+    "report-to",
+    "service-worker-allowed",
+    "set-cookie",
+    "strict-transport-security",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-content-type-options",
+];
 
 const fn kind_of(value: &Value) -> &'static str {
     match value {

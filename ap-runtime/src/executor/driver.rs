@@ -31,15 +31,22 @@ pub(super) struct Driver {
     flow: Arc<ValidFlow>,
     state: RunState,
     next_seq: u64,
-    log_bytes: u64,
     /// Events applied and not yet durable.
     batch: Batch,
     /// Audit records that go with the batch.
     audit: Vec<AuditRecord>,
     credentials: CredentialLoader,
     deadline: Timestamp,
-    /// Cancelled when the lease is lost: nothing this driver does counts any more.
-    lost: CancellationToken,
+    signals: Signals,
+}
+
+/// What may end a driver from outside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signals {
+    /// The lease is lost: nothing this driver does counts any more.
+    pub(super) lost: CancellationToken,
+    /// The process stops: what is known is to be made durable, and the run given back.
+    pub(super) stop: CancellationToken,
 }
 
 /// How a driver stopped without error.
@@ -47,6 +54,8 @@ pub(super) struct Driver {
 pub(super) enum Stopped {
     /// The run has ended, and that is durable.
     Ended,
+    /// It is in the queue again, with everything that was known of it.
+    GivenBack,
     /// Somebody else owns the run now.
     LeaseLost,
 }
@@ -58,32 +67,30 @@ impl Driver {
         claimed: Claimed,
         flow: Arc<ValidFlow>,
         state: RunState,
-        lost: CancellationToken,
+        signals: Signals,
     ) -> Result<Self, RunError> {
         let keys = kernel.keyring.tenant(claimed.lease.project.into()).await?;
-        Ok(Self::new(kernel, claimed, keys, flow, (state, 1, 0), lost))
+        Ok(Self::new(kernel, claimed, keys, flow, (state, 1), signals))
     }
 
     /// Takes over a run from its journal.
-    pub(super) async fn resume(
-        kernel: Arc<Kernel>,
-        claimed: Claimed,
-        lost: CancellationToken,
-    ) -> Result<Self, RunError> {
+    pub(super) async fn resume(kernel: Arc<Kernel>, claimed: Claimed, signals: Signals) -> Result<Self, RunError> {
         let Lease { project, run, .. } = claimed.lease;
         let keys = kernel.keyring.tenant(project.into()).await?;
         let flow = kernel.flow_version(claimed.version, project).await?;
         let entries = kernel.backend.journal(run, project).await?;
-        let limit = kernel.run_limits.step_executions();
-        let replayed = journal::replay(&keys, (project, run), &flow, &entries, limit)?;
-        let recovered = replayed.state.started().is_some() && replayed.state.end().is_none();
-        let parts = (replayed.state, replayed.next_seq, replayed.log_bytes);
-        let mut driver = Self::new(kernel, claimed, keys, flow, parts, lost);
-        if recovered {
-            // Applied here, durable with the next commit, which comes before the next outside act.
+        let replayed = journal::replay(&keys, (project, run), &flow, &entries)?;
+        let had_owner = claimed.lease.epoch > FIRST_EPOCH;
+        let parts = (replayed.state, replayed.next_seq);
+        let mut driver = Self::new(kernel, claimed, keys, flow, parts, signals);
+        if had_owner && driver.state.end().is_none() {
             let event = Event::Recovered { at: driver.kernel.clock.now() };
             driver.state.apply(&driver.flow, &event)?;
             driver.batch.push(&event)?;
+            if driver.state.end().is_none() {
+                // Durable at once: a run whose every owner dies must be noticed, however early they die.
+                driver.commit(RunChange::Stay).await?;
+            }
         }
         Ok(driver)
     }
@@ -93,8 +100,8 @@ impl Driver {
         claimed: Claimed,
         keys: Arc<TenantKeys>,
         flow: Arc<ValidFlow>,
-        (state, next_seq, log_bytes): (RunState, u64, u64),
-        lost: CancellationToken,
+        (state, next_seq): (RunState, u64),
+        signals: Signals,
     ) -> Self {
         let deadline = kernel.clock.now().saturating_add(kernel.run_limits.timeout());
         let lease = claimed.lease;
@@ -106,12 +113,11 @@ impl Driver {
             flow,
             state,
             next_seq,
-            log_bytes,
             batch: Batch::default(),
             audit: Vec::new(),
             credentials,
             deadline,
-            lost,
+            signals,
         }
     }
 
@@ -120,8 +126,17 @@ impl Driver {
     /// # Errors
     /// [`RunError`] if the run cannot be taken further by this process now. Its lease is left to expire.
     pub(super) async fn run(mut self) -> Result<Stopped, RunError> {
+        let result = self.drive().await;
+        if matches!(&result, Err(error) if !error.is_final()) {
+            // What is known already stays known: an outcome that is lost is one that is unknown.
+            self.commit(RunChange::Stay).await?;
+        }
+        result
+    }
+
+    async fn drive(&mut self) -> Result<Stopped, RunError> {
         self.credentials.refresh(&self.kernel, &self.keys).await?;
-        if self.state.started().is_none() {
+        if self.state.started().is_none() && self.state.end().is_none() {
             let connections = Arc::new(self.credentials.views());
             let started = Event::Started { at: self.kernel.clock.now(), connections };
             if let Some(stopped) = self.record(started).await? {
@@ -135,9 +150,9 @@ impl Driver {
                 Some(Command::RunCode(call)) => {
                     let kernel = Arc::clone(&self.kernel);
                     let outcome = self.bounded(call.timeout, attempt::code(&kernel, &call)).await;
-                    self.finished(call.path, call.attempt, outcome)?
+                    self.finished(call.path, call.attempt, outcome).await?
                 }
-                Some(Command::Wait { path, until }) => self.wait(path, until).await,
+                Some(Command::Wait { path, until }) => self.wait(path, until).await?,
                 _ => Next::Event(self.interruption(
                     RunStatus::InternalError,
                     StepErrorKind::Internal,
@@ -178,7 +193,7 @@ impl Driver {
     }
 
     /// Makes the end durable, then tells whoever waits for it.
-    async fn end(mut self, end: RunEnd) -> Result<Stopped, RunError> {
+    async fn end(&mut self, end: RunEnd) -> Result<Stopped, RunError> {
         let change = RunChange::End { status: end.status, at: end.at };
         if let Some(stopped) = self.commit(change).await? {
             return Ok(stopped);
@@ -217,27 +232,31 @@ impl Driver {
         let (kernel, flow, credentials) =
             (Arc::clone(&self.kernel), Arc::clone(&self.flow), self.credentials.current());
         let outcome = self.bounded(call.timeout, attempt::action(&kernel, &flow, &call, &credentials)).await;
-        self.finished(call.path, call.attempt, outcome)
+        self.finished(call.path, call.attempt, outcome).await
     }
 
-    /// Waits for an attempt, for its own time limit, for the run's, and for the loss of the lease.
+    /// Waits for an attempt, for its own time limit, for the run's, and for what may end the driver from outside.
+    ///
+    /// An attempt that is done counts, whatever else has happened.
     async fn bounded(&self, timeout: Duration, attempt: impl Future<Output = AttemptOutcome>) -> Bounded {
         let step_ends = self.kernel.clock.now().saturating_add(timeout);
         let first = step_ends.min(self.deadline);
         tokio::select! {
             biased;
-            () = self.lost.cancelled() => Bounded::LeaseLost,
             outcome = attempt => Bounded::Outcome(outcome),
+            () = self.signals.lost.cancelled() => Bounded::LeaseLost,
+            () = self.signals.stop.cancelled() => Bounded::Stop,
             () = self.kernel.clock.sleep_until(first) => {
                 if first == self.deadline { Bounded::RunTimeout } else { Bounded::Outcome(attempt::timed_out(timeout)) }
             }
         }
     }
 
-    fn finished(&self, path: StepPath, attempt: u32, bounded: Bounded) -> Result<Next, RunError> {
+    async fn finished(&mut self, path: StepPath, attempt: u32, bounded: Bounded) -> Result<Next, RunError> {
         Ok(match bounded {
             Bounded::LeaseLost => Next::Stopped(Stopped::LeaseLost),
             Bounded::RunTimeout => Next::Event(self.run_timeout()),
+            Bounded::Stop => Next::Stopped(self.give_back().await?),
             Bounded::Outcome(outcome) => Next::Event(Event::AttemptFinished {
                 at: self.kernel.clock.now(),
                 path,
@@ -256,18 +275,23 @@ impl Driver {
         }
     }
 
-    async fn wait(&self, path: StepPath, until: Timestamp) -> Next {
-        tokio::select! {
-            biased;
-            () = self.lost.cancelled() => Next::Stopped(Stopped::LeaseLost),
-            () = self.kernel.clock.sleep_until(until.min(self.deadline)) => {
-                if until <= self.deadline {
-                    Next::Event(Event::WaitOver { at: self.kernel.clock.now(), path })
-                } else {
-                    Next::Event(self.run_timeout())
-                }
-            }
+    /// Waits between two attempts. Like every wait it is one that a crash may interrupt: what led here is durable first.
+    async fn wait(&mut self, path: StepPath, until: Timestamp) -> Result<Next, RunError> {
+        if let Some(stopped) = self.commit(RunChange::Stay).await? {
+            return Ok(Next::Stopped(stopped));
         }
+        let due = tokio::select! {
+            biased;
+            () = self.signals.lost.cancelled() => return Ok(Next::Stopped(Stopped::LeaseLost)),
+            () = self.signals.stop.cancelled() => return Ok(Next::Stopped(self.give_back().await?)),
+            () = self.kernel.clock.sleep_until(until.min(self.deadline)) => until <= self.deadline,
+        };
+        Ok(Next::Event(if due { Event::WaitOver { at: self.kernel.clock.now(), path } } else { self.run_timeout() }))
+    }
+
+    /// The process stops: makes durable what is known, and leaves the run to whoever comes next.
+    async fn give_back(&mut self) -> Result<Stopped, RunError> {
+        Ok(self.commit(RunChange::Release).await?.unwrap_or(Stopped::GivenBack))
     }
 
     /// Makes everything that waits durable. `Some` if the lease is gone, and nothing was written.
@@ -281,26 +305,16 @@ impl Driver {
             entries.push(self.batch.seal(&self.keys, ids, self.next_seq, &*self.kernel.entropy)?);
         }
         let commit = RunCommit { lease: self.lease, entries, change };
-        match self.kernel.commit(commit, &self.audit, &self.lost).await {
+        match self.kernel.commit(commit, &self.audit, &self.signals.lost).await {
             Ok(()) => {}
             Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),
             Err(error) => return Err(error.into()),
         }
         if !self.batch.is_empty() {
             self.next_seq += 1;
-            self.log_bytes += self.batch.bytes();
             self.batch.clear();
         }
         self.audit.clear();
-        if self.log_bytes > self.kernel.run_limits.log_bytes() && self.state.end().is_none() {
-            let event = self.interruption(
-                RunStatus::LogSizeExceeded,
-                StepErrorKind::Limit,
-                "the run's log is larger than allowed",
-            );
-            self.state.apply(&self.flow, &event)?;
-            self.batch.push(&event)?;
-        }
         Ok(None)
     }
 
@@ -325,4 +339,8 @@ enum Bounded {
     LeaseLost,
     Outcome(AttemptOutcome),
     RunTimeout,
+    Stop,
 }
+
+/// The epoch of a run that nobody held before.
+pub(super) const FIRST_EPOCH: u64 = 1;

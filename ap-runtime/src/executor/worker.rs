@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -10,13 +11,13 @@ use std::{
 };
 
 use ap_core::{audit::AuditRecord, flow::ValidFlow, id::RunId, run::RunStatus, store::StoreError};
+use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::driver::{Driver, Stopped};
+use super::driver::{Driver, FIRST_EPOCH, Signals, Stopped};
 use crate::{
     engine::RunState,
-    journal::RunError,
     kernel::Kernel,
     store::{Accept, Accepted, Claimed, Lease, RunChange, RunCommit, RunRecord},
 };
@@ -32,14 +33,44 @@ pub(crate) struct Worker {
     wake: Arc<Notify>,
     /// Whether runs may be waiting in the queue for a permit.
     backlog: AtomicBool,
+    /// No more runs are taken up.
     closing: CancellationToken,
-    tasks: TaskTracker,
+    /// Runs under way are to be given back.
+    stop: CancellationToken,
+    /// Every driver has let go: leases need no heartbeat any more, and what was refused can be written down.
+    drained: CancellationToken,
+    /// One task per run under way or being accepted.
+    runs: TaskTracker,
+    /// The loops of the worker itself.
+    loops: TaskTracker,
 }
 
 #[derive(Debug)]
 struct Held {
     lease: Lease,
     lost: CancellationToken,
+}
+
+/// A run in the hands of this process. Lets go when dropped, whatever became of its driver.
+struct Hold {
+    worker: Arc<Worker>,
+    lease: Lease,
+    signals: Signals,
+    /// The right to execute it; given back after the lease is let go.
+    permit: Option<Permit>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.worker.held();
+        if held.get(&self.lease.run).is_some_and(|entry| entry.lease == self.lease) {
+            held.remove(&self.lease.run);
+        }
+        drop(held);
+        if let Some(permit) = self.permit.take() {
+            self.worker.give_back(permit);
+        }
+    }
 }
 
 /// The right to execute one more run here.
@@ -68,12 +99,15 @@ impl Worker {
             wake: Arc::default(),
             backlog: AtomicBool::new(false),
             closing: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            drained: CancellationToken::new(),
+            runs: TaskTracker::new(),
+            loops: TaskTracker::new(),
         });
         // The loops hold the worker weakly: a runtime that is dropped without `shutdown` stops them too.
-        worker.tasks.spawn(claim_loop(Arc::downgrade(&worker), worker.closing.clone()));
-        worker.tasks.spawn(heartbeat_loop(Arc::downgrade(&worker), worker.closing.clone()));
-        worker.tasks.spawn(housekeeping_loop(Arc::clone(&worker.kernel), worker.closing.clone()));
+        worker.loops.spawn(claim_loop(Arc::downgrade(&worker), worker.closing.clone()));
+        worker.loops.spawn(heartbeat_loop(Arc::downgrade(&worker), worker.drained.clone()));
+        worker.loops.spawn(housekeeping_loop(Arc::clone(&worker.kernel), worker.drained.clone()));
         worker
     }
 
@@ -92,7 +126,7 @@ impl Worker {
     pub(crate) fn submit(self: &Arc<Self>, submission: Submission) -> oneshot::Receiver<Result<Accepted, StoreError>> {
         let (answer, accepted) = oneshot::channel();
         let worker = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.runs.spawn(async move {
             let permit = worker.try_permit();
             let Submission { accept, audit, flow, state } = submission;
             let ids = (accept.run.project, accept.run.id, accept.run.flow, accept.run.version);
@@ -112,8 +146,7 @@ impl Worker {
                 (true, Some(permit)) => {
                     let (project, run, flow_id, version) = ids;
                     let claimed = Claimed { lease: Lease { project, run, epoch: FIRST_EPOCH }, flow: flow_id, version };
-                    worker.drive_fresh(claimed, flow, state).await;
-                    worker.give_back(permit);
+                    worker.drive(claimed, permit, Some((flow, state))).await;
                 }
                 (true, None) => worker.wake(),
                 (false, permit) => permit.into_iter().for_each(|permit| worker.give_back(permit)),
@@ -122,68 +155,68 @@ impl Worker {
         accepted
     }
 
-    async fn drive_fresh(&self, claimed: Claimed, flow: Arc<ValidFlow>, state: RunState) {
-        let lost = self.hold(claimed.lease);
-        let result = match Driver::fresh(Arc::clone(&self.kernel), claimed, flow, state, lost).await {
-            Ok(driver) => driver.run().await,
-            Err(error) => Err(error),
-        };
-        self.settle(claimed, result).await;
-    }
-
     /// Says that something may be waiting in the queue.
     fn wake(&self) {
-        self.backlog.store(true, Ordering::Release);
+        self.backlog.store(true, Ordering::SeqCst);
         self.wake.notify_one();
     }
 
-    /// Stops claiming, waits up to `grace` for runs under way, then gives up the rest; a later process recovers those.
+    /// Stops claiming, waits up to `grace` for runs under way, then has the rest given back to the queue: what is known of
+    /// them is made durable, and an attempt under way is cut short. A later process takes them up.
     pub(crate) async fn shutdown(&self, grace: Duration) {
         self.closing.cancel();
-        self.tasks.close();
-        let until = self.kernel.clock.now().saturating_add(grace);
-        tokio::select! {
-            biased;
-            () = self.tasks.wait() => return,
-            () = self.kernel.clock.sleep_until(until) => {}
-        }
+        self.runs.close();
+        self.wait_for_runs(grace).await;
+        self.stop.cancel();
+        // Giving back is a commit; one that cannot be had is left to the lease.
+        self.wait_for_runs(GIVE_BACK).await;
         for held in self.held().values() {
             held.lost.cancel();
         }
-        self.tasks.wait().await;
+        self.drained.cancel();
+        self.loops.close();
+        self.loops.wait().await;
+    }
+
+    async fn wait_for_runs(&self, at_most: Duration) {
+        let until = self.kernel.clock.now().saturating_add(at_most);
+        tokio::select! {
+            biased;
+            () = self.runs.wait() => {}
+            () = self.kernel.clock.sleep_until(until) => {}
+        }
     }
 
     fn resume(self: &Arc<Self>, claimed: Claimed, permit: Permit) {
-        let lost = self.hold(claimed.lease);
         let worker = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let result = match Driver::resume(Arc::clone(&worker.kernel), claimed, lost).await {
-                Ok(driver) => driver.run().await,
-                Err(error) => Err(error),
-            };
-            worker.settle(claimed, result).await;
-            worker.give_back(permit);
-        });
+        self.runs.spawn(async move { worker.drive(claimed, permit, None).await });
     }
 
-    /// Lets go of a run after its driver stopped.
-    async fn settle(&self, claimed: Claimed, result: Result<Stopped, RunError>) {
-        match result {
-            Ok(Stopped::Ended) => {}
-            Ok(Stopped::LeaseLost) => tracing::info!(run = %claimed.lease.run, "another owner took the run over"),
-            Err(error) if error.is_final() => {
-                tracing::error!(run = %claimed.lease.run, error = %error, "the run cannot be continued and is ended");
+    /// Carries a run out, and lets go of it whatever happens.
+    async fn drive(self: &Arc<Self>, claimed: Claimed, permit: Permit, fresh: Option<(Arc<ValidFlow>, RunState)>) {
+        let hold = self.hold(claimed.lease, permit);
+        let (kernel, signals) = (Arc::clone(&self.kernel), hold.signals.clone());
+        let driven = async move {
+            let driver = match fresh {
+                Some((flow, state)) => Driver::fresh(kernel, claimed, flow, state, signals).await?,
+                None => Driver::resume(kernel, claimed, signals).await?,
+            };
+            driver.run().await
+        };
+        let run = claimed.lease.run;
+        match AssertUnwindSafe(driven).catch_unwind().await {
+            Ok(Ok(Stopped::Ended)) => {}
+            Ok(Ok(Stopped::GivenBack)) => tracing::info!(%run, "the run is given back"),
+            Ok(Ok(Stopped::LeaseLost)) => tracing::info!(%run, "another owner took the run over"),
+            Ok(Err(error)) if error.is_final() => {
+                tracing::error!(%run, %error, "the run cannot be continued and is ended");
                 self.end_broken(claimed.lease).await;
             }
-            Err(error) => {
-                // Its lease expires, and whoever claims it then tries again.
-                tracing::error!(run = %claimed.lease.run, error = %error, "the run is put off");
-            }
+            // The lease expires, and whoever claims the run then tries again; a run that never gets further is given up.
+            Ok(Err(error)) => tracing::error!(%run, %error, "the run is put off"),
+            Err(_) => tracing::error!(%run, "carrying the run out panicked; it is put off"),
         }
-        let mut held = self.held();
-        if held.get(&claimed.lease.run).is_some_and(|entry| entry.lease == claimed.lease) {
-            held.remove(&claimed.lease.run);
-        }
+        drop(hold);
     }
 
     /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes.
@@ -191,23 +224,23 @@ impl Worker {
         let change = RunChange::End { status: RunStatus::InternalError, at: self.kernel.clock.now() };
         let commit = RunCommit { lease, entries: Vec::new(), change };
         if let Err(error) = self.kernel.backend.commit(commit, &[]).await {
-            tracing::error!(run = %lease.run, error = %error, "the status of a broken run could not be written");
+            tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
         }
     }
 
-    fn hold(&self, lease: Lease) -> CancellationToken {
-        let lost = CancellationToken::new();
-        let previous = self.held().insert(lease.run, Held { lease, lost: lost.clone() });
+    fn hold(self: &Arc<Self>, lease: Lease, permit: Permit) -> Hold {
+        let signals = Signals { lost: CancellationToken::new(), stop: self.stop.clone() };
+        let previous = self.held().insert(lease.run, Held { lease, lost: signals.lost.clone() });
         // This very process lost the lease, say while it was suspended, and has just claimed the run again.
         if let Some(previous) = previous {
             previous.lost.cancel();
         }
-        lost
+        Hold { worker: Arc::clone(self), lease, signals, permit: Some(permit) }
     }
 
     fn give_back(&self, permit: Permit) {
         drop(permit);
-        if self.backlog.load(Ordering::Acquire) {
+        if self.backlog.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
     }
@@ -216,9 +249,10 @@ impl Worker {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims as many runs as there are permits. Returns whether the queue may hold more.
+    /// Claims as many runs as there are permits. Returns whether to claim again at once.
     async fn claim(self: &Arc<Self>) -> bool {
-        self.backlog.store(false, Ordering::Release);
+        // Set before looking for permits: a run that ends from here on sees it and wakes the loop.
+        self.backlog.store(true, Ordering::SeqCst);
         let mut permits = Vec::new();
         while permits.len() < CLAIM_BATCH
             && let Some(permit) = self.try_permit()
@@ -226,23 +260,23 @@ impl Worker {
             permits.push(permit);
         }
         if permits.is_empty() {
-            self.backlog.store(true, Ordering::Release);
             return false;
         }
+        // What this process holds must not look expired to its own claim, say after it was suspended.
+        self.heartbeat().await;
+        self.backlog.store(false, Ordering::SeqCst);
         let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
         match self.kernel.backend.claim(limit, self.kernel.worker_options.lease()).await {
             Ok(claimed) => {
                 let full = claimed.len() == permits.len();
-                if full {
-                    self.backlog.store(true, Ordering::Release);
-                }
                 for (claimed, permit) in claimed.into_iter().zip(permits) {
                     self.resume(claimed, permit);
                 }
                 full
             }
             Err(error) => {
-                tracing::warn!(error = %error, "claiming runs failed");
+                tracing::warn!(%error, "claiming runs failed");
+                self.backlog.store(true, Ordering::SeqCst);
                 false
             }
         }
@@ -284,7 +318,7 @@ async fn claim_loop(worker: Weak<Worker>, closing: CancellationToken) {
     }
 }
 
-async fn heartbeat_loop(worker: Weak<Worker>, closing: CancellationToken) {
+async fn heartbeat_loop(worker: Weak<Worker>, drained: CancellationToken) {
     loop {
         let Some(strong) = worker.upgrade() else { return };
         let next = strong.kernel.clock.now().saturating_add(strong.kernel.worker_options.lease() / 3);
@@ -292,7 +326,7 @@ async fn heartbeat_loop(worker: Weak<Worker>, closing: CancellationToken) {
         drop(strong);
         tokio::select! {
             biased;
-            () = closing.cancelled() => return,
+            () = drained.cancelled() => return,
             () = clock.sleep_until(next) => {}
         }
         let Some(strong) = worker.upgrade() else { return };
@@ -302,17 +336,17 @@ async fn heartbeat_loop(worker: Weak<Worker>, closing: CancellationToken) {
 
 /// Forgets old deliveries and writes refusals to the audit trail.
 ///
-/// Holds the kernel, not the worker: it ends with `closing`, which a dropped worker cancels.
-async fn housekeeping_loop(kernel: Arc<Kernel>, closing: CancellationToken) {
+/// Holds the kernel, not the worker: it ends with `drained`, which a dropped worker cancels.
+async fn housekeeping_loop(kernel: Arc<Kernel>, drained: CancellationToken) {
     loop {
         let next = kernel.clock.now().saturating_add(HOUSEKEEPING);
-        let closed = tokio::select! {
+        let done = tokio::select! {
             biased;
-            () = closing.cancelled() => true,
+            () = drained.cancelled() => true,
             () = kernel.clock.sleep_until(next) => false,
         };
         kernel.denials.flush(&kernel).await;
-        if closed {
+        if done {
             return;
         }
         while let Ok(swept) = kernel.backend.sweep_deliveries(SWEEP_BATCH).await
@@ -324,6 +358,7 @@ async fn housekeeping_loop(kernel: Arc<Kernel>, closing: CancellationToken) {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.closing.cancel();
+        self.drained.cancel();
     }
 }
 
@@ -331,7 +366,7 @@ impl Drop for Worker {
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Deliveries forgotten in one transaction.
 const SWEEP_BATCH: u32 = 1_000;
-/// The epoch of a run that was accepted under a lease.
-const FIRST_EPOCH: u64 = 1;
+/// How long runs may take to be given back at shutdown.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 /// Runs taken from the queue in one claim.
 const CLAIM_BATCH: usize = 64;

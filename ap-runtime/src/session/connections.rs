@@ -69,8 +69,8 @@ impl ProjectSession {
             .with_detail("type", connection.value().type_name())
             .with_detail("revision", revision.0);
         let audit = [kernel.seal_event(&keys, &event)?];
+        let _forget = self.session.parts.routes.forget_afterwards(project);
         kernel.backend.write_connection(record, precondition, &audit).await?;
-        self.session.parts.routes.forget(project);
         Ok(id)
     }
 
@@ -82,7 +82,8 @@ impl ProjectSession {
         let proof = self.authorize::<ConnectionRead, _>(())?;
         let keys = self.keys().await?;
         let Page { items, next } = self.session.parts.kernel.backend.connections(proof.target(), page).await?;
-        let summaries = items.iter().map(|record| Ok(summary(record, &records::open_connection(&keys, record)?)));
+        let summaries =
+            items.iter().map(|record| Ok(summary(record, &records::open_listed_connection(&keys, record)?)));
         Ok(Page { items: summaries.collect::<Result<_, SessionError>>()?, next })
     }
 
@@ -97,8 +98,8 @@ impl ProjectSession {
         let record = kernel.backend.connection(records::connection_name(&keys, name), project).await?;
         let event = AuditEvent::of(&proof, kernel.clock.now()).with_resource(record.id).with_detail("name", name);
         let audit = [kernel.seal_event(&keys, &event)?];
+        let _forget = self.session.parts.routes.forget_afterwards(project);
         kernel.backend.delete_connection(record.id, project, record.revision, &audit).await?;
-        self.session.parts.routes.forget(project);
         Ok(())
     }
 
@@ -109,7 +110,7 @@ impl ProjectSession {
         loop {
             let Page { items, next } = self.session.parts.kernel.backend.connections(self.project, &page).await?;
             for record in &items {
-                names.push(records::open_connection(&keys, record)?.name().to_owned());
+                names.push(records::open_listed_connection(&keys, record)?.name().to_owned());
             }
             match next {
                 Some(cursor) => page = page.after(cursor),

@@ -9,7 +9,7 @@ use ap_core::{
     flow::{Diagnostic, Diagnostics, FlowDefinition, Step, StepKind, ValidFlow},
     id::{FlowId, FlowVersionId, ProjectId},
     nearest::nearest_match,
-    store::{Entity, Page, PageRequest, Precondition, Revision, StoreError},
+    store::{Entity, Page, PageRequest, Precondition, Revision, Sealed, StoreError},
     time::Timestamp,
 };
 use ap_crypto::{token::generate_token, vault::TenantKeys};
@@ -124,7 +124,7 @@ impl ProjectSession {
             Some(draft) => {
                 let stored = kernel.backend.flow_version(draft, proof.target()).await?;
                 let precondition = Precondition::Revision(stored.revision);
-                (self.reseal(&change.keys, stored, source)?, precondition)
+                (self.reseal(&change.keys, stored, VersionState::Draft, source)?, precondition)
             }
             None => {
                 change.detail.versions += 1;
@@ -154,7 +154,7 @@ impl ProjectSession {
         let source = records::open_flow_version(&change.keys, &stored)?;
         self.check(&source).await?;
         let precondition = Precondition::Revision(stored.revision);
-        let locked = FlowVersionRecord { state: VersionState::Locked, ..self.reseal(&change.keys, stored, &source)? };
+        let locked = self.reseal(&change.keys, stored, VersionState::Locked, &source)?;
         change.flow.published = Some(draft);
         change.flow.enabled = true;
         self.write(change, &proof, vec![(locked, precondition)]).await
@@ -207,13 +207,18 @@ impl ProjectSession {
     }
 
     /// The token of the flow's webhook URL: `…/{token}`, or `…/{token}/sync` to wait for the reply. Needs `flow.write`,
-    /// because whoever knows it can call.
+    /// because whoever knows it can call; the audit trail has `flow.webhook.reveal`.
     ///
     /// # Errors
     /// [`SessionError`].
     pub async fn webhook_token(&self, id: FlowId) -> Result<SecretString, SessionError> {
         let proof = self.authorize::<FlowWrite, _>(id)?;
-        Ok(self.change(&proof).await?.detail.webhook_token)
+        let change = self.change(&proof).await?;
+        let kernel = &self.session.parts.kernel;
+        let event = AuditEvent::by(proof.actor(), "flow.webhook.reveal", proof.scope(), kernel.clock.now());
+        // Written down before it is given away.
+        kernel.backend.append_audit(&[kernel.seal_event(&change.keys, &event.with_resource(id))?]).await?;
+        Ok(change.detail.webhook_token)
     }
 
     /// Reads a flow. Needs `flow.read`.
@@ -329,8 +334,8 @@ impl ProjectSession {
         let event =
             flow.published.iter().fold(event, |event, version| event.with_detail("published", version.to_string()));
         let audit = [kernel.seal_event(&keys, &event)?];
+        let _forget = self.session.parts.routes.forget_afterwards(flow.project);
         kernel.backend.write_flow(WriteSet { flow: flow.clone(), precondition, versions }, &audit).await?;
-        self.session.parts.routes.forget(flow.project);
         Ok(summary(&flow, detail.display_name))
     }
 
@@ -345,22 +350,24 @@ impl ProjectSession {
         let kernel = &self.session.parts.kernel;
         let id = FlowVersionId::from_parts(now, kernel.id_entropy().map_err(records_failed)?);
         let revision = Revision::FIRST;
-        let sealed = records::seal_flow_version(keys, (id, self.project), revision, source, &*kernel.entropy)?;
         let (project, state) = (self.project, VersionState::Draft);
-        Ok(FlowVersionRecord { id, project, flow, number, state, created: now, revision, sealed })
+        let empty = Sealed::from_bytes(bytes::Bytes::new());
+        let draft = FlowVersionRecord { id, project, flow, number, state, created: now, revision, sealed: empty };
+        let sealed = records::seal_flow_version(keys, &draft, source, &*kernel.entropy)?;
+        Ok(FlowVersionRecord { sealed, ..draft })
     }
 
-    /// The version with new content and its next revision.
+    /// The version with this content and state, and its next revision.
     fn reseal(
         &self,
         keys: &TenantKeys,
         stored: FlowVersionRecord,
+        state: VersionState,
         source: &[u8],
     ) -> Result<FlowVersionRecord, SessionError> {
-        let revision = stored.revision.next();
-        let ids = (stored.id, stored.project);
-        let sealed = records::seal_flow_version(keys, ids, revision, source, &*self.session.parts.kernel.entropy)?;
-        Ok(FlowVersionRecord { revision, sealed, ..stored })
+        let next = FlowVersionRecord { revision: stored.revision.next(), state, ..stored };
+        let sealed = records::seal_flow_version(keys, &next, source, &*self.session.parts.kernel.entropy)?;
+        Ok(FlowVersionRecord { sealed, ..next })
     }
 }
 

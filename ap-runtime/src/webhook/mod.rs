@@ -131,6 +131,9 @@ impl Door {
             return Err(Rejection::MethodNotAllowed);
         }
         let _slot = self.receiving.try_acquire().map_err(|_| Rejection::Busy)?;
+        // One webhook's senders must not take the door from everybody else's.
+        let receiving = Arc::clone(endpoint);
+        let _share = receiving.receiving.try_acquire().map_err(|_| Rejection::Busy)?;
         let (parts, body) = request.into_parts();
         endpoint.authentication.precheck(&parts.headers).map_err(|_| Rejection::Unauthenticated)?;
         let body = self.read_body(&parts.headers, body).await?;
@@ -217,7 +220,7 @@ impl Door {
         }
     }
 
-    /// Waits for the run's reply. A duplicate of a run that is over gets what was stored.
+    /// Waits for the run's reply. A duplicate of a run that has answered gets what was stored.
     async fn reply(
         &self,
         endpoint: &Endpoint,
@@ -240,9 +243,6 @@ impl Door {
     async fn stored_outcome(&self, endpoint: &Endpoint, run: RunId) -> Result<Option<Outcome>, RunError> {
         let project = endpoint.route.project;
         let record = self.kernel.backend.run(run, project).await?;
-        if !record.status.is_terminal() {
-            return Ok(None);
-        }
         let state = self.kernel.replay(&record, &endpoint.keys).await?;
         Ok(match (state.reply(), state.end()) {
             (Some(reply), _) => Some(Outcome::Replied(reply.clone())),

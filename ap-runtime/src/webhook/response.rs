@@ -123,6 +123,8 @@ fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {
 fn harden(mut response: Response<Bytes>) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // What a flow answers must not act as a page of the host: no scripts, no forms, an origin of its own.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
@@ -150,6 +152,7 @@ mod tests {
         let html = reply(&[("content-type", "text/html")], json!("<p>"));
         assert_eq!((html.status().as_u16(), &html.body()[..]), (201, &b"<p>"[..]));
         assert_eq!(html.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(html.headers()[header::CONTENT_SECURITY_POLICY], "sandbox; default-src 'none'");
         assert_eq!(&reply(&[], json!("<p>")).body()[..], br#""<p>""#);
         assert_eq!(&reply(&[], json!({"a": 1})).body()[..], br#"{"a":1}"#);
         assert!(reply(&[], Value::Null).body().is_empty());

@@ -25,6 +25,7 @@ use ap_crypto::{
 };
 use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
 
 use super::{auth::Authentication, response::Rejection};
 use crate::{kernel::Kernel, records, store::Route};
@@ -40,6 +41,8 @@ pub(super) struct Endpoint {
     pub(super) flow: Arc<ValidFlow>,
     pub(super) keys: Arc<TenantKeys>,
     pub(super) authentication: Authentication,
+    /// Requests of this webhook being received.
+    pub(super) receiving: Semaphore,
 }
 
 impl Endpoint {
@@ -53,13 +56,16 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Routes {
     kernel: Arc<Kernel>,
-    cache: Mutex<BTreeMap<LookupHash, Cached>>,
+    cache: Mutex<Cache>,
 }
 
-#[derive(Debug)]
-enum Cached {
-    Known { endpoint: Arc<Endpoint>, until: Timestamp },
-    Unknown { until: Timestamp },
+/// Unknown tokens have a room of their own: whoever makes them up must not displace what is known.
+#[derive(Debug, Default)]
+struct Cache {
+    known: BTreeMap<LookupHash, (Arc<Endpoint>, Timestamp)>,
+    unknown: BTreeMap<LookupHash, Timestamp>,
+    /// Rises whenever something is forgotten: what was read before that is not kept.
+    forgotten: u64,
 }
 
 impl Routes {
@@ -74,34 +80,64 @@ impl Routes {
         }
         let hash = token_hash(&self.kernel, token);
         let now = self.kernel.clock.now();
-        match self.lock().get(&hash) {
-            Some(Cached::Known { endpoint, until }) if now < *until => return Ok(Arc::clone(endpoint)),
-            Some(Cached::Unknown { until }) if now < *until => return Err(Rejection::NotFound),
-            _ => {}
-        }
+        let forgotten = {
+            let cache = self.lock();
+            match cache.known.get(&hash) {
+                Some((endpoint, until)) if now < *until => return Ok(Arc::clone(endpoint)),
+                _ if cache.unknown.get(&hash).is_some_and(|until| now < *until) => return Err(Rejection::NotFound),
+                _ => cache.forgotten,
+            }
+        };
         let Some(route) = self.kernel.backend.route(hash).await.map_err(|error| internal(&error))? else {
-            self.remember(hash, Cached::Unknown { until: now.saturating_add(UNKNOWN_FOR) });
+            let mut cache = self.lock();
+            if cache.unknown.len() >= UNKNOWN_CAPACITY {
+                cache.unknown.clear();
+            }
+            cache.unknown.insert(hash, now.saturating_add(UNKNOWN_FOR));
             return Err(Rejection::NotFound);
         };
-        let endpoint = Arc::new(self.load(route).await?);
-        let until = now.saturating_add(KNOWN_FOR);
-        self.remember(hash, Cached::Known { endpoint: Arc::clone(&endpoint), until });
+        let endpoint = Arc::new(self.load(route, hash).await?);
+        let mut cache = self.lock();
+        if cache.forgotten == forgotten {
+            if cache.known.len() >= KNOWN_CAPACITY {
+                cache.known.retain(|_, (_, until)| now < *until);
+            }
+            if cache.known.len() < KNOWN_CAPACITY {
+                cache.known.insert(hash, (Arc::clone(&endpoint), now.saturating_add(KNOWN_FOR)));
+            }
+        }
         Ok(endpoint)
     }
 
     /// Forgets what is known of a project: one of its flows or connections changed.
     pub(crate) fn forget(&self, project: ProjectId) {
-        self.lock()
-            .retain(|_, cached| !matches!(cached, Cached::Known { endpoint, .. } if endpoint.route.project == project));
+        let mut cache = self.lock();
+        cache.forgotten += 1;
+        cache.known.retain(|_, (endpoint, _)| endpoint.route.project != project);
+        // A new token may be one that was asked for a moment ago.
+        cache.unknown.clear();
     }
 
-    async fn load(&self, route: Route) -> Result<Endpoint, Rejection> {
+    /// Forgets what is known of a project when dropped: make it before a write, and the write is noticed even if the
+    /// caller goes away before it is answered.
+    pub(crate) fn forget_afterwards(self: &Arc<Self>, project: ProjectId) -> Forget {
+        Forget { routes: Arc::clone(self), project }
+    }
+
+    async fn load(&self, route: Route, token: LookupHash) -> Result<Endpoint, Rejection> {
         let (true, Some(version)) = (route.enabled, route.published) else { return Err(Rejection::NotFound) };
         let keys = self.kernel.keyring.tenant(route.project.into()).await.map_err(|error| internal(&error))?;
+        // What routes a request is clear in the store; what is sealed must say the same.
+        let record = self.kernel.backend.flow(route.flow, route.project).await.map_err(|error| internal(&error))?;
+        let detail = records::open_flow(&keys, &record).map_err(|error| internal(&error))?;
+        if token_hash(&self.kernel, detail.webhook_token.expose_secret()) != token {
+            return Err(internal(&"the stored route of a webhook is not the one that was sealed"));
+        }
         let flow = self.kernel.flow_version(version, route.project).await.map_err(|error| internal(&error))?;
         let settings = settings(&flow).ok_or(Rejection::NotFound)?;
         let authentication = self.resolve(&settings.authentication, route.project, &keys).await?;
-        Ok(Endpoint { route, version, flow, keys, authentication })
+        let receiving = Semaphore::new(MAX_RECEIVING_EACH);
+        Ok(Endpoint { route, version, flow, keys, authentication, receiving })
     }
 
     async fn resolve(
@@ -115,15 +151,16 @@ impl Routes {
             WebhookAuthentication::None => Authentication::None,
             WebhookAuthentication::Header { header_name, expected_value } => Authentication::Header {
                 name: header(header_name)?,
-                expected: self.secret(expected_value, project, keys).await?,
+                expected: self.secret(expected_value, project, keys, Wanted::Secret).await?,
             },
             WebhookAuthentication::Basic { username, password } => Authentication::Basic {
-                username: self.secret(username, project, keys).await?,
-                password: self.secret(password, project, keys).await?,
+                username: self.secret(username, project, keys, Wanted::AnyField).await?,
+                password: self.secret(password, project, keys, Wanted::Secret).await?,
             },
             WebhookAuthentication::Hmac { header_name, secret, base64, prefix } => Authentication::Hmac {
                 name: header(header_name)?,
-                key: HmacSha256::new(&self.secret(secret, project, keys).await?).map_err(|error| internal(&error))?,
+                key: HmacSha256::new(&self.secret(secret, project, keys, Wanted::Secret).await?)
+                    .map_err(|error| internal(&error))?,
                 encoding: if *base64 { SignatureEncoding::Base64 } else { SignatureEncoding::Hex },
                 prefix: prefix.clone(),
             },
@@ -138,8 +175,9 @@ impl Routes {
         template: &Template,
         project: ProjectId,
         keys: &TenantKeys,
+        wanted: Wanted,
     ) -> Result<SecretString, Rejection> {
-        if let Some(serde_json::Value::String(text)) = template.as_literal() {
+        if let (Some(serde_json::Value::String(text)), Wanted::AnyField) = (template.as_literal(), wanted) {
             return Ok(SecretString::from(text.clone()));
         }
         let names: Vec<&str> = template.as_path().map(member_names).unwrap_or_default();
@@ -153,25 +191,25 @@ impl Routes {
             Err(StoreError::NotFound { .. }) => return Err(missing(name)),
             Err(error) => return Err(internal(&error)),
         };
-        let connection = records::open_connection(keys, &record).map_err(|error| internal(&error))?;
-        field_of(&connection, field).ok_or_else(|| missing(name))
+        let connection = records::open_connection(keys, &record, name).map_err(|error| internal(&error))?;
+        field_of(&connection, field, wanted).ok_or_else(|| missing(name))
     }
 
-    fn remember(&self, hash: LookupHash, cached: Cached) {
-        let mut cache = self.lock();
-        if cache.len() >= CAPACITY {
-            let now = self.kernel.clock.now();
-            cache.retain(|_, cached| match cached {
-                Cached::Known { until, .. } | Cached::Unknown { until } => now < *until,
-            });
-        }
-        if cache.len() < CAPACITY {
-            cache.insert(hash, cached);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<LookupHash, Cached>> {
+    fn lock(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Routes::forget_afterwards`].
+#[must_use]
+pub(crate) struct Forget {
+    routes: Arc<Routes>,
+    project: ProjectId,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.routes.forget(self.project);
     }
 }
 
@@ -204,12 +242,21 @@ fn member_names(path: &ap_core::expr::Path) -> Vec<&str> {
         .collect()
 }
 
-fn field_of(connection: &Connection, field: Option<&str>) -> Option<SecretString> {
+/// What a field of a connection is to be used for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// A user name: clear fields and literals will do.
+    AnyField,
+    /// Something only the sender knows: what every reader of a run can see is not that.
+    Secret,
+}
+
+fn field_of(connection: &Connection, field: Option<&str>, wanted: Wanted) -> Option<SecretString> {
     let copy = |secret: &SecretString| SecretString::from(secret.expose_secret().to_owned());
-    let Some(wanted) = field else { return connection.value().single_secret().map(|(_, secret)| copy(secret)) };
-    connection.value().fields().into_iter().find(|(name, _)| *name == wanted).map(|(_, field)| match field {
-        Field::Clear(text) => SecretString::from(text.to_owned()),
-        Field::Secret(secret) => copy(secret),
+    let Some(name) = field else { return connection.value().single_secret().map(|(_, secret)| copy(secret)) };
+    connection.value().fields().into_iter().find(|(other, _)| *other == name).and_then(|(_, field)| match field {
+        Field::Clear(text) => (wanted == Wanted::AnyField).then(|| SecretString::from(text.to_owned())),
+        Field::Secret(secret) => Some(copy(secret)),
     })
 }
 
@@ -228,5 +275,9 @@ fn internal(error: &dyn std::fmt::Display) -> Rejection {
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 /// How long a token that leads nowhere is refused without asking the store again.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
-/// Tokens kept at most, known and unknown. Unit: tokens.
-const CAPACITY: usize = 10_000;
+/// Endpoints kept at most.
+const KNOWN_CAPACITY: usize = 10_000;
+/// Unknown tokens kept at most.
+const UNKNOWN_CAPACITY: usize = 10_000;
+/// Requests of one webhook being received at once; more are answered 503 before their body is read.
+const MAX_RECEIVING_EACH: usize = 256;

@@ -167,13 +167,13 @@ async fn a_step_that_hangs_times_out_and_a_run_too() {
     let world = World::new(1).await;
     world.peer.hang.store(true, std::sync::atomic::Ordering::SeqCst);
     let (flow, _) =
-        world.publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "timeout": 50 }])).await;
+        world.publish(json!([{ "name": "act", "type": "fake.put", "settings": { "value": 1 }, "timeout": 50 }])).await;
     let run = world.run(flow, json!({})).await;
     assert_eq!(run.status, RunStatus::Failed);
     assert_eq!(run.error.map(|error| error.kind), Some(StepErrorKind::Timeout));
 
     let (flow, _) = world
-        .publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 }, "timeout": 300_000,
+        .publish(json!([{ "name": "act", "type": "fake.put", "settings": { "value": 1 }, "timeout": 300_000,
             "retry": { "maxAttempts": 20 } }]))
         .await;
     let run = world.run(flow, json!({})).await;
@@ -224,4 +224,37 @@ async fn a_loop_may_not_execute_more_steps_than_allowed() {
     assert_eq!(run.status, RunStatus::Succeeded, "{:?}", run.error);
     let run = world.run(flow, json!({ "body": vec![0; 10_000] })).await;
     assert_eq!((run.status, run.error.map(|error| error.kind)), (RunStatus::Failed, Some(StepErrorKind::Limit)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_broke_off_is_not_tried_again_unless_that_is_harmless() {
+    let world = World::new(1).await;
+    world.peer.hang.store(true, std::sync::atomic::Ordering::SeqCst);
+    for (action, calls, kind, effect) in [
+        ("fake.act", 1, StepErrorKind::OutcomeUnknown, "unknown"),
+        ("fake.put", 3, StepErrorKind::Timeout, "committed"),
+    ] {
+        world.peer.calls.lock().unwrap().clear();
+        let step = json!({ "name": "act", "type": action, "settings": { "value": 1 }, "timeout": 50, "retry": { "maxAttempts": 3 } });
+        let (flow, _) = world.publish(json!([step])).await;
+        let run = world.run(flow, json!({})).await;
+        assert_eq!(run.error.map(|error| error.kind), Some(kind), "{action}");
+        assert_eq!(world.peer.calls.lock().unwrap().len(), calls, "{action}");
+        assert_eq!(run.steps[0].effect.as_ref().map(|line| line.state), Some(effect), "{action}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_run_holds_is_bounded_by_its_log() {
+    let world = World::new(1).await;
+    let script = json!({ "code": "export const code = p => p" });
+    let step = json!({ "name": "inner", "type": "code", "settings": { "sourceCode": script } });
+    let (flow, _) = world
+        .publish(json!([{ "name": "each", "type": "loop", "onError": "continue",
+            "settings": { "items": "{{trigger.body}}", "steps": [step] } }]))
+        .await;
+    // Each iteration is given the whole trigger: 100 KiB times 2,000 is far more than 50 MiB.
+    let run = world.run(flow, json!({ "body": vec!["x".repeat(50); 2_000] })).await;
+    assert_eq!(run.status, RunStatus::LogSizeExceeded);
+    assert_eq!(run.error.map(|error| error.kind), Some(StepErrorKind::Limit));
 }

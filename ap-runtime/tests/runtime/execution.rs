@@ -82,33 +82,70 @@ async fn a_repeatable_effect_is_repeated_after_a_crash_with_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finished_step_is_not_executed_again() {
+async fn a_crash_during_a_wait_repeats_nothing_that_is_known() {
     let world = World::new(5).await;
     let (flow, _) = world
         .publish(json!([
-            { "name": "first", "type": "fake.act", "settings": { "value": 1 } },
-            { "name": "second", "type": "fake.act", "settings": { "value": "{{steps.first.output}}" }, "retry": { "maxAttempts": 2 } },
+            { "name": "first", "type": "code", "settings": { "sourceCode": { "code": "export const code = p => p" } } },
+            { "name": "second", "type": "fake.act", "settings": { "value": "{{steps.first.output}}" },
+              "retry": { "maxAttempts": 2, "backoff": { "initialMs": 60_000 } } },
         ]))
         .await;
-    // The second step fails once and waits; the crash comes during the wait.
-    let run = {
-        let admin = world.admin();
-        let run = admin.start_run(flow, json!({})).await.unwrap();
-        while world.peer.calls.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        world.peer.fail_first.store(1, Ordering::SeqCst);
-        while world.peer.calls.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        run
-    };
+    // The second step fails definitely and waits for a minute; the crash comes during the wait.
+    world.peer.fail_first.store(1, Ordering::SeqCst);
+    let run = world.admin().start_run(flow, json!({})).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.admin().run(run).await.unwrap().status, RunStatus::Running);
+    assert_eq!(world.peer.calls.lock().unwrap().len(), 1);
+    world.backend.crash();
     let world = restart(world, 6).await;
-    let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
+    let status = world.admin().wait_for_run(run, Duration::from_secs(120)).await.unwrap();
+    let view = world.admin().run(run).await.unwrap();
+    assert_eq!((status, view.steps[1].attempts), (RunStatus::Succeeded, 2), "{:?}", view.error);
+    assert_eq!(world.peer.calls.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_keeps_what_is_known_and_gives_runs_back() {
+    let world = World::new(7).await;
+    let (flow, _) = world
+        .publish(json!([
+            { "name": "first", "type": "fake.act", "settings": { "value": 1 } },
+            { "name": "second", "type": "fake.put", "settings": { "value": 2 } },
+        ]))
+        .await;
+    world.peer.hang_from.store(1, Ordering::SeqCst);
+    let run = world.admin().start_run(flow, json!({})).await.unwrap();
+    while world.peer.calls.lock().unwrap().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.runtime.shutdown(Duration::ZERO).await;
+    let stored = world.admin().runs(None, &PageRequest::default()).await.unwrap();
+    assert_eq!(stored.items[0].status, RunStatus::Queued);
+    world.peer.hang_from.store(u32::MAX, Ordering::SeqCst);
+    let world = restart(world, 8).await;
+    assert_eq!(world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
     let calls = world.peer.calls.lock().unwrap().clone();
-    let first = calls.iter().filter(|key| key.ends_with("/first")).count();
-    assert_eq!((status, first), (RunStatus::Succeeded, 1), "{calls:?}");
+    assert_eq!(calls.iter().filter(|key| key.ends_with("/first")).count(), 1, "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_script_that_kills_its_owner_again_and_again_is_given_up() {
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
+    let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
+    let peer = Arc::new(Peer::default());
+    let runtime =
+        builder(backend.clone(), clock, 9, &peer).sandbox(super::support::PanickingSandbox).build().await.unwrap();
+    let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
+    let world = World { runtime, backend, peer, project };
+    let script = json!({ "code": "export const code = p => p" });
+    let (flow, _) =
+        world.publish(json!([{ "name": "boom", "type": "code", "settings": { "sourceCode": script } }])).await;
+    let run = world.admin().start_run(flow, json!({})).await.unwrap();
+    // Each owner panics, its lease expires, and the next one tries.
+    let status = world.admin().wait_for_run(run, Duration::from_secs(3_600)).await.unwrap();
+    assert_eq!(status, RunStatus::InternalError);
+    assert_eq!(world.admin().run(run).await.unwrap().error.map(|error| error.kind), Some(StepErrorKind::Internal));
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,10 +159,15 @@ async fn runs_beyond_the_concurrency_are_queued_and_all_end() {
     let world = World { runtime, backend, peer, project };
     let (flow, _) = world.publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 } }])).await;
     let admin = world.admin();
+    world.peer.hang.store(true, Ordering::SeqCst);
     let mut runs = Vec::new();
     for _ in 0..50 {
         runs.push(admin.start_run(flow, json!({})).await.unwrap());
     }
+    let stored = admin.runs(Some(flow), &PageRequest::default()).await.unwrap().items;
+    let queued = stored.iter().filter(|run| run.status == RunStatus::Queued).count();
+    assert_eq!((queued, world.peer.calls.lock().unwrap().len()), (48, 2));
+    world.peer.release();
     for run in runs {
         assert_eq!(admin.wait_for_run(run, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
     }

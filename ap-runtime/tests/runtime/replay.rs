@@ -9,11 +9,13 @@ use ap_core::{
     run::{RunStatus, StepError, StepErrorKind},
     time::Timestamp,
 };
-use ap_runtime::engine::{AttemptOutcome, Command, Event, RunState};
+use ap_runtime::engine::{AttemptOutcome, Command, EngineLimits, Event, RunState};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::support::{FakePiece, Peer, SeededEntropy};
+
+const LIMITS: EngineLimits = EngineLimits { step_executions: 300, log_bytes: 20_000 };
 
 /// A random list of steps. Names are given by position, so they are unique and every reference can be optional.
 fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
@@ -83,7 +85,7 @@ fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
             let kind = kinds[(dice.next() % 3) as usize];
             AttemptOutcome::failed(StepError::new(kind, "dice"), None)
         }
-        _ => AttemptOutcome::succeeded(json!({ "n": dice.next() % 10 })),
+        _ => AttemptOutcome::succeeded(json!({ "n": dice.next() % 10, "f": f64::from_bits(dice.next() >> 2) })),
     };
     let entropy = dice.next() as u32;
     let interrupt = dice.one_in(40);
@@ -116,8 +118,8 @@ fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
 fn play(flow: &ValidFlow, trigger: Value, seed: u64) -> (Vec<Event>, Vec<RunState>) {
     let dice = SeededEntropy::new(seed);
     let mut now = Timestamp::from_millis(1_000);
-    let first = Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger) };
-    let mut state = RunState::accepted(&first, 300).unwrap();
+    let first = Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS };
+    let mut state = RunState::accepted(&first).unwrap();
     let (mut events, mut states) = (vec![first], vec![state.clone()]);
     let mut next = Event::Started { at: now, connections: Arc::default() };
     loop {
@@ -150,7 +152,7 @@ proptest! {
         let stored = serde_json::to_string(&events).unwrap();
         let read: Vec<Event> = serde_json::from_str(&stored).unwrap();
         prop_assert_eq!(&read, &events);
-        let mut replayed = RunState::accepted(&read[0], 300).unwrap();
+        let mut replayed = RunState::accepted(&read[0]).unwrap();
         prop_assert_eq!(&replayed, &states[0]);
         for (event, expected) in read.iter().zip(&states).skip(1) {
             replayed.apply(&flow, event).unwrap();
@@ -166,7 +168,7 @@ proptest! {
         let holes: Vec<usize> = (1..events.len() - 1).filter(|index| matters(&events[*index])).collect();
         prop_assume!(!holes.is_empty());
         events.remove(holes[hole.index(holes.len())]);
-        let mut state = RunState::accepted(&events[0], 300).unwrap();
+        let mut state = RunState::accepted(&events[0]).unwrap();
         let applied = events.iter().skip(1).try_for_each(|event| state.apply(&flow, event).map(|_| ()));
         prop_assert!(applied.is_err() || Some(&state) != states.last());
     }

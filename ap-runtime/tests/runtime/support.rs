@@ -67,11 +67,34 @@ impl Entropy for SeededEntropy {
 }
 
 /// Counts calls per idempotency key, as a peer that honours keys would, and can be told to misbehave.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) fail_first: AtomicU32,
     pub(crate) hang: std::sync::atomic::AtomicBool,
+    /// Calls from this number on hang, counted from 0.
+    pub(crate) hang_from: AtomicU32,
+    released: tokio::sync::Notify,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            calls: Mutex::default(),
+            fail_first: AtomicU32::new(0),
+            hang: std::sync::atomic::AtomicBool::new(false),
+            hang_from: AtomicU32::new(u32::MAX),
+            released: tokio::sync::Notify::new(),
+        }
+    }
+}
+
+impl Peer {
+    /// Lets hanging calls, and all later ones, come back.
+    pub(crate) fn release(&self) {
+        self.hang.store(false, Ordering::SeqCst);
+        self.released.notify_waiters();
+    }
 }
 
 /// `fake.act` acts outside once, `fake.put` repeatably, `fake.pure` not at all; each returns its input.
@@ -122,9 +145,13 @@ impl Action for FakeAction {
         self.effect
     }
     async fn run(&self, context: &ActionContext<'_>, input: Value) -> Result<Value, ActionError> {
-        self.peer.calls.lock().unwrap().push(context.idempotency_key.to_owned());
-        if self.peer.hang.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
+        let number = {
+            let mut calls = self.peer.calls.lock().unwrap();
+            calls.push(context.idempotency_key.to_owned());
+            calls.len() as u32 - 1
+        };
+        if self.peer.hang.load(Ordering::SeqCst) || number >= self.peer.hang_from.load(Ordering::SeqCst) {
+            self.peer.released.notified().await;
         }
         let failing = self.peer.fail_first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if failing.is_ok() {
@@ -137,6 +164,17 @@ impl Action for FakeAction {
 /// Returns the parameters, or throws if the source says so.
 #[derive(Debug)]
 pub(crate) struct FakeSandbox;
+
+/// Panics in the middle of a script, as a defect of a sandbox would.
+#[derive(Debug)]
+pub(crate) struct PanickingSandbox;
+
+#[async_trait]
+impl CodeSandbox for PanickingSandbox {
+    async fn run(&self, _: CodeRequest) -> Result<CodeOutput, CodeError> {
+        panic!("on purpose")
+    }
+}
 
 #[async_trait]
 impl CodeSandbox for FakeSandbox {
