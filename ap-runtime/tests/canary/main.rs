@@ -41,6 +41,7 @@ async fn a_credential_appears_nowhere() {
         leaks.extend(search.find_in_json(&seen.run).into_iter().map(|what| format!("{what}, {echo:?}, strings")));
         leaks.extend(search.find(&seen.body).into_iter().map(|what| format!("{what}, {echo:?}, response body")));
         let run = seen.run.to_string();
+        assert!(!run.contains("apcred_"), "a placeholder is shown without its name: {run}");
         assert!(run.contains("connection `api`"), "the stray request was not refused for its origin: {run}");
         if echo.stays_text() {
             assert!(run.contains("‹redacted:api›") && run.contains("‹redacted:odd›"), "{echo:?} was not masked: {run}");
