@@ -85,8 +85,8 @@ impl RunView {
                 attempts: step.attempts,
                 input: step.input.as_deref().map(|input| named(input, views)),
                 output: step.output.as_deref().map(|output| named(output, views)),
-                error: step.error.clone(),
-                console: step.console.clone(),
+                error: step.error.as_ref().map(|error| named_error(error, views)),
+                console: step.console.iter().map(|line| named_text(line, views)).collect(),
                 effect: step.effect.as_ref().map(|effect| EffectView {
                     key: effect.key.clone(),
                     state: match effect.state {
@@ -105,7 +105,7 @@ impl RunView {
             trigger: state.trigger().as_ref().clone(),
             steps: steps.collect(),
             reply: state.reply().cloned(),
-            error: state.end().and_then(|end| end.error.clone()),
+            error: state.end().and_then(|end| end.error.as_ref()).map(|error| named_error(error, views)),
         }
     }
 }
@@ -113,22 +113,35 @@ impl RunView {
 /// Replaces placeholder text by the name of what it stands for.
 fn named(value: &Value, views: &ConnectionViews) -> Value {
     match value {
-        Value::String(text) if text.contains("apcred_") => {
-            let mut shown = text.clone();
-            for (name, view) in views {
-                for field in &view.secret {
-                    if let Some(placeholder) = view.fields.get(field) {
-                        shown = shown.replace(placeholder, &format!("‹{name}.{field}›"));
-                    }
-                }
-                shown = shown.replace(&view.whole, &format!("‹{name}›"));
-            }
-            Value::String(shown)
-        }
+        Value::String(text) => Value::String(named_text(text, views)),
         Value::Array(items) => items.iter().map(|item| named(item, views)).collect(),
         Value::Object(members) => {
             Value::Object(members.iter().map(|(key, member)| (key.clone(), named(member, views))).collect())
         }
         other => other.clone(),
+    }
+}
+
+fn named_text(text: &str, views: &ConnectionViews) -> String {
+    let mut shown = text.to_owned();
+    if !text.contains("apcred_") {
+        return shown;
+    }
+    for (name, view) in views {
+        for field in &view.secret {
+            if let Some(placeholder) = view.fields.get(field) {
+                shown = shown.replace(placeholder, &format!("‹{name}.{field}›"));
+            }
+        }
+        shown = shown.replace(&view.whole, &format!("‹{name}›"));
+    }
+    shown
+}
+
+fn named_error(error: &StepError, views: &ConnectionViews) -> StepError {
+    StepError {
+        kind: error.kind,
+        message: named_text(&error.message, views),
+        detail: error.detail.as_ref().map(|detail| named(detail, views)),
     }
 }

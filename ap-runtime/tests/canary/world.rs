@@ -41,6 +41,8 @@ pub struct World {
     flows: [(FlowId, String); 2],
     hook: String,
     signing: HmacSha256,
+    /// The connections, as `Debug` shows them.
+    shown: String,
 }
 
 /// What came of one delivery.
@@ -72,13 +74,13 @@ impl World {
             .unwrap();
         let project = session(&runtime, None).create_project("Canary").await.unwrap();
         let admin = session(&runtime, Some(project)).project(project).unwrap();
-        put_connections(&admin, secrets, &peer).await;
+        let shown = put_connections(&admin, secrets, &peer).await;
         let header =
             json!({ "type": "HEADER", "headerName": "X-Hook-Secret", "expectedValue": "{{connections.hook}}" });
         let signed = json!({ "type": "HMAC_SHA256", "headerName": "X-Signature", "secret": "{{connections.signing}}" });
         let flows = [publish(&admin, &header).await, publish(&admin, &signed).await];
         let signing = HmacSha256::new(&secrets.signing.clone().into()).unwrap();
-        Self { peer, directory, backend, runtime, project, flows, hook: secrets.hook.clone(), signing }
+        Self { peer, directory, backend, runtime, project, flows, hook: secrets.hook.clone(), signing, shown }
     }
 
     /// Sends one event and waits for the reply, and the end, of its run.
@@ -140,6 +142,8 @@ impl World {
             ("Debug of the audit trail", format!("{audit:?}")),
             ("connections", serde_json::to_string(&connections).unwrap()),
             ("Debug of the connections", format!("{connections:?}")),
+            ("Debug of a connection", self.shown.clone()),
+            ("Debug of the signing key", format!("{:?}", self.signing)),
             ("Debug of the runs", format!("{runs:?}")),
             ("Debug of the runtime", format!("{:?}", self.runtime)),
             ("Debug of the backend", format!("{:?}", self.backend)),
@@ -196,7 +200,9 @@ fn egress(scrub: bool) -> HttpEgress {
     builder.build().unwrap()
 }
 
-async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer) {
+/// Returns what `Debug` makes of them.
+async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer) -> String {
+    let mut shown = String::new();
     let custom = |field: &str, secret: &str| ConnectionValue::CustomAuth {
         fields: [
             ("url".to_owned(), FieldValue::Clear(peer.url())),
@@ -218,7 +224,9 @@ async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer)
     ] {
         let connection = Connection::new(name, value, placements, vec![]).unwrap();
         admin.put_connection(&connection).await.unwrap();
+        shown.push_str(&format!("{connection:?}"));
     }
+    shown
 }
 
 async fn publish(admin: &ProjectSession, authentication: &Value) -> (FlowId, String) {
@@ -239,7 +247,7 @@ async fn publish(admin: &ProjectSession, authentication: &Value) -> (FlowId, Str
             } },
             // To an origin that has no right to it: refused, with an error that names it.
             { "name": "stray", "type": "http.request", "onError": "continue", "settings": {
-                "method": "GET", "url": "http://127.0.0.1:9/", "headers": bearer,
+                "method": "GET", "url": "http://127.0.0.1:8080/", "headers": bearer,
             } },
             // Last: what it brings back is the reply, or fails the run.
             { "name": "send", "type": "http.request", "settings": {
