@@ -121,7 +121,8 @@ impl CredentialLoader {
 
 /// Every placeholder text of a connection, and what it stands for.
 fn placeholders(view: &ConnectionView) -> Vec<(String, Stands)> {
-    let fields = view.secret.iter().filter_map(|name| Some((view.fields.get(name)?.clone(), Stands::Field(name.clone()))));
+    let fields =
+        view.secret.iter().filter_map(|name| Some((view.fields.get(name)?.clone(), Stands::Field(name.clone()))));
     fields.chain([(view.whole.clone(), Stands::Whole)]).collect()
 }
 

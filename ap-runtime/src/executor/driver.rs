@@ -252,7 +252,11 @@ impl Driver {
     }
 
     fn redacted(&self, outcome: AttemptOutcome) -> AttemptOutcome {
-        if self.kernel.egress.scrubs() { attempt::redact(outcome, self.credentials.current().redactor()) } else { outcome }
+        if self.kernel.egress.scrubs() {
+            attempt::redact(outcome, self.credentials.current().redactor())
+        } else {
+            outcome
+        }
     }
 
     async fn wait(&self, path: StepPath, until: Timestamp) -> Next {
