@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     engine::{Event, RunState},
     executor::Submission,
-    journal::{self, RunError},
+    journal::{self, Batch, RunError},
     kernel::Kernel,
     records,
     store::{Accept, Dedupe, RunRecord},
@@ -46,7 +46,9 @@ impl Kernel {
         let RunStart { project, flow: flow_id, version, generation, dedupe, payload } = start;
         let first = Event::Accepted { at, run, trigger: payload };
         let state = RunState::accepted(&first, self.run_limits.step_executions())?;
-        let (entry, _) = journal::seal(keys, (project, run), 0, std::slice::from_ref(&first), &*self.entropy)?;
+        let mut batch = Batch::default();
+        batch.push(&first)?;
+        let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;
         let status = RunStatus::Queued;
         let record = RunRecord { id: run, project, flow: flow_id, version, status, created: at, finished: None };
         let event = event(at).with_resource(flow_id).with_resource(run);

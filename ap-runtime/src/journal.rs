@@ -13,7 +13,7 @@ use ap_crypto::{
     redact::RedactError,
     vault::TenantKeys,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -64,25 +64,64 @@ impl RunError {
     }
 }
 
-/// One entry before it is sealed. The version is the format's, and is never reused.
-#[derive(Serialize, Deserialize)]
-struct Plain<E> {
+/// One entry, opened. The version is the format's, and is never reused.
+#[derive(Deserialize)]
+struct Plain {
     v: u8,
-    events: E,
+    events: Vec<Event>,
 }
 
-/// Seals `events` as entry `seq`; also returns the size before sealing, which counts towards the log limit.
-pub(crate) fn seal(
-    keys: &TenantKeys,
-    (project, run): (ProjectId, RunId),
-    seq: u64,
-    events: &[Event],
-    entropy: &dyn Entropy,
-) -> Result<(JournalEntry, u64), RunError> {
-    let plain = serde_json::to_vec(&Plain { v: FORMAT, events }).map_err(RunError::Encoding)?;
-    let plain = Zeroizing::new(plain);
-    let sealed = keys.seal(&context(project, &run, seq), &plain, entropy).map_err(RunError::Seal)?;
-    Ok((JournalEntry { seq, sealed }, plain.len() as u64))
+/// Events on their way into one entry, already in their stored form.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    json: Zeroizing<Vec<u8>>,
+    events: usize,
+}
+
+impl Batch {
+    /// Adds an event.
+    pub(crate) fn push(&mut self, event: &Event) -> Result<(), RunError> {
+        self.json.extend_from_slice(if self.events == 0 { PREFIX } else { b"," });
+        serde_json::to_writer(&mut *self.json, event).map_err(RunError::Encoding)?;
+        self.events += 1;
+        Ok(())
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// Whether so much is waiting that it should be committed even if nothing outside depends on it: bounds memory, the
+    /// size of an entry, and how much pure work a crash repeats.
+    pub(crate) fn is_due(&self) -> bool {
+        self.events >= DUE_EVENTS || self.json.len() >= DUE_BYTES
+    }
+
+    /// Size before sealing. Unit: bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.json.len() as u64
+    }
+
+    /// Empties the batch for the next entry.
+    pub(crate) fn clear(&mut self) {
+        self.json.clear();
+        self.events = 0;
+    }
+
+    /// Seals the events as entry `seq`. The batch must not be empty, and keeps its events until it is cleared.
+    pub(crate) fn seal(
+        &mut self,
+        keys: &TenantKeys,
+        (project, run): (ProjectId, RunId),
+        seq: u64,
+        entropy: &dyn Entropy,
+    ) -> Result<JournalEntry, RunError> {
+        let length = self.json.len();
+        self.json.extend_from_slice(SUFFIX);
+        let sealed = keys.seal(&context(project, &run, seq), &self.json, entropy).map_err(RunError::Seal);
+        self.json.truncate(length);
+        Ok(JournalEntry { seq, sealed: sealed? })
+    }
 }
 
 /// Opens one entry.
@@ -92,7 +131,7 @@ pub(crate) fn open(
     entry: &JournalEntry,
 ) -> Result<(Vec<Event>, u64), RunError> {
     let plain = keys.open(&context(project, &run, entry.seq), &entry.sealed).map_err(RunError::Seal)?;
-    let decoded: Plain<Vec<Event>> = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
+    let decoded: Plain = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
     if decoded.v != FORMAT {
         return Err(RunError::Encoding(serde::de::Error::custom("unknown journal format")));
     }
@@ -147,3 +186,68 @@ fn context<'a>(project: ProjectId, run: &'a RunId, seq: u64) -> SealContext<'a> 
 }
 
 const FORMAT: u8 = 1;
+const PREFIX: &[u8] = br#"{"v":1,"events":["#;
+const SUFFIX: &[u8] = b"]}";
+/// Unit: events.
+const DUE_EVENTS: usize = 64;
+/// Unit: bytes.
+const DUE_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ap_core::{id::KeyId, time::Timestamp};
+    use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
+
+    use super::*;
+    use crate::{backend::memory::MemoryBackend, clock::SystemClock};
+
+    const IDS: (ProjectId, RunId) = (ProjectId::from_u128(1), RunId::from_u128(2));
+
+    fn keys() -> Arc<TenantKeys> {
+        let root = RootKey::generate(&SystemEntropy).expect("entropy");
+        let ring = Keyring::new(root, Arc::new(MemoryBackend::new(Arc::new(SystemClock))));
+        let created = ring.create_tenant_key(IDS.0.into(), KeyId::from_u128(1), Timestamp::EPOCH, &SystemEntropy);
+        created.expect("a key").1
+    }
+
+    fn event(millis: i64) -> Event {
+        Event::Recovered { at: Timestamp::from_millis(millis) }
+    }
+
+    #[test]
+    fn entries_open_to_what_went_in_and_nowhere_else() {
+        let keys = keys();
+        let mut batch = Batch::default();
+        let events = [event(1), event(2), event(3)];
+        events.iter().try_for_each(|event| batch.push(event)).expect("serialises");
+        let entry = batch.seal(&keys, IDS, 4, &SystemEntropy).expect("sealed");
+        let (opened, bytes) = open(&keys, IDS, &entry).expect("opened");
+        assert_eq!(opened, events);
+        assert_eq!(bytes, batch.bytes() + SUFFIX.len() as u64);
+        // A retry of the same commit seals the same events again.
+        let again = batch.seal(&keys, IDS, 4, &SystemEntropy).expect("sealed");
+        assert_eq!(open(&keys, IDS, &again).expect("opened").0, events);
+        let moved = JournalEntry { seq: 5, ..entry.clone() };
+        assert!(matches!(open(&keys, IDS, &moved), Err(RunError::Seal(_))));
+        let other = (IDS.0, RunId::from_u128(3));
+        assert!(matches!(open(&keys, other, &entry), Err(RunError::Seal(_))));
+    }
+
+    #[test]
+    fn a_batch_is_due_by_count_or_by_size() {
+        let mut batch = Batch::default();
+        for count in 1..=DUE_EVENTS {
+            assert!(!batch.is_due());
+            batch.push(&event(count as i64)).expect("serialises");
+        }
+        assert!(batch.is_due());
+        batch.clear();
+        assert!(batch.is_empty() && !batch.is_due());
+        let large = serde_json::Value::from("x".repeat(DUE_BYTES));
+        let trigger = Arc::new(large);
+        batch.push(&Event::Accepted { at: Timestamp::EPOCH, run: IDS.1, trigger }).expect("serialises");
+        assert!(batch.is_due());
+    }
+}

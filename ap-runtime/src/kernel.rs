@@ -7,7 +7,7 @@ use ap_core::{
     flow::{FlowDefinition, FlowLimits, ValidFlow},
     id::{FlowVersionId, ProjectId},
     piece::PieceSet,
-    store::StoreError,
+    store::{Entity, StoreError},
 };
 use ap_crypto::{
     entropy::{Entropy, EntropyError, random_array},
@@ -67,6 +67,9 @@ impl Kernel {
 
     /// Commits to a run, and tries again for a while if the store is out of reach: losing the result of an effect that
     /// was performed would make its outcome unknown.
+    ///
+    /// A failed attempt may have been written all the same. Then the next one meets its own journal entry, under the same
+    /// lease: that is success.
     pub(crate) async fn commit(
         &self,
         commit: RunCommit,
@@ -74,9 +77,11 @@ impl Kernel {
         lost: &CancellationToken,
     ) -> Result<(), StoreError> {
         let mut wait = Duration::from_millis(20);
-        for _ in 0..COMMIT_ATTEMPTS {
+        let mut attempt = 0;
+        loop {
             match self.backend.commit(commit.clone(), audit).await {
-                Err(error) if error.is_retryable() => {
+                Err(StoreError::AlreadyExists { entity: Entity::JournalEntry }) if attempt > 0 => return Ok(()),
+                Err(error) if error.is_retryable() && attempt < COMMIT_RETRIES => {
                     tracing::warn!(run = %commit.lease.run, error = %error, "a commit is tried again");
                 }
                 done => return done,
@@ -87,9 +92,8 @@ impl Kernel {
                 () = lost.cancelled() => return Err(StoreError::Fenced),
                 () = self.clock.sleep_until(until) => {}
             }
-            wait *= 2;
+            (attempt, wait) = (attempt + 1, wait * 2);
         }
-        self.backend.commit(commit, audit).await
     }
 
     /// Ten bytes for an id.
@@ -116,4 +120,4 @@ impl fmt::Debug for Kernel {
 }
 
 /// With doubling waits from 20 ms this is about 10 s.
-const COMMIT_ATTEMPTS: usize = 9;
+const COMMIT_RETRIES: u32 = 9;

@@ -1,4 +1,6 @@
-//! Durable, credential-blind workflow automation inside your own backend.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! | Module | What it holds |
 //! | --- | --- |

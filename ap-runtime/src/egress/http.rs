@@ -13,7 +13,10 @@ use ap_crypto::redact::Redactor;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, header};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{
+    dns::{Addrs, Name, Resolve, Resolving},
+    tls::Version,
+};
 use url::Host;
 
 use super::{
@@ -37,6 +40,8 @@ struct Shared {
     ordinary: reqwest::Client,
     /// For unencrypted requests that carry credentials: connects only where the policy allows those. A pool of its own.
     plain_credentials: reqwest::Client,
+    /// For requests that accept nothing older than TLS 1.3.
+    tls13: reqwest::Client,
     max_response_bytes: usize,
     scrub: bool,
 }
@@ -60,9 +65,13 @@ impl HttpEgress {
     }
 
     async fn dispatch(&self, filled: FilledHop) -> Result<reqwest::Response, HttpError> {
-        let FilledHop { method, request, confidential, .. } = filled;
+        let FilledHop { method, request, confidential, tls13, .. } = filled;
         let url = request.url.as_url().clone();
         let plain = url.scheme() != "https";
+        if plain && tls13 {
+            let reason = "TLS 1.3 was asked for, and the URL is not `https`".to_owned();
+            return Err(HttpError::InvalidRequest { reason });
+        }
         // An address in the URL was judged with it. A name is judged by the client's resolver, which is the guard.
         let literal = match url.host() {
             Some(Host::Ipv4(v4)) => Some(IpAddr::V4(v4)),
@@ -73,7 +82,11 @@ impl HttpEgress {
         if plain && confidential && literal.is_some_and(|address| !allowed(address)) {
             return Err(plain_credential());
         }
-        let client = if plain && confidential { &self.shared.plain_credentials } else { &self.shared.ordinary };
+        let client = match (plain && confidential, tls13) {
+            (true, _) => &self.shared.plain_credentials,
+            (false, true) => &self.shared.tls13,
+            (false, false) => &self.shared.ordinary,
+        };
         let mut headers = request.headers;
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         let mut builder = client.request(method, url).headers(headers);
@@ -121,16 +134,18 @@ impl HttpEgressBuilder {
     /// # Errors
     /// [`HttpEgressError`] if TLS cannot be set up, for instance without trust roots on this machine.
     pub fn build(self) -> Result<HttpEgress, HttpEgressError> {
-        let client = |plain_credentials| {
+        let client = |plain_credentials, oldest_tls| {
             let resolver = CheckedResolver { guard: self.guard.clone(), plain_credentials };
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder();
+            #[cfg(feature = "gzip")]
+            let builder = builder.gzip(true);
+            builder
                 .dns_resolver(resolver)
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
                 .referer(false)
-                .gzip(true)
-                .tls_version_min(reqwest::tls::Version::TLS_1_2)
+                .tls_version_min(oldest_tls)
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http1_max_headers(MAX_RESPONSE_FIELDS)
                 .http2_max_header_list_size(MAX_RESPONSE_HEAD_BYTES)
@@ -141,8 +156,9 @@ impl HttpEgressBuilder {
         Ok(HttpEgress {
             shared: Arc::new(Shared {
                 policy: self.guard.policy().clone(),
-                ordinary: client(false)?,
-                plain_credentials: client(true)?,
+                ordinary: client(false, Version::TLS_1_2)?,
+                plain_credentials: client(true, Version::TLS_1_2)?,
+                tls13: client(false, Version::TLS_1_3)?,
                 max_response_bytes: self.max_response_bytes,
                 scrub: self.scrub,
             }),
@@ -215,10 +231,12 @@ impl RunHttp {
         method: &Method,
         limit_bytes: usize,
     ) -> Result<HttpResponse, HttpError> {
-        let encoded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+        // The answer to a HEAD has no body, whatever it says of one.
+        let encoded =
+            |value: &HeaderValue| method != Method::HEAD && !value.as_bytes().eq_ignore_ascii_case(b"identity");
         if response.headers().get_all(header::CONTENT_ENCODING).iter().any(encoded) {
             return Err(HttpError::Interrupted {
-                reason: "the body is compressed in a way that cannot be searched for credentials; gzip can".to_owned(),
+                reason: "the body is compressed in a way that cannot be searched for credentials".to_owned(),
             });
         }
         let too_large = HttpError::ResponseTooLarge { limit_bytes };

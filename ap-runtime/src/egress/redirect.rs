@@ -15,6 +15,7 @@ use super::{
 pub(super) struct Hop {
     method: Method,
     request: PreparedRequest,
+    tls13: bool,
     /// An earlier hop was another origin: nothing secret is sent any more.
     dropped: bool,
     /// A credential was sent at this hop or before.
@@ -30,14 +31,17 @@ pub(super) struct FilledHop {
     pub(super) uses: Vec<CredentialUse>,
     /// It carries a credential, placed or written by the author.
     pub(super) confidential: bool,
+    /// Nothing older than TLS 1.3 will do.
+    pub(super) tls13: bool,
 }
 
 impl Hop {
     pub(super) fn first(request: HttpRequest, policy: &EgressPolicy) -> Result<Self, HttpError> {
         let url = CheckedUrl::parse(&request.url, policy)?;
         let (method, headers) = (parse_method(&request.method)?, parse_headers(&request.headers)?);
+        let tls13 = request.require_tls13;
         let request = PreparedRequest { url, headers, body: request.body, credential: request.credential };
-        Ok(Self { method, request, dropped: false, in_play: false, number: 0 })
+        Ok(Self { method, request, tls13, dropped: false, in_play: false, number: 0 })
     }
 
     /// How many redirects led here.
@@ -51,7 +55,7 @@ impl Hop {
         let uses = if self.dropped { Vec::new() } else { credentials.apply(&mut request)? };
         let confidential = !uses.is_empty() || SENSITIVE.iter().any(|name| request.headers.contains_key(name));
         self.in_play |= confidential;
-        Ok(FilledHop { method: self.method.clone(), request, uses, confidential })
+        Ok(FilledHop { method: self.method.clone(), request, uses, confidential, tls13: self.tls13 })
     }
 
     /// The hop that follows a response with this status and head; `None` if the response is no redirect.
@@ -80,6 +84,7 @@ impl Hop {
             return Err(lost("the redirect would carry a credential to another origin"));
         }
         let mut next = Self {
+            tls13: self.tls13,
             method: self.method.clone(),
             request: PreparedRequest { url, ..self.request.clone() },
             dropped: self.dropped || !stays,

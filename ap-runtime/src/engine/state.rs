@@ -139,8 +139,9 @@ impl RunState {
             Event::AttemptFinished { at, path, attempt, outcome, entropy } => {
                 self.attempt_finished(flow, *at, (path, *attempt), outcome, *entropy)?;
             }
-            Event::EffectPlanned { path, attempt, key, repeatable, .. } => {
-                self.effect_planned(path, *attempt, key, *repeatable)?;
+            Event::EffectPlanned { path, attempt, input, key, repeatable, .. } => {
+                let effect = Effect { key: key.clone(), state: EffectState::Planned, repeatable: *repeatable };
+                self.effect_planned(path, *attempt, input, effect)?;
                 return Ok(Vec::new());
             }
             Event::Interrupted { at, status, error } => self.interrupted(*at, *status, error),
@@ -288,11 +289,21 @@ impl RunState {
         }
     }
 
-    fn effect_planned(&mut self, path: &StepPath, attempt: u32, key: &str, repeatable: bool) -> Result<(), ApplyError> {
+    /// What the ledger says is what is performed, also after a crash: input and key are taken from it.
+    fn effect_planned(
+        &mut self,
+        path: &StepPath,
+        attempt: u32,
+        input: &Arc<Value>,
+        effect: Effect,
+    ) -> Result<(), ApplyError> {
         match (&mut self.pending, self.steps.get_mut(path)) {
             (Some(Pending::Action(call)), Some(step)) if call.path == *path && call.attempt == attempt => {
                 call.planned = true;
-                step.effect = Some(Effect { key: key.to_owned(), state: EffectState::Planned, repeatable });
+                call.input = Arc::clone(input);
+                call.key = effect.key.clone();
+                step.input = Some(Arc::clone(input));
+                step.effect = Some(effect);
                 Ok(())
             }
             _ => Err(ApplyError { reason: "an effect was planned that is not the next thing to do" }),

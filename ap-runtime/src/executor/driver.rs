@@ -17,14 +17,11 @@ use super::attempt;
 use crate::{
     credentials::CredentialLoader,
     engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState},
-    journal::{self, RunError},
+    journal::{self, Batch, RunError},
     kernel::Kernel,
     replies::Outcome,
     store::{Claimed, Lease, RunChange, RunCommit},
 };
-
-/// A commit is due once this much is waiting, even if nothing outside depends on it: bounds memory and lost pure work.
-const BATCH_EVENTS: usize = 64;
 
 /// One run, in the hands of this process.
 pub(super) struct Driver {
@@ -36,7 +33,7 @@ pub(super) struct Driver {
     next_seq: u64,
     log_bytes: u64,
     /// Events applied and not yet durable.
-    batch: Vec<Event>,
+    batch: Batch,
     /// Audit records that go with the batch.
     audit: Vec<AuditRecord>,
     credentials: CredentialLoader,
@@ -86,7 +83,7 @@ impl Driver {
             // Applied here, durable with the next commit, which comes before the next outside act.
             let event = Event::Recovered { at: driver.kernel.clock.now() };
             driver.state.apply(&driver.flow, &event)?;
-            driver.batch.push(event);
+            driver.batch.push(&event)?;
         }
         Ok(driver)
     }
@@ -110,7 +107,7 @@ impl Driver {
             state,
             next_seq,
             log_bytes,
-            batch: Vec::new(),
+            batch: Batch::default(),
             audit: Vec::new(),
             credentials,
             deadline,
@@ -160,7 +157,7 @@ impl Driver {
     /// Applies an event, and commits if that is due before anything else may happen.
     async fn record(&mut self, event: Event) -> Result<Option<Stopped>, RunError> {
         let commands = self.state.apply(&self.flow, &event)?;
-        self.batch.push(event);
+        self.batch.push(&event)?;
         if self.state.end().is_some() {
             // The end follows at once and carries everything, a reply included.
             return Ok(None);
@@ -169,10 +166,10 @@ impl Driver {
             Command::Reply(reply) => Some(reply),
             _ => None,
         });
-        if reply.is_some() || self.batch.len() >= BATCH_EVENTS {
-            if let Some(stopped) = self.commit(RunChange::Stay).await? {
-                return Ok(Some(stopped));
-            }
+        if (reply.is_some() || self.batch.is_due())
+            && let Some(stopped) = self.commit(RunChange::Stay).await?
+        {
+            return Ok(Some(stopped));
         }
         if let Some(reply) = reply {
             self.kernel.replies.publish(self.lease.run, Outcome::Replied(reply));
@@ -209,7 +206,7 @@ impl Driver {
                     repeatable: effect == Effect::Repeatable || call.send_key,
                 };
                 self.state.apply(&self.flow, &event)?;
-                self.batch.push(event);
+                self.batch.push(&event)?;
             }
             let uses = self.credentials.audit_uses(&self.kernel, &self.keys, &call)?;
             self.audit.extend(uses);
@@ -281,9 +278,7 @@ impl Driver {
         let mut entries = Vec::new();
         if !self.batch.is_empty() {
             let ids = (self.lease.project, self.lease.run);
-            let (entry, bytes) = journal::seal(&self.keys, ids, self.next_seq, &self.batch, &*self.kernel.entropy)?;
-            entries.push(entry);
-            self.log_bytes += bytes;
+            entries.push(self.batch.seal(&self.keys, ids, self.next_seq, &*self.kernel.entropy)?);
         }
         let commit = RunCommit { lease: self.lease, entries, change };
         match self.kernel.commit(commit, &self.audit, &self.lost).await {
@@ -293,6 +288,7 @@ impl Driver {
         }
         if !self.batch.is_empty() {
             self.next_seq += 1;
+            self.log_bytes += self.batch.bytes();
             self.batch.clear();
         }
         self.audit.clear();
@@ -303,7 +299,7 @@ impl Driver {
                 "the run's log is larger than allowed",
             );
             self.state.apply(&self.flow, &event)?;
-            self.batch.push(event);
+            self.batch.push(&event)?;
         }
         Ok(None)
     }

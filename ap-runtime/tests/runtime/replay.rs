@@ -86,21 +86,21 @@ fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
         _ => AttemptOutcome::succeeded(json!({ "n": dice.next() % 10 })),
     };
     let entropy = dice.next() as u32;
-    let interrupt = dice.next() % 40 == 0;
+    let interrupt = dice.one_in(40);
     match command {
         _ if interrupt => {
             let error = StepError::new(StepErrorKind::Timeout, "dice");
             Event::Interrupted { at, status: RunStatus::Timeout, error }
         }
-        Command::RunAction(call) if !call.planned && dice.next() % 3 > 0 => Event::EffectPlanned {
+        Command::RunAction(call) if !call.planned && !dice.one_in(3) => Event::EffectPlanned {
             at,
             path: call.path.clone(),
             attempt: call.attempt,
             input: Arc::clone(&call.input),
             key: call.key.clone(),
-            repeatable: dice.next() % 2 == 0,
+            repeatable: dice.one_in(2),
         },
-        _ if dice.next() % 10 == 0 => Event::Recovered { at },
+        _ if dice.one_in(10) => Event::Recovered { at },
         Command::RunAction(call) => {
             Event::AttemptFinished { at, path: call.path.clone(), attempt: call.attempt, outcome: outcome(), entropy }
         }

@@ -50,6 +50,13 @@ impl SeededEntropy {
     }
 }
 
+impl SeededEntropy {
+    /// True once in `count` times.
+    pub(crate) fn one_in(&self, count: u64) -> bool {
+        self.next().is_multiple_of(count)
+    }
+}
+
 impl Entropy for SeededEntropy {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), EntropyError> {
         for chunk in bytes.chunks_mut(8) {

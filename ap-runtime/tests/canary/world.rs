@@ -1,0 +1,260 @@
+//! A host on SQLite with one flow: webhook → code → HTTP, with credentials on the way.
+
+use std::{path::PathBuf, sync::Arc};
+
+use ap_auth::{principal::Principal, role::Role};
+use ap_core::{
+    connection::{Connection, ConnectionValue, FieldValue, Placement},
+    id::{FlowId, ProjectId, RunId, UserId},
+    store::PageRequest,
+};
+use ap_crypto::{key::RootKey, provider::MemoryKeyProvider, signature::HmacSha256};
+use ap_runtime::{
+    backend::sqlite::SqliteBackend,
+    clock::SystemClock,
+    egress::{
+        guard::{EgressPolicy, Guard, SystemResolver},
+        http::HttpEgress,
+    },
+    runtime::Runtime,
+    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, ConsoleLevel, ConsoleLine},
+    session::{ProjectSession, Session},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{echo::Echo, peer::Peer, secrets::Secrets};
+
+/// A host, its peer, and where its data lies.
+pub struct World {
+    pub peer: Peer,
+    directory: TempDir,
+    backend: Arc<SqliteBackend>,
+    runtime: Runtime,
+    project: ProjectId,
+    /// Flow and webhook path: with a header, and signed.
+    flows: [(FlowId, String); 2],
+    hook: String,
+    signing: HmacSha256,
+}
+
+/// What came of one delivery.
+pub struct Seen {
+    pub run: Value,
+    pub body: Bytes,
+    texts: Vec<(&'static str, String)>,
+}
+
+impl Seen {
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.texts.iter().map(|(place, text)| (*place, text.as_str()))
+    }
+}
+
+impl World {
+    pub async fn open(secrets: &Secrets, scrub: bool) -> Self {
+        let peer = Peer::start(secrets).await;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("flows.db");
+        let backend = Arc::new(SqliteBackend::open(&file, Arc::new(SystemClock)).await.unwrap());
+        let keys = MemoryKeyProvider::new(RootKey::from_slice(&secrets.root).unwrap());
+        let runtime = Runtime::builder(backend.clone(), keys)
+            .pieces(ap_pieces::standard())
+            .sandbox(Mirror)
+            .egress(egress(scrub))
+            .build()
+            .await
+            .unwrap();
+        let project = session(&runtime, None).create_project("Canary").await.unwrap();
+        let admin = session(&runtime, Some(project)).project(project).unwrap();
+        put_connections(&admin, secrets, &peer).await;
+        let header =
+            json!({ "type": "HEADER", "headerName": "X-Hook-Secret", "expectedValue": "{{connections.hook}}" });
+        let signed = json!({ "type": "HMAC_SHA256", "headerName": "X-Signature", "secret": "{{connections.signing}}" });
+        let flows = [publish(&admin, &header).await, publish(&admin, &signed).await];
+        let signing = HmacSha256::new(&secrets.signing.clone().into()).unwrap();
+        Self { peer, directory, backend, runtime, project, flows, hook: secrets.hook.clone(), signing }
+    }
+
+    /// Sends one event and waits for the reply, and the end, of its run.
+    pub async fn deliver(&self, echo: Echo) -> Seen {
+        let body = json!({ "form": echo.name() }).to_string();
+        // Every other event goes through the signed webhook.
+        let signed = echo as usize % 2 == 1;
+        let (_, path) = &self.flows[usize::from(signed)];
+        let request = Request::post(format!("{path}/sync")).header("content-type", "application/json");
+        let request = if signed {
+            let signature: String =
+                self.signing.sign(&[body.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
+            request.header("x-signature", signature)
+        } else {
+            request.header("x-hook-secret", &self.hook)
+        };
+        let response = self.send(request.body(Full::new(Bytes::from(body))).unwrap()).await;
+        let run: RunId = response.headers()["x-run-id"].to_str().unwrap().parse().unwrap();
+        let admin = self.admin();
+        let status = admin.wait_for_run(run, std::time::Duration::from_secs(30)).await.unwrap();
+        assert!(status.is_terminal());
+        let view = admin.run(run).await.unwrap();
+        let serialised = serde_json::to_value(&view).unwrap();
+        let texts = vec![
+            ("run", serialised.to_string()),
+            ("Debug of the run", format!("{view:?}")),
+            ("response", format!("{response:?}")),
+        ];
+        Seen { run: serialised, body: response.into_body(), texts }
+    }
+
+    /// Makes the door and the session refuse things that have to do with secrets.
+    pub async fn be_refused(&self, secrets: &Secrets) -> String {
+        let (_, path) = &self.flows[0];
+        for wrong in ["", &secrets.signing, &format!("{}x", secrets.hook)] {
+            let request = Request::post(path).header("x-hook-secret", wrong).body(Full::new(Bytes::new())).unwrap();
+            assert_eq!(self.send(request).await.status(), 401);
+        }
+        // `username` must not hold a colon; the placement names a field that is not there.
+        let basic = |username: &str| ConnectionValue::BasicAuth {
+            username: username.to_owned(),
+            password: secrets.odd.as_str().into(),
+        };
+        let nowhere = vec![Placement::Bearer { field: "token".to_owned() }];
+        let refused =
+            [Connection::new("api", basic("a:b"), vec![], vec![]), Connection::new("api", basic("a"), nowhere, vec![])];
+        refused.into_iter().map(|refused| refused.unwrap_err()).map(|error| format!("{error} {error:?}")).collect()
+    }
+
+    /// What a host can print or show that is not of one run.
+    pub async fn texts(&self) -> Vec<(&'static str, String)> {
+        let admin = self.admin();
+        let connections = admin.connections(&PageRequest::default()).await.unwrap().items;
+        let audit = admin.audit(&PageRequest::first(PageRequest::MAX_LIMIT)).await.unwrap();
+        let runs = admin.runs(None, &PageRequest::default()).await.unwrap();
+        assert!(audit.items.iter().any(|event| event.action() == "connection.use"), "no use was audited");
+        vec![
+            ("audit trail", serde_json::to_string(&audit.items).unwrap()),
+            ("Debug of the audit trail", format!("{audit:?}")),
+            ("connections", serde_json::to_string(&connections).unwrap()),
+            ("Debug of the connections", format!("{connections:?}")),
+            ("Debug of the runs", format!("{runs:?}")),
+            ("Debug of the runtime", format!("{:?}", self.runtime)),
+            ("Debug of the backend", format!("{:?}", self.backend)),
+            ("Debug of the door", format!("{:?}", self.runtime.webhooks())),
+            ("Debug of the session", format!("{admin:?}")),
+        ]
+    }
+
+    /// Every file of the host, by name.
+    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
+        files_in(self.directory.path().to_owned())
+    }
+
+    /// Ends in an orderly way, and returns the files that are left.
+    pub async fn close(self) -> Vec<(String, Vec<u8>)> {
+        self.runtime.shutdown(std::time::Duration::from_secs(10)).await;
+        self.backend.close().await;
+        self.files()
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
+        self.runtime.webhooks().handle(request).await
+    }
+
+    fn admin(&self) -> ProjectSession {
+        session(&self.runtime, Some(self.project)).project(self.project).unwrap()
+    }
+}
+
+/// Runs no script: returns what it was given, and logs it.
+#[derive(Debug)]
+struct Mirror;
+
+#[async_trait]
+impl CodeSandbox for Mirror {
+    async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
+        let text = String::from_utf8(request.params.to_vec()).unwrap();
+        let value = serde_json::from_str(&text).unwrap();
+        let console = vec![ConsoleLine { level: ConsoleLevel::Log, text }];
+        Ok(CodeOutput { value, console, console_truncated: false })
+    }
+}
+
+fn session(runtime: &Runtime, project: Option<ProjectId>) -> Session {
+    let principal = Principal::user(UserId::from_u128(1)).with_role(runtime.platform(), Role::Admin);
+    runtime.session(project.into_iter().fold(principal, |who, project| who.with_role(project, Role::Admin)))
+}
+
+fn egress(scrub: bool) -> HttpEgress {
+    let here = "127.0.0.1/32".parse().unwrap();
+    let policy = EgressPolicy::new().allow_network(here).unwrap().allow_plain_http_credentials(here).unwrap();
+    let builder = HttpEgress::builder(Guard::new(policy, Arc::new(SystemResolver)));
+    let builder = if scrub { builder } else { builder.dangerous().without_response_scrubbing() };
+    builder.build().unwrap()
+}
+
+async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer) {
+    let custom = |field: &str, secret: &str| ConnectionValue::CustomAuth {
+        fields: [
+            ("url".to_owned(), FieldValue::Clear(peer.url())),
+            (field.to_owned(), FieldValue::Secret(secret.into())),
+        ]
+        .into(),
+    };
+    let text = |secret: &str| ConnectionValue::SecretText { secret: secret.into() };
+    let field = || "key".to_owned();
+    let places = vec![
+        Placement::Body { pointer: "/auth/key".to_owned(), field: field() },
+        Placement::Query { name: "key".to_owned(), field: field() },
+    ];
+    for (name, value, placements) in [
+        ("api", custom("token", &secrets.api), vec![]),
+        ("odd", custom("key", &secrets.odd), places),
+        ("hook", text(&secrets.hook), vec![]),
+        ("signing", text(&secrets.signing), vec![]),
+    ] {
+        let connection = Connection::new(name, value, placements, vec![]).unwrap();
+        admin.put_connection(&connection).await.unwrap();
+    }
+}
+
+async fn publish(admin: &ProjectSession, authentication: &Value) -> (FlowId, String) {
+    let bearer = json!({ "Authorization": "Bearer {{connections.api.token}}" });
+    let url = "{{connections.api.url}}/echo/{{trigger.body.form}}";
+    let source = json!({
+        "displayName": "Canary",
+        "triggers": [{ "name": "hook", "type": "webhook", "settings": { "authentication": authentication } }],
+        "steps": [
+            { "name": "prepare", "type": "code", "settings": {
+                "sourceCode": { "code": "export const code = async (params) => params;" },
+                "input": { "token": "{{connections.api.token}}", "whole": "{{connections.odd}}", "event": "{{trigger.body}}" },
+            } },
+            // Placed by the connection, and in the query; the error of a failed one stays in the run.
+            { "name": "placed", "type": "http.request", "onError": "continue", "settings": {
+                "method": "POST", "url": url, "connection": "{{connections.api}}",
+                "query": { "key": "{{connections.odd.key}}" },
+            } },
+            // To an origin that has no right to it: refused, with an error that names it.
+            { "name": "stray", "type": "http.request", "onError": "continue", "settings": {
+                "method": "GET", "url": "http://127.0.0.1:9/", "headers": bearer,
+            } },
+            // Last: what it brings back is the reply, or fails the run.
+            { "name": "send", "type": "http.request", "settings": {
+                "method": "POST", "url": url, "headers": bearer,
+                "body": { "auth": { "key": "{{connections.odd.key}}" }, "event": "{{steps.prepare.output.event}}" },
+            } },
+        ],
+    });
+    let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap();
+    admin.publish_flow(flow.id).await.unwrap();
+    let token = admin.webhook_token(flow.id).await.unwrap();
+    (flow.id, format!("/hooks/{}", token.expose_secret()))
+}
+
+fn files_in(directory: PathBuf) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+}

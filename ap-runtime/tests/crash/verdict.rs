@@ -1,0 +1,277 @@
+//! Holding what the senders, the peer and the database say against each other.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use ap_core::{
+    id::RunId,
+    run::{RunStatus, StepErrorKind},
+    store::PageRequest,
+};
+use ap_runtime::{engine::RunView, session::ProjectSession, store::RunRecord};
+use serde_json::{Value, json};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use crate::{
+    flows::Kind,
+    host::{Host, Setup},
+    load::{Ack, Book, Load},
+    peer::{Books, Peer},
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    acknowledged: usize,
+    runs: usize,
+    deliveries: usize,
+    effects: u64,
+    repeats: u64,
+    duplicate_answers: usize,
+    interrupted: usize,
+    unanswered: u64,
+    lost: usize,
+    duplicate_runs: usize,
+    duplicate_effects: usize,
+    stuck: usize,
+    unknown_keyed: usize,
+    integrity: Vec<String>,
+    /// Everything that should not be, the figures above included.
+    problems: Vec<String>,
+}
+
+/// The runs there are, each with its delivery.
+type Runs = BTreeMap<RunId, (String, RunView)>;
+
+impl Verdict {
+    /// Waits until every run has ended, and looks at everything.
+    pub async fn of(host: &Host, setup: &Setup, load: &Load, peer: &Peer, quiet: Duration) -> Self {
+        let admin = host.admin(setup.project);
+        let mut verdict = Self::default();
+        let runs = verdict.settle(&admin, quiet).await;
+        let (book, books) = (load.book(), peer.books());
+        verdict.count(&runs, &book, &books);
+        verdict.check_acknowledgements(&runs, &book, &books);
+        verdict.check_runs(&runs, &book, &books);
+        verdict.check_effects(&runs, &books);
+        verdict
+    }
+
+    /// Takes in what the file itself says, now that nobody has it open.
+    pub async fn add_database(&mut self, database: &Path, after_the_kill: Vec<String>) {
+        self.integrity = after_the_kill;
+        self.integrity.extend(integrity(database).await);
+        if self.integrity.iter().any(|line| line != "ok") {
+            self.problems.push(format!("the database is damaged: {:?}", self.integrity));
+        }
+        let counts =
+            [("SELECT count(*) FROM ap_runs", self.runs), ("SELECT count(*) FROM ap_deliveries", self.deliveries)];
+        let mut connection = open(database).await;
+        for (query, expected) in counts {
+            let count: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+            if usize::try_from(count) != Ok(expected) {
+                self.problems.push(format!("`{query}` is {count}, and {expected} were seen through the session"));
+            }
+        }
+        connection.close().await.unwrap();
+    }
+
+    /// Takes in how many deliveries nobody ever acknowledged.
+    pub fn add_left_unacknowledged(&mut self, left: usize) {
+        if left > 0 {
+            self.problems.push(format!("{left} deliveries were never acknowledged"));
+        }
+    }
+
+    pub fn assert(&self, seed: u64, kills: u64) {
+        let shown: Vec<_> = self.problems.iter().take(20).collect();
+        let count = self.problems.len();
+        assert!(count == 0, "AP_SEED={seed} AP_KILLS={kills}: {count} problems, the first: {shown:#?}\n{self}");
+        // What was never put to the test was not proven.
+        if kills >= 50 {
+            assert!(self.repeats > 0, "no effect was repeated: no kill fell between an act and its record");
+            assert!(self.interrupted > 0, "no unkeyed effect was interrupted");
+            assert!(self.duplicate_answers > 0, "no delivery was recognised as a duplicate");
+            assert!(self.unanswered > 0, "no request was cut off");
+        }
+    }
+
+    async fn settle(&mut self, admin: &ProjectSession, quiet: Duration) -> Runs {
+        let until = Instant::now() + quiet;
+        let mut runs = Runs::new();
+        for record in all_runs(admin).await {
+            let left = until.saturating_duration_since(Instant::now());
+            let status = admin.wait_for_run(record.id, left).await.unwrap();
+            if !status.is_terminal() {
+                self.stuck += 1;
+                self.problems.push(format!("{} is stuck as {status}", record.id));
+            }
+            match admin.run(record.id).await {
+                Ok(view) => {
+                    let delivery = view.trigger["headers"]["webhook-id"].as_str().unwrap_or_default().to_owned();
+                    runs.insert(record.id, (delivery, view));
+                }
+                Err(error) => self.problems.push(format!("{} cannot be read: {error}", record.id)),
+            }
+        }
+        runs
+    }
+
+    fn count(&mut self, runs: &Runs, book: &Book, books: &Books) {
+        self.runs = runs.len();
+        self.acknowledged = book.acks.len();
+        self.effects = books.effects.values().sum();
+        self.repeats = books.repeats;
+        self.unanswered = book.unanswered;
+        self.duplicate_answers = book.acks.values().flatten().filter(|ack| ack.body["duplicate"] == true).count();
+        self.problems.extend(book.surprises.iter().map(|what| format!("a surprising answer: {what}")));
+    }
+
+    /// What was acknowledged is there, and is what was said.
+    fn check_acknowledgements(&mut self, runs: &Runs, book: &Book, books: &Books) {
+        for (delivery, acks) in &book.acks {
+            for ack in acks {
+                match runs.get(&ack.run) {
+                    Some((of, view)) if of == delivery => self.check_answer(delivery, ack, view, books),
+                    Some((of, _)) => self.problems.push(format!("{delivery} was answered with the run of {of}")),
+                    None => {
+                        self.lost += 1;
+                        self.problems.push(format!("{delivery} was acknowledged with {}, which is lost", ack.run));
+                    }
+                }
+            }
+            let first = acks.iter().filter(|ack| ack.body["duplicate"] == false).count();
+            if first > 1 {
+                self.problems.push(format!("{delivery} was {first} times said to be new"));
+            }
+        }
+    }
+
+    fn check_answer(&mut self, delivery: &str, ack: &Ack, view: &RunView, books: &Books) {
+        let agrees = match ack.status {
+            200 => view.reply.as_ref().is_some_and(|reply| *reply.body == ack.body),
+            500 => view.status == RunStatus::Failed && view.reply.is_none(),
+            _ => true,
+        };
+        let expected = match Kind::of(delivery) {
+            _ if ack.status != 200 => ack.body.clone(),
+            Kind::Keyed => {
+                let key = format!("{}/act", ack.run);
+                json!({ "id": delivery, "answer": books.keys.get(&key).map_or(&Value::Null, |first| &first["answer"]) })
+            }
+            // The peer keeps no record of which answer it gave to whom.
+            Kind::Once => json!({ "id": delivery, "answer": ack.body["answer"] }),
+            Kind::Late | Kind::Looped | Kind::Plain => json!({ "id": delivery }),
+        };
+        if !agrees || ack.body != expected {
+            let (told, stored) = (&ack.body, &view.reply);
+            self.problems.push(format!("{delivery} was told {told}, should be {expected}, stored is {stored:?}"));
+        }
+    }
+
+    /// One run per delivery, and each ended as it should.
+    fn check_runs(&mut self, runs: &Runs, book: &Book, books: &Books) {
+        let mut of_delivery: BTreeMap<&str, usize> = BTreeMap::new();
+        for (id, (delivery, view)) in runs {
+            *of_delivery.entry(delivery).or_default() += 1;
+            if !book.sent.contains_key(delivery) {
+                self.problems.push(format!("{id} is of `{delivery}`, which nobody sent"));
+                continue;
+            }
+            let unknown = view.error.as_ref().is_some_and(|error| error.kind == StepErrorKind::OutcomeUnknown);
+            let kind = Kind::of(delivery);
+            let effects = |label: &String| books.effects.get(label).copied().unwrap_or_default();
+            let counts: Vec<u64> = kind.labels(delivery).iter().map(effects).collect();
+            let well = match (view.status, kind) {
+                (RunStatus::Succeeded, _) => counts.iter().all(|count| *count == 1),
+                (RunStatus::Failed, Kind::Once) => unknown && counts.iter().all(|count| *count <= 1),
+                _ => false,
+            };
+            self.interrupted += usize::from(unknown && kind == Kind::Once);
+            self.unknown_keyed += usize::from(unknown && kind != Kind::Once);
+            if !well {
+                let error = view.error.as_ref();
+                self.problems.push(format!("{id} of {delivery}: {}, {error:?}, effects {counts:?}", view.status));
+            }
+        }
+        self.deliveries = of_delivery.len();
+        for (delivery, count) in of_delivery.into_iter().filter(|(_, count)| *count > 1) {
+            self.duplicate_runs += count - 1;
+            self.problems.push(format!("{delivery} has {count} runs"));
+        }
+    }
+
+    /// The peer did nothing twice, and nothing that belongs to no run.
+    fn check_effects(&mut self, runs: &Runs, books: &Books) {
+        let deliveries: std::collections::BTreeSet<&str> =
+            runs.values().map(|(delivery, _)| delivery.as_str()).collect();
+        for (label, count) in &books.effects {
+            if *count > 1 {
+                self.duplicate_effects += 1;
+                self.problems.push(format!("the peer did {label} {count} times"));
+            }
+            if !deliveries.contains(label.split('/').next().unwrap_or_default()) {
+                self.problems.push(format!("the peer did {label} for no run"));
+            }
+        }
+        for key in books.keys.keys() {
+            let run = key.split('/').next().and_then(|run| run.parse::<RunId>().ok());
+            if !run.is_some_and(|run| runs.contains_key(&run)) {
+                self.problems.push(format!("the key {key} belongs to no run"));
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} deliveries acknowledged ({} requests cut off, {} duplicates recognised), {} runs, {} effects ({} repeated \
+             under their key, {} unkeyed of unknown outcome); acknowledged lost {}, duplicate runs {}, duplicate effects \
+             {}, keyed of unknown outcome {}, stuck {}; integrity {:?}; problems {}",
+            self.acknowledged,
+            self.unanswered,
+            self.duplicate_answers,
+            self.runs,
+            self.effects,
+            self.repeats,
+            self.interrupted,
+            self.lost,
+            self.duplicate_runs,
+            self.duplicate_effects,
+            self.unknown_keyed,
+            self.stuck,
+            self.integrity,
+            self.problems.len(),
+        )
+    }
+}
+
+/// What SQLite says about the file.
+pub async fn integrity(database: &Path) -> Vec<String> {
+    let mut connection = open(database).await;
+    let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    lines
+}
+
+async fn open(database: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(database).connect().await.unwrap()
+}
+
+async fn all_runs(admin: &ProjectSession) -> Vec<RunRecord> {
+    let (mut page, mut runs) = (PageRequest::first(PageRequest::MAX_LIMIT), Vec::new());
+    loop {
+        let found = admin.runs(None, &page).await.unwrap();
+        runs.extend(found.items);
+        match found.next {
+            Some(cursor) => page = page.after(cursor),
+            None => return runs,
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! What only the SQLite backend promises: one process per file, clear errors, durability of a torn process.
+#![cfg(feature = "sqlite")]
+#![expect(clippy::expect_used, reason = "test support: what fails here is the test")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ap_core::{
+    id::{FlowId, FlowVersionId, KeyId, ProjectId, RunId},
+    run::RunStatus,
+    store::{LookupHash, PageRequest, Precondition, Revision, Sealed, StoreError},
+    time::Timestamp,
+};
+use ap_crypto::keyring::WrappedKey;
+use ap_runtime::{
+    backend::sqlite::{SqliteBackend, SqliteOpenError},
+    clock::SystemClock,
+    store::{
+        Accept, Accepted, Dedupe, FlowRecord, FlowStore, FlowWrite, JournalEntry, Lease, ProjectRecord, ProjectStore,
+        RunChange, RunCommit, RunRecord, RunStore, SystemStore,
+    },
+};
+use bytes::Bytes;
+
+const PROJECT: ProjectId = ProjectId::from_u128(1);
+const FLOW: FlowId = FlowId::from_u128(1);
+const VERSION: FlowVersionId = FlowVersionId::from_u128(1);
+const AT: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+fn sealed() -> Sealed {
+    Sealed::from_bytes(Bytes::from_static(b"ciphertext"))
+}
+
+async fn open(path: impl AsRef<Path>) -> Result<SqliteBackend, SqliteOpenError> {
+    SqliteBackend::open(path, Arc::new(SystemClock)).await
+}
+
+/// Creates the project and a flow that accepts deliveries.
+async fn publish(backend: &SqliteBackend) {
+    let (id, parent) = (KeyId::from_u128(2), KeyId::from_u128(1));
+    let key = WrappedKey { id, scope: PROJECT.into(), parent, created: AT, wrapped: sealed() };
+    let project = ProjectRecord { id: PROJECT, created: AT, sealed: sealed() };
+    backend.create_project(project, key, &[]).await.expect("a project");
+    let flow = FlowRecord {
+        id: FLOW,
+        project: PROJECT,
+        created: AT,
+        updated: AT,
+        revision: Revision::FIRST,
+        enabled: true,
+        published: Some(VERSION),
+        draft: None,
+        webhook: LookupHash([1; 32]),
+        generation: 1,
+        sealed: sealed(),
+    };
+    let write = FlowWrite { flow, precondition: Precondition::Absent, versions: Vec::new() };
+    backend.write_flow(write, &[]).await.expect("a flow");
+}
+
+fn accept(run: u128, key: Option<u8>) -> Accept {
+    let expires = Timestamp::from_micros(i64::MAX);
+    Accept {
+        run: RunRecord {
+            id: RunId::from_u128(run),
+            project: PROJECT,
+            flow: FLOW,
+            version: VERSION,
+            status: RunStatus::Running,
+            created: AT,
+            finished: None,
+        },
+        generation: 1,
+        dedupe: key.map(|key| Dedupe { key: LookupHash([key; 32]), expires }),
+        entry: JournalEntry { seq: 0, sealed: sealed() },
+        lease: Some(Duration::from_secs(30)),
+    }
+}
+
+/// Polls all of `calls` before any other task of this thread runs.
+async fn at_once<F: Future>(calls: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    tokio::task::unconstrained(futures_util::future::join_all(calls)).await
+}
+
+fn lease(run: u128) -> Lease {
+    Lease { project: PROJECT, run: RunId::from_u128(run), epoch: 1 }
+}
+
+fn end(run: u128, seq: u64) -> RunCommit {
+    let change = RunChange::End { status: RunStatus::Succeeded, at: AT };
+    RunCommit { lease: lease(run), entries: vec![JournalEntry { seq, sealed: sealed() }], change }
+}
+
+#[tokio::test]
+async fn a_database_in_use_is_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let first = open(&path).await.expect("a database");
+    let error = open(&path).await.expect_err("in use");
+    assert!(matches!(error, SqliteOpenError::InUse { .. }), "{error:?}");
+    assert!(error.to_string().contains("a.db.lock"), "{error}");
+    first.close().await;
+    open(&path).await.expect("free again").close().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn another_name_of_the_same_file_is_refused_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let first = open(&path).await.expect("a database");
+    let link = directory.path().join("b.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    assert!(matches!(open(&link).await, Err(SqliteOpenError::InUse { .. })));
+    drop(first);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn files_are_readable_by_their_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let backend = open(directory.path().join("a.db")).await.expect("a database");
+    publish(&backend).await;
+    for name in ["a.db", "a.db-wal", "a.db-shm", "a.db.lock"] {
+        let mode = fs::metadata(directory.path().join(name)).expect(name).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_is_dropped_frees_its_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let first = open(&path).await.expect("a database");
+    publish(&first).await;
+    drop(first);
+    let second = loop {
+        match open(&path).await {
+            Err(SqliteOpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(2)).await,
+            result => break result.expect("a database"),
+        }
+    };
+    second.flow(FLOW, PROJECT).await.expect("what was written");
+}
+
+#[tokio::test]
+async fn opening_again_migrates_nothing_and_keeps_everything() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let first = open(&path).await.expect("a database");
+    publish(&first).await;
+    first.close().await;
+    for _ in 0..2 {
+        let again = open(&path).await.expect("a database");
+        again.flow(FLOW, PROJECT).await.expect("the flow");
+        again.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_another_kind_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("notes.db");
+    fs::write(&path, "These are my notes, and no database at all.\n".repeat(100)).expect("a file");
+    let error = open(&path).await.expect_err("no database");
+    assert!(matches!(error, SqliteOpenError::NotADatabase { .. }), "{error:?}");
+    assert!(error.to_string().contains("notes.db"), "{error}");
+    let kept = fs::read_to_string(&path).expect("the file");
+    assert!(kept.starts_with("These are my notes"), "the file was changed");
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    open(&path).await.expect("a database").close().await;
+    let mut bytes = fs::read(&path).expect("the file");
+    // Keep the header; overwrite the root page of the schema.
+    bytes[100..4096].fill(0xa5);
+    fs::write(&path, bytes).expect("damage");
+    let error = open(&path).await.expect_err("damaged");
+    assert!(matches!(error, SqliteOpenError::NotADatabase { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let error = open(directory.path().join("no/such/a.db")).await.expect_err("no directory");
+    assert!(matches!(error, SqliteOpenError::Io { .. }), "{error:?}");
+    assert!(error.to_string().contains("a.db"), "{error}");
+}
+
+#[tokio::test]
+async fn a_bad_operation_fails_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let backend = Arc::new(open(directory.path().join("a.db")).await.expect("a database"));
+    publish(&backend).await;
+    backend.accept(accept(50, None), &[]).await.expect("run 50 exists");
+    // All are polled before the task that writes runs, so they share its next batch. One breaks a constraint, two are
+    // refused, and the others must neither fail nor happen twice.
+    let mut work: Vec<_> = (1..=100_u128).map(|run| accept(run, None)).collect();
+    work.push(accept(200, Some(1)));
+    work.push(accept(201, Some(1)));
+    let mut stale = accept(202, None);
+    stale.generation = 9;
+    work.push(stale);
+    let calls = work.iter().map(|accept| backend.accept(accept.clone(), &[]));
+    let answers = at_once(calls).await;
+    for (accept, answer) in work.iter().zip(answers) {
+        match accept.run.id.as_u128() {
+            50 => assert!(matches!(answer, Err(StoreError::AlreadyExists { .. })), "{answer:?}"),
+            201 => assert_eq!(answer.expect("an answer"), Accepted::Duplicate(RunId::from_u128(200))),
+            202 => assert_eq!(answer.expect("an answer"), Accepted::Stale),
+            run => assert_eq!(answer.expect("an answer"), Accepted::Created, "{run}"),
+        }
+    }
+    let page = backend.runs(None, PROJECT, &PageRequest::first(500)).await.expect("a page");
+    assert_eq!(page.items.len(), 101);
+}
+
+#[tokio::test]
+async fn a_number_sqlite_cannot_hold_fails_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let backend = open(directory.path().join("a.db")).await.expect("a database");
+    publish(&backend).await;
+    let mut huge = accept(1, None);
+    huge.generation = u64::MAX;
+    let work = [huge, accept(2, None)];
+    let answers = futures_util::future::join_all(work.map(|accept| backend.accept(accept, &[]))).await;
+    let [bad, good] = &answers[..] else { unreachable!("two answers") };
+    assert!(matches!(bad, Err(StoreError::Backend(_))), "{bad:?}");
+    assert!(matches!(good, Ok(Accepted::Created)), "{good:?}");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_deliveries_and_delays_the_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let backend = open(directory.path().join("a.db")).await.expect("a database");
+    publish(&backend).await;
+    // More than the queue holds, all polled before the task that writes runs on this one thread.
+    let calls = (0..6_000_u128).map(|run| backend.accept(accept(run, None), &[])).collect::<Vec<_>>();
+    let answers = at_once(calls).await;
+    let created = answers.iter().filter(|answer| matches!(answer, Ok(Accepted::Created))).count();
+    let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Unavailable(_)))).count();
+    assert_eq!((created, refused), (4_096, 6_000 - 4_096));
+    let calls = (0..6_000_u128).map(|run| backend.commit(end(run, 1), &[])).collect::<Vec<_>>();
+    let answers = at_once(calls).await;
+    let ended = answers.iter().filter(|answer| answer.is_ok()).count();
+    let fenced = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Fenced))).count();
+    assert_eq!((ended, fenced), (4_096, 6_000 - 4_096));
+}
+
+#[tokio::test]
+async fn closing_completes_what_was_handed_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let backend = Arc::new(open(&path).await.expect("a database"));
+    publish(&backend).await;
+    let calls = (0..1_000_u128).map(|run| backend.accept(accept(run, None), &[])).collect::<Vec<_>>();
+    let (answers, ()) = futures_util::future::join(futures_util::future::join_all(calls), backend.close()).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let after = backend.accept(accept(2_000, None), &[]).await;
+    assert!(matches!(after, Err(StoreError::Unavailable(_))), "{after:?}");
+    assert!(matches!(backend.run(RunId::from_u128(1), PROJECT).await, Err(StoreError::Unavailable(_))));
+    backend.close().await;
+    assert!(!directory.path().join("a.db-wal").exists(), "the log was not folded in");
+    let again = open(&path).await.expect("a database");
+    let claimed = again.claim(2_000, Duration::from_secs(1)).await.expect("an answer");
+    assert_eq!(claimed.len(), 1_000);
+}
+
+/// Copies the files of a database again and again while it is written: each copy is what the next process may find after
+/// this one died at that moment, with a commit cut off in the middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_process_loses_nothing_acknowledged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let backend = Arc::new(open(&path).await.expect("a database"));
+    publish(&backend).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let acknowledged: Arc<Vec<AtomicU64>> = Arc::new((0..8).map(|_| AtomicU64::new(0)).collect());
+    let mut clients = Vec::new();
+    for client in 0..8_usize {
+        let (backend, stop, acknowledged) = (Arc::clone(&backend), Arc::clone(&stop), Arc::clone(&acknowledged));
+        clients.push(tokio::spawn(async move {
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let run = run_number(client, count);
+                backend.accept(accept(run, None), &[]).await.expect("accepted");
+                backend.commit(end(run, 1), &[]).await.expect("ended");
+                count += 1;
+                acknowledged[client].store(count, Ordering::SeqCst);
+            }
+        }));
+    }
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let before: Vec<u64> = acknowledged.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        let copy = tempfile::tempdir().expect("a directory");
+        copy_files(&path, copy.path());
+        let found = open(copy.path().join("a.db")).await.expect("what a crash leaves");
+        for (client, count) in before.iter().enumerate() {
+            for number in 0..*count {
+                let run = RunId::from_u128(run_number(client, number));
+                let stored = found.run(run, PROJECT).await.expect("an acknowledged run");
+                assert_eq!(stored.status, RunStatus::Succeeded, "client {client} run {number}");
+                assert_eq!(found.journal(run, PROJECT).await.expect("its journal").len(), 2);
+            }
+        }
+        found.close().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("a client");
+    }
+    assert!(acknowledged.iter().all(|count| count.load(Ordering::SeqCst) > 0));
+}
+
+fn run_number(client: usize, count: u64) -> u128 {
+    (client as u128 + 1) << 64 | u128::from(count)
+}
+
+/// Both files as they were at one moment: the database only changes when the log is folded into it, so if it is the same
+/// before and after the log was read, the two belong together.
+fn copy_files(path: &Path, to: &Path) {
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    loop {
+        let database = fs::read(path).expect("the database");
+        let frames = fs::read(&log).expect("the log");
+        if fs::read(path).expect("the database") == database {
+            fs::write(to.join("a.db"), database).expect("a copy");
+            fs::write(to.join("a.db-wal"), frames).expect("a copy");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_from_many_threads_make_one_run() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let backend = Arc::new(open(directory.path().join("a.db")).await.expect("a database"));
+    publish(&backend).await;
+    for round in 0..10_u8 {
+        let calls = (0..16_u128).map(|number| {
+            let backend = Arc::clone(&backend);
+            let run = u128::from(round) << 64 | number;
+            tokio::spawn(async move { (run, backend.accept(accept(run, Some(round)), &[]).await.expect("an answer")) })
+        });
+        let answers = futures_util::future::join_all(calls.collect::<Vec<_>>()).await;
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("a task")).collect();
+        let created: Vec<u128> = answers.iter().filter(|(_, a)| *a == Accepted::Created).map(|(run, _)| *run).collect();
+        let [winner] = created[..] else { unreachable!("one run: {created:?}") };
+        let duplicate = Accepted::Duplicate(RunId::from_u128(winner));
+        assert!(answers.iter().all(|(run, answer)| *run == winner || *answer == duplicate), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_can_be_opened_from_a_spawned_task() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let backend = tokio::spawn(async move { open(path).await }).await.expect("a task").expect("a database");
+    assert!(format!("{backend:?}").contains("a.db"));
+}
