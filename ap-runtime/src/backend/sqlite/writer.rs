@@ -225,6 +225,31 @@ struct Task {
     _lock: FileLock,
 }
 
+/// What goes into one commit.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<Box<dyn Job>>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Returns whether the message was the last one.
+    fn add(&mut self, message: Message) -> bool {
+        match message {
+            Message::Close => true,
+            Message::Write(job) => {
+                self.bytes += job.bytes();
+                self.jobs.push(job);
+                false
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.jobs.len() >= BATCH_OPERATIONS || self.bytes >= BATCH_BYTES
+    }
+}
+
 /// How an attempt to commit a batch ended.
 enum Attempt {
     Committed,
@@ -237,23 +262,29 @@ enum Attempt {
 impl Task {
     async fn run(mut self) {
         while let Some(first) = self.incoming.recv().await {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            let mut next = Some(first);
-            while let Some(message) = next.take() {
-                match message {
-                    Message::Write(job) => {
-                        bytes += job.bytes();
-                        batch.push(job);
-                    }
-                    // What was sent before stays in the queue and is received.
-                    Message::Close => self.incoming.close(),
+            let mut batch = Batch::default();
+            let mut closing = batch.add(first);
+            // Whoever the last commit woke is about to hand over its next operation: let all of it come along, for a
+            // commit costs about the same for one operation as for many.
+            let mut gathered = 0;
+            for _ in 0..GATHER_ROUNDS {
+                while !closing
+                    && !batch.is_full()
+                    && let Ok(message) = self.incoming.try_recv()
+                {
+                    closing = batch.add(message);
                 }
-                if batch.len() < BATCH_OPERATIONS && bytes < BATCH_BYTES {
-                    next = self.incoming.try_recv().ok();
+                if closing || batch.is_full() || batch.jobs.len() == gathered {
+                    break;
                 }
+                gathered = batch.jobs.len();
+                tokio::task::yield_now().await;
             }
-            self.commit(batch).await;
+            if closing {
+                // What was sent before stays in the queue and is received.
+                self.incoming.close();
+            }
+            self.commit(batch.jobs).await;
         }
         self.shut_down().await;
     }
@@ -400,5 +431,7 @@ const QUEUE_KIB: usize = 64 * 1024;
 const BATCH_OPERATIONS: usize = 512;
 /// Payload after which a commit takes no further operation.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// How often the task lets others run before it commits, as long as they hand over more.
+const GATHER_ROUNDS: usize = 16;
 /// Operations handed over together at most; a power of two.
-const MAX_GROUP: usize = 16;
+const MAX_GROUP: usize = 32;
