@@ -385,9 +385,55 @@ pub const MAX_DEPTH: usize = 100;
 /// Longest pointer in an error. Unit: bytes, before escaping.
 const MAX_POINTER_BYTES: usize = 1024;
 
-/// Whether arrays and objects in `value` nest deeper than `levels`. Looks no deeper than that.
+/// Whether `value` can be kept: stored as JSON text and read back.
+///
+/// At most [`MAX_STORED_DEPTH`] levels and [`MAX_STORED_BYTES`].
+///
+/// # Errors
+/// Says which limit is exceeded, as the end of a sentence.
+pub fn check_stored(value: &Value) -> Result<(), StoredLimit> {
+    if depth_exceeds(value, MAX_STORED_DEPTH) {
+        Err(StoredLimit::Depth)
+    } else if size_of(value) > MAX_STORED_BYTES {
+        Err(StoredLimit::Size)
+    } else {
+        Ok(())
+    }
+}
+
+/// Deepest nesting of arrays and objects in a value that is kept: deeper ones could be written and not be read back.
+pub const MAX_STORED_DEPTH: usize = 100;
+/// Largest value that is kept, by [`size_of`]. Unit: bytes. Escaping can make JSON text six times as large.
+pub const MAX_STORED_BYTES: u64 = 10 << 20;
+
+/// Why a value cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoredLimit {
+    /// Too deep.
+    #[error("is nested deeper than {MAX_STORED_DEPTH} levels")]
+    Depth,
+    /// Too large.
+    #[error("is larger than {MAX_STORED_BYTES} bytes")]
+    Size,
+}
+
+/// Roughly the bytes of the JSON text of `value`, escapes not counted. The value must not nest deeper than
+/// [`MAX_STORED_DEPTH`] by much: it is walked recursively.
 #[must_use]
-pub fn depth_exceeds(value: &Value, levels: usize) -> bool {
+pub fn size_of(value: &Value) -> u64 {
+    match value {
+        Value::Null | Value::Bool(_) => 4,
+        Value::Number(_) => 8,
+        Value::String(text) => text.len() as u64 + 2,
+        Value::Array(items) => items.iter().map(|item| size_of(item) + 1).sum::<u64>() + 2,
+        Value::Object(members) => {
+            members.iter().map(|(key, member)| key.len() as u64 + size_of(member) + 4).sum::<u64>() + 2
+        }
+    }
+}
+
+/// Whether arrays and objects in `value` nest deeper than `levels`. Looks no deeper than that.
+fn depth_exceeds(value: &Value, levels: usize) -> bool {
     match (value, levels.checked_sub(1)) {
         (Value::Array(_) | Value::Object(_), None) => true,
         (Value::Array(items), Some(left)) => items.iter().any(|item| depth_exceeds(item, left)),
@@ -564,5 +610,15 @@ mod tests {
         assert!(!depth_exceeds(&value, 3));
         assert!(!depth_exceeds(&serde_json::json!(1), 0));
         assert!(depth_exceeds(&serde_json::json!([]), 0));
+    }
+
+    #[test]
+    fn values_are_kept_up_to_the_limits() {
+        let nested = |levels| (0..levels).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
+        assert_eq!(check_stored(&nested(MAX_STORED_DEPTH)), Ok(()));
+        assert_eq!(check_stored(&nested(MAX_STORED_DEPTH + 1)), Err(StoredLimit::Depth));
+        let text = |bytes: u64| Value::from("x".repeat(usize::try_from(bytes).expect("fits")));
+        assert_eq!(check_stored(&text(MAX_STORED_BYTES - 2)), Ok(()));
+        assert_eq!(check_stored(&text(MAX_STORED_BYTES - 1)), Err(StoredLimit::Size));
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ap_core::{
     flow::{OnError, RetryPolicy, Step, ValidFlow},
     id::RunId,
+    json::size_of,
     run::{RunStatus, StepError, StepErrorKind, StepPath, StepStatus},
     time::Timestamp,
 };
@@ -475,19 +476,6 @@ impl Pending {
             Self::Action(call) => Self::Action(ActionCall { attempt: call.attempt + 1, planned: false, ..call }),
             Self::Code(call) => Self::Code(CodeCall { attempt: call.attempt + 1, ..call }),
             wait @ Self::Wait { .. } => wait,
-        }
-    }
-}
-
-/// Roughly the bytes of the JSON of `value`. Parsing and resolving bound its depth.
-pub(super) fn size_of(value: &Value) -> u64 {
-    match value {
-        Value::Null | Value::Bool(_) => 4,
-        Value::Number(_) => 8,
-        Value::String(text) => text.len() as u64 + 2,
-        Value::Array(items) => items.iter().map(|item| size_of(item) + 1).sum::<u64>() + 2,
-        Value::Object(members) => {
-            members.iter().map(|(key, member)| key.len() as u64 + size_of(member) + 4).sum::<u64>() + 2
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ap_core::{
     expr::{ResolveError, Template},
     flow::{BranchStep, CodeStep, FailStep, IdempotencyKey, LoopStep, RespondStep, Step, StepKind, ValidFlow},
+    json::size_of,
     run::{StepError, StepErrorKind, StepPath, StepStatus},
     time::Timestamp,
 };
@@ -14,7 +15,7 @@ use super::{
     ActionCall, CodeCall, Reply, RunEnd,
     environment::{Scope, status_text},
     frame::{self, Frame, List},
-    state::{Pending, RunState, StepState, size_of},
+    state::{Pending, RunState, StepState},
 };
 
 /// Longest time of one attempt of an action, unless the step says otherwise.

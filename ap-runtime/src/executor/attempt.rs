@@ -40,11 +40,12 @@ pub(super) async fn action(
     let input = call.input.as_ref().clone();
     let result = AssertUnwindSafe(action.run(&context, input)).catch_unwind().await;
     match result {
-        Ok(Ok(output)) if json::depth_exceeds(&output, MAX_OUTPUT_DEPTH) => {
-            let message = format!("the output is nested deeper than {MAX_OUTPUT_DEPTH} levels");
-            AttemptOutcome::failed(StepError::new(StepErrorKind::Limit, message), None)
-        }
-        Ok(Ok(output)) => AttemptOutcome::succeeded(output),
+        Ok(Ok(output)) => match json::check_stored(&output) {
+            Ok(()) => AttemptOutcome::succeeded(output),
+            Err(limit) => {
+                AttemptOutcome::failed(StepError::new(StepErrorKind::Limit, format!("the output {limit}")), None)
+            }
+        },
         Ok(Err(ActionError { error, retry_after })) => AttemptOutcome::failed(error, retry_after),
         Err(_) => {
             tracing::error!(step = %call.path, "a piece panicked");
@@ -139,6 +140,3 @@ fn lines(console: &[ConsoleLine], truncated: bool) -> Vec<String> {
     let shown = console.iter().map(|line| format!("{}: {}", level(line.level), line.text));
     shown.chain(truncated.then(|| "… more was cut".to_owned())).collect()
 }
-
-/// Deeper values could be written to the journal and not be read back.
-const MAX_OUTPUT_DEPTH: usize = 100;

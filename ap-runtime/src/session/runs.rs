@@ -8,6 +8,7 @@ use ap_auth::{
 };
 use ap_core::{
     id::{FlowId, RunId},
+    json,
     run::RunStatus,
     store::{Page, PageRequest},
 };
@@ -26,9 +27,12 @@ impl ProjectSession {
     /// Once this returns, the run is durable.
     ///
     /// # Errors
-    /// [`SessionError::NotPublished`]; [`SessionError`] lists the rest.
+    /// [`SessionError::NotPublished`]; [`SessionError::InvalidArgument`] if the payload is larger than 10 MiB or nested
+    /// deeper than 100 levels; [`SessionError`] lists the rest.
     pub async fn start_run(&self, id: FlowId, payload: Value) -> Result<RunId, SessionError> {
         let proof = self.authorize::<RunStart, _>(id)?;
+        json::check_stored(&payload)
+            .map_err(|limit| SessionError::InvalidArgument { reason: format!("the payload {limit}") })?;
         let kernel = &self.session.parts.kernel;
         let keys = self.keys().await?;
         let flow = kernel.backend.flow(proof.resource(), proof.target()).await?;

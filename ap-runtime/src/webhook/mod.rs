@@ -230,7 +230,6 @@ impl Door {
         if duplicate && let Some(stored) = self.stored_outcome(endpoint, run).await.map_err(|error| internal(&error))? {
             return Ok(outcome(run, &stored));
         }
-        let Ok(_slot) = self.waiting.try_acquire() else { return Ok(still_running(run)) };
         let until = self.kernel.clock.now().saturating_add(self.kernel.webhook_options.reply_timeout());
         let answered = tokio::select! {
             biased;

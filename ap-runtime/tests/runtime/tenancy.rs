@@ -118,9 +118,9 @@ async fn every_change_leaves_an_audit_record_with_who_and_what() {
     world.admin().start_run(flow, json!({})).await.unwrap();
     let trail = world.admin().audit(&PageRequest::first(500)).await.unwrap();
     let mut actions: Vec<&str> = trail.items.iter().map(|event| event.action()).collect();
-    assert_eq!(actions[3..], ["connection.delete", "run.start"]);
-    actions[..3].sort_unstable();
-    assert_eq!(actions[..3], ["connection.write", "flow.publish", "flow.write"]);
+    assert_eq!(actions[4..], ["connection.delete", "run.start"]);
+    actions[..4].sort_unstable();
+    assert_eq!(actions[..4], ["connection.write", "flow.publish", "flow.webhook.reveal", "flow.write"]);
     assert!(trail.items.iter().all(|event| event.actor().to_string() == UserId::from_u128(1).to_string()));
     let published = trail.items.iter().find(|event| event.action() == "flow.publish").unwrap();
     assert!(published.resources().contains(&flow.to_string()));
