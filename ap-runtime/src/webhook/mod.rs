@@ -227,6 +227,7 @@ impl Door {
         Delivered { run, duplicate }: Delivered,
         mut waiter: Waiter,
     ) -> Result<Response<Bytes>, Rejection> {
+        let Ok(_slot) = self.waiting.try_acquire() else { return Ok(still_running(run)) };
         if duplicate && let Some(stored) = self.stored_outcome(endpoint, run).await.map_err(|error| internal(&error))? {
             return Ok(outcome(run, &stored));
         }
