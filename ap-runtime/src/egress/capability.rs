@@ -33,7 +33,13 @@ impl Egress {
             return Box::new(http.for_run(Arc::clone(credentials)));
         }
         let _ = credentials;
-        Box::new(NoNetwork)
+        Box::new(NoNetwork { reason: "this runtime has no way out" })
+    }
+
+    /// The HTTP capability of an action that says it does nothing outside: no plan of it is durable and no use of a
+    /// credential is written down, so it gets nowhere.
+    pub(crate) fn refusing() -> Box<dyn HttpClient> {
+        Box::new(NoNetwork { reason: "the action says that it does nothing outside" })
     }
 
     /// Whether credentials are masked in what comes back; see
@@ -57,11 +63,13 @@ impl From<HttpEgress> for Egress {
 
 /// Refuses every request.
 #[derive(Clone, Copy, Debug)]
-struct NoNetwork;
+struct NoNetwork {
+    reason: &'static str,
+}
 
 #[async_trait]
 impl HttpClient for NoNetwork {
     async fn send(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        Err(HttpError::Refused { reason: "this runtime has no way out".to_owned() })
+        Err(HttpError::Refused { reason: self.reason.to_owned() })
     }
 }

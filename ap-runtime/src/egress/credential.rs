@@ -221,6 +221,10 @@ impl RunCredentials {
             }
             let mut filled = Vec::new();
             for (range, bound, stands) in self.known(&value) {
+                // Its characters need no encoding; whoever encodes it hides it from the audit of its use.
+                if !value.get(range.clone()).is_some_and(|text| part.contains(text)) {
+                    return Err(refuse("a credential is spelled with escapes in the query; write its text as it is"));
+                }
                 let place = Place::Query(name.to_string());
                 let (field, secret) = bound.secret(stands)?;
                 let declared = |placement: &Placement| matches!(placement, Placement::Query { name: at, field: of } if *at == *name && of == field);
@@ -721,6 +725,24 @@ pub(crate) mod tests {
                 assert!(refused.contains(expected), "{url}: {refused}");
             }
         }
+    }
+
+    #[test]
+    fn an_encoded_placeholder_in_the_query_is_refused() {
+        let text = placeholder('q');
+        let connections = vec![bound(
+            "q",
+            &[("token", CANARY)],
+            query("key"),
+            API,
+            vec![(text.clone(), Stands::Field("token".to_owned()))],
+        )];
+        let run = RunCredentials::new(connections).expect("long");
+        let plain = format!("{API}/?key={text}");
+        assert!(run.apply(&mut request(&plain, &[], None)).is_ok());
+        let encoded = format!("{API}/?key=%61{}", &text[1..]);
+        let refused = run.apply(&mut request(&encoded, &[], None)).map_err(reason).expect_err("encoded");
+        assert!(refused.contains("spelled with escapes"), "{refused}");
     }
 
     /// `A` may go to the member `/token` of `https://evil.example`, `B` to a header of another origin.

@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use ap_core::{
     flow::ValidFlow,
     json,
-    piece::{ActionContext, ActionError},
+    piece::{ActionContext, ActionError, Effect},
     run::{StepError, StepErrorKind},
 };
 use ap_crypto::redact::Redactor;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use crate::{
-    egress::credential::RunCredentials,
+    egress::{Egress, credential::RunCredentials},
     engine::{ActionCall, AttemptOutcome, CodeCall},
     kernel::Kernel,
     sandbox::{CodeError, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
@@ -29,7 +29,10 @@ pub(super) async fn action(
     let Some(action) = flow.action(&call.step) else {
         return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the step's action is not known"), None);
     };
-    let http = kernel.egress.for_attempt(credentials);
+    let http = match action.effect(&call.input) {
+        Effect::None => Egress::refusing(),
+        _ => kernel.egress.for_attempt(credentials),
+    };
     let context = ActionContext {
         http: &*http,
         idempotency_key: &call.key,
