@@ -6,6 +6,7 @@ use ap_core::{
     capability::HttpError,
     connection::{Connection, Field, Origin, Placement},
     id::ConnectionId,
+    json::{self, DuplicateKeys, JsonError, JsonLimits},
 };
 use ap_crypto::{
     placeholder::{CredentialRef, find_placeholders},
@@ -16,6 +17,7 @@ use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
+    mark::MarkedText,
     place::{self, PlaceError},
     url::CheckedUrl,
 };
@@ -244,18 +246,32 @@ impl RunCredentials {
     fn fill_body(&self, request: &mut PreparedRequest, uses: &mut Vec<CredentialUse>) -> Result<(), HttpError> {
         let Some(text) = request.body.as_deref().and_then(|body| std::str::from_utf8(body).ok()) else { return Ok(()) };
         let found: Vec<_> = self.known(text).collect();
-        if found.is_empty() {
+        // Without an escape, what is not in the text is in none of its strings either.
+        if self.placeholders.is_empty() || (found.is_empty() && !text.contains('\\')) {
             return Ok(());
         }
-        let Ok(json) = serde_json::from_str(text) else {
-            return Err(refuse(
-                "a credential stands in a body that is no JSON; it may only go to a member of a JSON body",
-            ));
+        let ranges: Vec<_> = found.iter().map(|(range, ..)| range.clone()).collect();
+        let marked = MarkedText::new(text, &ranges);
+        let json = match json::parse(marked.as_str().as_bytes(), &body_limits()) {
+            Ok(json) => json,
+            // Nothing is filled in, so it does not matter how the peer reads it.
+            Err(_) if found.is_empty() => return Ok(()),
+            Err(error) => return Err(unreadable_body(&error)),
         };
-        let mut leaves = 0;
-        place::walk_strings(&json, &mut |pointer, leaf| {
-            for (_, bound, stands) in self.known(leaf) {
-                leaves += 1;
+        let mut met = vec![false; found.len()];
+        place::walk_strings(&json, &mut |pointer, string| {
+            if self.mentioned_in(string) {
+                return Err(refuse("a credential is spelled with escapes in the JSON body; write its text as it is"));
+            }
+            for mark in marked.marks_in(string) {
+                let (_, bound, stands) = mark.and_then(|index| found.get(index)).ok_or_else(ambiguous_body)?;
+                let pointer = pointer.ok_or_else(|| {
+                    refuse("a credential stands in the name of a JSON member; it may only be in a value")
+                })?;
+                let seen = mark.and_then(|index| met.get_mut(index)).ok_or_else(ambiguous_body)?;
+                if std::mem::replace(seen, true) {
+                    return Err(ambiguous_body());
+                }
                 let place = Place::Body(pointer.to_owned());
                 let (field, _) = bound.secret(stands)?;
                 let declared = |placement: &Placement| matches!(placement, Placement::Body { pointer: at, field: of } if at == pointer && of == field);
@@ -266,9 +282,11 @@ impl RunCredentials {
             }
             Ok(())
         })?;
-        // Member names, and members that a later one of the same name hides, are no leaves.
-        if leaves != found.len() {
-            return Err(refuse("a credential stands in the name of a JSON member, or in a member that is there twice"));
+        if !met.into_iter().all(|met| met) {
+            return Err(ambiguous_body());
+        }
+        if found.is_empty() {
+            return Ok(());
         }
         let mut filled = Vec::with_capacity(found.len());
         for (range, bound, stands) in found {
@@ -468,6 +486,29 @@ fn refuse(reason: impl Into<String>) -> HttpError {
 
 fn in_header(name: &HeaderName, error: PlaceError) -> HttpError {
     refuse(format!("the credential cannot go to the header `{name}`: {error}"))
+}
+
+/// One reading only: a member that is there twice would be judged as one value and may be read as the other.
+const fn body_limits() -> JsonLimits {
+    JsonLimits::payload().with_max_bytes(usize::MAX).with_duplicate_keys(DuplicateKeys::Refuse)
+}
+
+/// Names no member: a pointer could hold marks.
+fn unreadable_body(error: &JsonError) -> HttpError {
+    match error {
+        JsonError::DuplicateKey { line, column, .. } => refuse(format!(
+            "a credential stands in a body with a member that is there twice (line {line}, column {column})"
+        )),
+        JsonError::Syntax { line, column, .. } => refuse(format!(
+            "a credential stands in a body that is no JSON (line {line}, column {column}); it may only go to a member of a \
+             JSON body"
+        )),
+        other => refuse(format!("a credential stands in a body that cannot be judged: {other}")),
+    }
+}
+
+fn ambiguous_body() -> HttpError {
+    refuse("it is not clear where in the JSON body a credential stands")
 }
 
 #[cfg(test)]
@@ -679,6 +720,67 @@ pub(crate) mod tests {
                 let refused = fill(placements, &url, &headers, body.as_deref()).expect_err(&url);
                 assert!(refused.contains(expected), "{url}: {refused}");
             }
+        }
+    }
+
+    /// `A` may go to the member `/token` of `https://evil.example`, `B` to a header of another origin.
+    fn two_owners() -> (RunCredentials, String, String) {
+        let (a, b) = (placeholder('a'), placeholder('b'));
+        let attacker = [("token", "attackers-own-secret")];
+        let connections = vec![
+            bound("a", &attacker, body("/token"), "https://evil.example", vec![(a.clone(), Stands::Whole)]),
+            bound("b", &[("token", CANARY)], header("X-Key"), API, vec![(b.clone(), Stands::Whole)]),
+        ];
+        (RunCredentials::new(connections).expect("long"), a, b)
+    }
+
+    #[test]
+    fn a_body_is_judged_where_each_placeholder_really_stands() {
+        let (run, a, b) = two_owners();
+        let escaped = |text: &str| format!("\\u0061{}", &text[1..]);
+        for (json, expected) in [
+            (format!(r#"{{"x":"{b}","token":"{}","x":0}}"#, escaped(&a)), "there twice"),
+            (format!(r#"{{"x":"{b}","token":"{a}","x":0}}"#), "there twice"),
+            (format!(r#"{{"{b}":1,"token":"{}"}}"#, escaped(&a)), "spelled with escapes"),
+            (format!(r#"{{"{b}":1,"token":"{a}"}}"#), "name of a JSON member"),
+            (format!(r#"{{"text":"\u000{b}","token":"{}"}}"#, escaped(&a)), "no JSON"),
+            (format!(r#"{{"text":"\u00{b}","token":"{a}"}}"#), "no JSON"),
+            (format!(r#"{{"text":"\{b}","token":"{a}"}}"#), "no JSON"),
+            (format!(r#"{{"token":"{}"}}"#, escaped(&a)), "spelled with escapes"),
+            (format!(r#"{{"token":"{a}","{}":1}}"#, escaped(&b)), "spelled with escapes"),
+            (format!(r#"{{"token":"{a}{b}"}}"#), "connection `b`"),
+            (format!(r#"{{"token":"{a}","x":"{b}"}}"#), "connection `b`"),
+            (format!(r#"{{"token":"{b}"}}"#), "connection `b`"),
+            (format!(r#"{{"token":1,"token":"{a}"}}"#), "there twice"),
+            (format!(r#"{{"x":{{"\u0079":1,"y":2}},"token":"{a}"}}"#), "there twice"),
+            (format!(r#"{{"token":{a}}}"#), "no JSON"),
+            (format!(r#"{{"token":"{a}"}} {{}}"#), "no JSON"),
+        ] {
+            let mut out = request("https://evil.example", &[], Some(&json));
+            let refused = run.apply(&mut out).map_err(reason).expect_err(&json);
+            assert!(refused.contains(expected), "{json}: {refused}");
+            assert_eq!(out.body.as_deref(), Some(json.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_body_keeps_its_spelling_around_a_secret() {
+        let (run, a, _) = two_owners();
+        for json in [
+            format!(r#" {{"n":1.10,"big":123456789012345678901234567890,"e":1E+2,"token":"{a}","s":"\u00e9\/\n"}} "#),
+            format!(r#"{{"token":"\n{a}\u000a{a}","z":["z0"]}}"#),
+            format!(r#"{{"\u0074oken":"<{a}>"}}"#),
+        ] {
+            let mut out = request("https://evil.example", &[], Some(&json));
+            let uses = run.apply(&mut out).expect(&json);
+            assert_eq!(uses.len(), json.matches(&a).count());
+            assert_eq!(out.body.as_deref(), Some(json.replace(&a, "attackers-own-secret").as_bytes()));
+        }
+        // Nothing to fill in: the body may be anything, and stays as it is.
+        for other in [r"no json \", r#"{"a":"\u0061","a":1}"#, r#"{"a":"\n"}"#] {
+            let mut out = request(API, &[], Some(other));
+            assert_eq!(run.apply(&mut out), Ok(vec![]));
+            assert_eq!(out.body.as_deref(), Some(other.as_bytes()));
         }
     }
 

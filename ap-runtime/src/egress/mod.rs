@@ -18,6 +18,7 @@ pub mod http;
 mod capability;
 #[cfg(feature = "http")]
 mod header;
+mod mark;
 mod place;
 #[cfg(feature = "http")]
 mod redirect;

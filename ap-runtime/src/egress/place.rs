@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
-use ap_core::capability::HttpError;
+use ap_core::{capability::HttpError, json::push_pointer};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::HeaderValue;
@@ -111,25 +111,35 @@ pub(super) fn percent_decoded(text: &str) -> String {
     form_urlencoded::parse(escaped.as_bytes()).next().unwrap_or_default().0.into_owned()
 }
 
-/// Calls `visit` with every string of `json` and its RFC 6901 pointer.
-pub(super) fn walk_strings(
-    json: &Value,
-    visit: &mut dyn FnMut(&str, &str) -> Result<(), HttpError>,
-) -> Result<(), HttpError> {
-    let mut rest = vec![(String::new(), json)];
-    while let Some((pointer, value)) = rest.pop() {
-        match value {
-            Value::String(text) => visit(&pointer, text)?,
-            Value::Array(items) => {
-                rest.extend(items.iter().enumerate().rev().map(|(index, item)| (format!("{pointer}/{index}"), item)));
+/// Calls `visit` with every string of `json`: values with their RFC 6901 pointer, names of members without one.
+///
+/// The depth of `json` must be bounded.
+pub(super) fn walk_strings(json: &Value, visit: &mut VisitString<'_>) -> Result<(), HttpError> {
+    walk_inside(json, &mut String::new(), visit)
+}
+
+pub(super) type VisitString<'v> = dyn FnMut(Option<&str>, &str) -> Result<(), HttpError> + 'v;
+
+fn walk_inside(json: &Value, pointer: &mut String, visit: &mut VisitString<'_>) -> Result<(), HttpError> {
+    let length = pointer.len();
+    match json {
+        Value::String(text) => visit(Some(pointer), text)?,
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                push_pointer(pointer, &index.to_string());
+                walk_inside(item, pointer, visit)?;
+                pointer.truncate(length);
             }
-            Value::Object(members) => {
-                rest.extend(members.iter().rev().map(|(name, member)| {
-                    (format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")), member)
-                }))
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
+        Value::Object(members) => {
+            for (name, member) in members {
+                visit(None, name)?;
+                push_pointer(pointer, name);
+                walk_inside(member, pointer, visit)?;
+                pointer.truncate(length);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
     Ok(())
 }
