@@ -15,6 +15,7 @@ use ap_crypto::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use secrecy::{ExposeSecret, SecretString};
+use url::form_urlencoded;
 
 use super::{
     mark::MarkedText,
@@ -219,8 +220,12 @@ impl RunCredentials {
             if self.mentioned_in(&name) {
                 return Err(refuse("a credential stands in the name of a query parameter; it may only be a value"));
             }
+            let (raw_name, raw) = part.split_once('=').unwrap_or((part, ""));
             let mut filled = Vec::new();
-            for (range, bound, stands) in self.known(&value) {
+            for (range, bound, stands) in self.known(raw) {
+                if place::cuts_percent_escape(raw, range.start) {
+                    return Err(refuse("a percent escape in the query runs into a credential"));
+                }
                 let place = Place::Query(name.to_string());
                 let (field, secret) = bound.secret(stands)?;
                 let declared = |placement: &Placement| matches!(placement, Placement::Query { name: at, field: of } if *at == *name && of == field);
@@ -230,12 +235,22 @@ impl RunCredentials {
                 uses.push(bound.used(request.url.origin(), place)?);
                 filled.push((range, secret));
             }
-            found |= !filled.is_empty();
-            parts.push(if filled.is_empty() {
-                part.to_owned()
-            } else {
-                place::encoded_pair(&name, &place::filled(&value, &filled, |secret, out| out.extend(secret.bytes())))
+            if filled.is_empty() {
+                if self.mentioned_in(&value) {
+                    return Err(encoded_query());
+                }
+                parts.push(part.to_owned());
+                continue;
+            }
+            found = true;
+            let rest: Vec<_> = place::around(raw, &filled).collect();
+            if self.mentioned_in(&place::percent_decoded(&rest.join("="))) {
+                return Err(encoded_query());
+            }
+            let value = place::filled(raw, &filled, |secret, out| {
+                out.extend(form_urlencoded::byte_serialize(secret.as_bytes()).flat_map(str::bytes))
             });
+            parts.push(format!("{raw_name}={}", String::from_utf8_lossy(&value)));
         }
         if found {
             request.url = request.url.clone().with_query(&parts.join("&"))?;
@@ -505,6 +520,10 @@ fn unreadable_body(error: &JsonError) -> HttpError {
         )),
         other => refuse(format!("a credential stands in a body that cannot be judged: {other}")),
     }
+}
+
+fn encoded_query() -> HttpError {
+    refuse("a credential is spelled with percent escapes in the query; write its text as it is")
 }
 
 fn ambiguous_body() -> HttpError {
@@ -781,6 +800,37 @@ pub(crate) mod tests {
             let mut out = request(API, &[], Some(other));
             assert_eq!(run.apply(&mut out), Ok(vec![]));
             assert_eq!(out.body.as_deref(), Some(other.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_query_value_is_filled_only_where_the_text_stands_as_it_is() {
+        let text = placeholder('w');
+        let encoded = format!("%61{}", &text[1..]);
+        let apply = |query_text: String| {
+            let mut out = request(&format!("{API}/?{query_text}"), &[], None);
+            one(query("k"), API).apply(&mut out).map(|uses| (out, uses.len())).map_err(reason)
+        };
+        let secret = "canary%2FS3cr3t%2Bv4lue";
+        for (before, after, count) in [
+            (format!("a=%20+&k={text}"), format!("a=%20+&k={secret}"), 1),
+            (format!("%6B=%2f+x{text}.{text}=%2b"), format!("%6B=%2f+x{secret}.{secret}=%2b"), 2),
+            (format!("k=%2522{text}"), format!("k=%2522{secret}"), 1),
+        ] {
+            let (out, uses) = apply(before).expect("declared");
+            assert_eq!((out.url.as_url().query(), uses), (Some(after.as_str()), count));
+        }
+        for (wrong, expected) in [
+            (format!("k={encoded}"), "percent escapes"),
+            (format!("other={encoded}"), "percent escapes"),
+            (format!("k={text}{encoded}"), "percent escapes"),
+            (format!("k={encoded}{text}"), "percent escapes"),
+            (format!("k=%{text}"), "runs into"),
+            (format!("k=%2{text}"), "runs into"),
+            (format!("k=1&{encoded}=1"), "name of a query parameter"),
+        ] {
+            let refused = apply(wrong.clone()).map(|(_, uses)| uses).expect_err(&wrong);
+            assert!(refused.contains(expected), "{wrong}: {refused}");
         }
     }
 
