@@ -153,9 +153,16 @@ impl ConnectionValue {
                 reason: format!("a connection has 1 to {MAX_FIELDS} fields"),
             });
         }
+        let (mut secret_bytes, mut secret_lines) = (0, 0);
         for (name, field) in fields {
             let refuse = |reason: String| Err(ConnectionError::Field { field: name.to_owned(), reason });
             check_name(name)?;
+            if let Field::Secret(secret) = field {
+                let text = secret.expose_secret();
+                secret_bytes += text.len();
+                let lines = text.lines().count();
+                secret_lines += if lines > 1 { lines } else { 0 };
+            }
             match field {
                 Field::Secret(secret) if secret.expose_secret().len() < MIN_SECRET_BYTES => {
                     return refuse(format!(
@@ -171,6 +178,13 @@ impl ConnectionValue {
                 }
                 Field::Secret(_) | Field::Clear(_) => {}
             }
+        }
+        let refuse = |reason: String| Err(ConnectionError::Field { field: "fields".to_owned(), reason });
+        if secret_bytes > MAX_SECRET_BYTES {
+            return refuse(format!("the secrets of a connection have at most {MAX_SECRET_BYTES} bytes together"));
+        }
+        if secret_lines > MAX_SECRET_LINES {
+            return refuse(format!("the secrets of a connection have at most {MAX_SECRET_LINES} lines together"));
         }
         Ok(())
     }
@@ -265,10 +279,14 @@ impl Placement {
         let field = match self {
             Self::Basic => {
                 let fields = value.fields();
-                return if ["username", "password"].iter().all(|name| fields.iter().any(|(field, _)| field == name)) {
+                let has = |wanted: &str, allowed: fn(&Field<'_>) -> bool| {
+                    fields.iter().any(|(name, field)| *name == wanted && allowed(field))
+                };
+                let password = has("password", |field| matches!(field, Field::Secret(_)));
+                return if has("username", |_| true) && password {
                     Ok(())
                 } else {
-                    refuse("`basic` needs the fields `username` and `password`".to_owned())
+                    refuse("`basic` needs a field `username` and a secret field `password`".to_owned())
                 };
             }
             Self::Header { name, .. } if !is_token(name) || is_reserved_header(name) => {
@@ -390,13 +408,34 @@ fn is_token(name: &str) -> bool {
 }
 
 fn is_reserved_header(name: &str) -> bool {
-    ["connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"]
-        .iter()
-        .any(|reserved| name.eq_ignore_ascii_case(reserved))
+    let own = ["accept-encoding"];
+    RESERVED_HEADERS.iter().chain(&own).any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
+/// Header fields that frame a message or concern one connection (RFC 9110 §7.6.1, RFC 9112 §6), in lower case.
+///
+/// No credential may go there, and no request may set them.
+pub const RESERVED_HEADERS: [&str; 13] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 const MAX_FIELDS: usize = 32;
 const MAX_FIELD_BYTES: usize = 16 << 10;
+/// What is searched for in all output costs time and memory in proportion to these two.
+const MAX_SECRET_BYTES: usize = 64 << 10;
+/// Lines of secrets that have several; each is searched for by itself.
+const MAX_SECRET_LINES: usize = 256;
 /// Shorter secrets cannot be found again in output without masking ordinary text (design: under 8 bytes refused).
 const MIN_SECRET_BYTES: usize = 8;
 
@@ -450,6 +489,69 @@ mod tests {
         wrong(Placement::Header { name: "Host".to_owned(), field: "secret_text".to_owned() });
         wrong(Placement::Header { name: "X Y".to_owned(), field: "secret_text".to_owned() });
         wrong(Placement::Body { pointer: "token".to_owned(), field: "secret_text".to_owned() });
+    }
+
+    fn custom(fields: impl IntoIterator<Item = (String, FieldValue)>) -> Result<Connection, ConnectionError> {
+        Connection::new("a", ConnectionValue::CustomAuth { fields: fields.into_iter().collect() }, vec![], vec![])
+    }
+
+    #[test]
+    fn reserved_headers_take_no_secret() {
+        for name in RESERVED_HEADERS.into_iter().chain(["Accept-Encoding", "Proxy-Authorization"]) {
+            let placement = Placement::Header { name: name.to_owned(), field: "secret_text".to_owned() };
+            assert!(Connection::new("a", secret_text("12345678"), vec![placement], vec![]).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn basic_needs_a_secret_password() {
+        let basic = |password: FieldValue| {
+            let fields =
+                [("username".to_owned(), FieldValue::Clear("ann".to_owned())), ("password".to_owned(), password)];
+            let value = ConnectionValue::CustomAuth { fields: fields.into() };
+            Connection::new("a", value, vec![Placement::Basic], vec![])
+        };
+        assert!(basic(FieldValue::Secret("12345678".into())).is_ok());
+        let error = basic(FieldValue::Clear("12345678".to_owned())).expect_err("clear");
+        assert!(error.to_string().contains("secret field `password`"), "{error}");
+    }
+
+    #[test]
+    fn secret_bytes_of_a_connection_are_limited() {
+        let fields = |last: usize| {
+            let sizes = [MAX_FIELD_BYTES, MAX_FIELD_BYTES, MAX_FIELD_BYTES, MAX_FIELD_BYTES - 8, last];
+            custom(
+                sizes
+                    .iter()
+                    .enumerate()
+                    .map(|(index, size)| (format!("f{index}"), FieldValue::Secret("x".repeat(*size).into()))),
+            )
+        };
+        // Four full fields less 8 bytes, and one more of 8 bytes at least.
+        assert!(fields(8).is_ok());
+        let error = fields(9).expect_err("64 KiB and one byte");
+        assert!(error.to_string().contains("65536 bytes together"), "{error}");
+        assert!(
+            custom(
+                (0..4).map(|index| (format!("f{index}"), FieldValue::Secret("x".repeat(MAX_FIELD_BYTES - 1).into())))
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn secret_lines_of_a_connection_are_limited() {
+        let fields = |lines: usize| {
+            let secret = |lines: usize| FieldValue::Secret("0123\n".repeat(lines).into());
+            custom([
+                ("a".to_owned(), secret(100)),
+                ("b".to_owned(), secret(lines)),
+                ("c".to_owned(), FieldValue::Secret("one line".into())),
+            ])
+        };
+        assert!(fields(155).is_ok() && fields(156).is_ok());
+        let error = fields(157).expect_err("257 lines");
+        assert!(error.to_string().contains("256 lines together"), "{error}");
     }
 
     #[test]

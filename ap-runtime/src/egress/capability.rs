@@ -33,13 +33,12 @@ impl Egress {
             return Box::new(http.for_run(Arc::clone(credentials)));
         }
         let _ = credentials;
-        Box::new(NoNetwork { reason: "this runtime has no way out" })
+        Box::new(NoWayOut { reason: "this runtime has no way out" })
     }
 
-    /// The HTTP capability of an action that says it does nothing outside: no plan of it is durable and no use of a
-    /// credential is written down, so it gets nowhere.
+    /// The HTTP capability of an action whose declared effect is none: it refuses every request.
     pub(crate) fn refusing() -> Box<dyn HttpClient> {
-        Box::new(NoNetwork { reason: "the action says that it does nothing outside" })
+        Box::new(NoWayOut { reason: "this action declares that it does not act outside" })
     }
 
     /// Whether credentials are masked in what comes back; see
@@ -63,13 +62,29 @@ impl From<HttpEgress> for Egress {
 
 /// Refuses every request.
 #[derive(Clone, Copy, Debug)]
-struct NoNetwork {
+struct NoWayOut {
     reason: &'static str,
 }
 
 #[async_trait]
-impl HttpClient for NoNetwork {
+impl HttpClient for NoWayOut {
     async fn send(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
         Err(HttpError::Refused { reason: self.reason.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_request_says_why() {
+        for (client, expected) in [
+            (Egress::refusing(), "this action declares that it does not act outside"),
+            (Egress::none().for_attempt(&Arc::default()), "this runtime has no way out"),
+        ] {
+            let refused = client.send(HttpRequest::new("GET", "https://api.example/")).await;
+            assert_eq!(refused.err(), Some(HttpError::Refused { reason: expected.to_owned() }));
+        }
     }
 }

@@ -15,6 +15,7 @@ use ap_crypto::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use secrecy::{ExposeSecret, SecretString};
+use url::form_urlencoded;
 
 use super::{
     mark::MarkedText,
@@ -219,11 +220,11 @@ impl RunCredentials {
             if self.mentioned_in(&name) {
                 return Err(refuse("a credential stands in the name of a query parameter; it may only be a value"));
             }
+            let (raw_name, raw) = part.split_once('=').unwrap_or((part, ""));
             let mut filled = Vec::new();
-            for (range, bound, stands) in self.known(&value) {
-                // Its characters need no encoding; whoever encodes it hides it from the audit of its use.
-                if !value.get(range.clone()).is_some_and(|text| part.contains(text)) {
-                    return Err(refuse("a credential is spelled with escapes in the query; write its text as it is"));
+            for (range, bound, stands) in self.known(raw) {
+                if place::cuts_percent_escape(raw, range.start) {
+                    return Err(refuse("a percent escape in the query runs into a credential"));
                 }
                 let place = Place::Query(name.to_string());
                 let (field, secret) = bound.secret(stands)?;
@@ -234,12 +235,22 @@ impl RunCredentials {
                 uses.push(bound.used(request.url.origin(), place)?);
                 filled.push((range, secret));
             }
-            found |= !filled.is_empty();
-            parts.push(if filled.is_empty() {
-                part.to_owned()
-            } else {
-                place::encoded_pair(&name, &place::filled(&value, &filled, |secret, out| out.extend(secret.bytes())))
+            if filled.is_empty() {
+                if self.mentioned_in(&value) {
+                    return Err(encoded_query());
+                }
+                parts.push(part.to_owned());
+                continue;
+            }
+            found = true;
+            let rest: Vec<_> = place::around(raw, &filled).collect();
+            if self.mentioned_in(&place::percent_decoded(&rest.join("="))) {
+                return Err(encoded_query());
+            }
+            let value = place::filled(raw, &filled, |secret, out| {
+                out.extend(form_urlencoded::byte_serialize(secret.as_bytes()).flat_map(str::bytes))
             });
+            parts.push(format!("{raw_name}={}", String::from_utf8_lossy(&value)));
         }
         if found {
             request.url = request.url.clone().with_query(&parts.join("&"))?;
@@ -511,6 +522,10 @@ fn unreadable_body(error: &JsonError) -> HttpError {
     }
 }
 
+fn encoded_query() -> HttpError {
+    refuse("a credential is spelled with percent escapes in the query; write its text as it is")
+}
+
 fn ambiguous_body() -> HttpError {
     refuse("it is not clear where in the JSON body a credential stands")
 }
@@ -727,24 +742,6 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn an_encoded_placeholder_in_the_query_is_refused() {
-        let text = placeholder('q');
-        let connections = vec![bound(
-            "q",
-            &[("token", CANARY)],
-            query("key"),
-            API,
-            vec![(text.clone(), Stands::Field("token".to_owned()))],
-        )];
-        let run = RunCredentials::new(connections).expect("long");
-        let plain = format!("{API}/?key={text}");
-        assert!(run.apply(&mut request(&plain, &[], None)).is_ok());
-        let encoded = format!("{API}/?key=%61{}", &text[1..]);
-        let refused = run.apply(&mut request(&encoded, &[], None)).map_err(reason).expect_err("encoded");
-        assert!(refused.contains("spelled with escapes"), "{refused}");
-    }
-
     /// `A` may go to the member `/token` of `https://evil.example`, `B` to a header of another origin.
     fn two_owners() -> (RunCredentials, String, String) {
         let (a, b) = (placeholder('a'), placeholder('b'));
@@ -803,6 +800,37 @@ pub(crate) mod tests {
             let mut out = request(API, &[], Some(other));
             assert_eq!(run.apply(&mut out), Ok(vec![]));
             assert_eq!(out.body.as_deref(), Some(other.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_query_value_is_filled_only_where_the_text_stands_as_it_is() {
+        let text = placeholder('w');
+        let encoded = format!("%61{}", &text[1..]);
+        let apply = |query_text: String| {
+            let mut out = request(&format!("{API}/?{query_text}"), &[], None);
+            one(query("k"), API).apply(&mut out).map(|uses| (out, uses.len())).map_err(reason)
+        };
+        let secret = "canary%2FS3cr3t%2Bv4lue";
+        for (before, after, count) in [
+            (format!("a=%20+&k={text}"), format!("a=%20+&k={secret}"), 1),
+            (format!("%6B=%2f+x{text}.{text}=%2b"), format!("%6B=%2f+x{secret}.{secret}=%2b"), 2),
+            (format!("k=%2522{text}"), format!("k=%2522{secret}"), 1),
+        ] {
+            let (out, uses) = apply(before).expect("declared");
+            assert_eq!((out.url.as_url().query(), uses), (Some(after.as_str()), count));
+        }
+        for (wrong, expected) in [
+            (format!("k={encoded}"), "percent escapes"),
+            (format!("other={encoded}"), "percent escapes"),
+            (format!("k={text}{encoded}"), "percent escapes"),
+            (format!("k={encoded}{text}"), "percent escapes"),
+            (format!("k=%{text}"), "runs into"),
+            (format!("k=%2{text}"), "runs into"),
+            (format!("k=1&{encoded}=1"), "name of a query parameter"),
+        ] {
+            let refused = apply(wrong.clone()).map(|(_, uses)| uses).expect_err(&wrong);
+            assert!(refused.contains(expected), "{wrong}: {refused}");
         }
     }
 

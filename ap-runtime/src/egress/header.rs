@@ -1,6 +1,6 @@
 //! What a caller may put into the head of a request.
 
-use ap_core::capability::HttpError;
+use ap_core::{capability::HttpError, connection::RESERVED_HEADERS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 /// Reads a method. `CONNECT` and `TRACE` are refused: one makes a tunnel, the other echoes credentials.
@@ -27,7 +27,7 @@ pub(super) fn parse_headers(fields: &[(String, String)]) -> Result<HeaderMap, Ht
         let shown = || name.chars().take(80).flat_map(char::escape_default).collect::<String>();
         let parsed = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| invalid(format!("`{}` is no header name (RFC 9110 §5.1)", shown())))?;
-        if RESERVED.contains(&parsed.as_str()) {
+        if RESERVED_HEADERS.contains(&parsed.as_str()) {
             return Err(invalid(format!("the header `{parsed}` belongs to the connection and cannot be set")));
         }
         if parsed == header::ACCEPT_ENCODING {
@@ -46,22 +46,6 @@ fn invalid(reason: impl Into<String>) -> HttpError {
     HttpError::InvalidRequest { reason: reason.into() }
 }
 
-/// Fields that frame the message or concern one connection (RFC 9110 §7.6.1, RFC 9112 §6).
-const RESERVED: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 const MAX_METHOD_BYTES: usize = 32;
 const MAX_FIELDS: usize = 100;
 const MAX_BYTES: usize = 32 << 10;
@@ -76,7 +60,7 @@ mod tests {
 
     #[test]
     fn fields_that_would_change_the_message_are_refused() {
-        for name in RESERVED.into_iter().chain(["Host", "Content-LENGTH", "Transfer-Encoding"]) {
+        for name in RESERVED_HEADERS.into_iter().chain(["Host", "Content-LENGTH", "Transfer-Encoding"]) {
             assert!(matches!(parse(name, "1"), Err(HttpError::InvalidRequest { .. })), "{name}");
         }
         for name in ["", " a", "a ", "a b", "a:b", ":path", "a\r\nb", "a\0", "é", "a\tb", "(a)", "a\n"] {

@@ -88,6 +88,8 @@ impl HttpEgress {
             (false, false) => &self.shared.ordinary,
         };
         let mut headers = request.headers;
+        #[cfg(feature = "gzip")]
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         let mut builder = client.request(method, url).headers(headers);
         if let Some(body) = request.body {
@@ -137,8 +139,6 @@ impl HttpEgressBuilder {
         let client = |plain_credentials, oldest_tls| {
             let resolver = CheckedResolver { guard: self.guard.clone(), plain_credentials };
             let builder = reqwest::Client::builder();
-            #[cfg(feature = "gzip")]
-            let builder = builder.gzip(true);
             builder
                 .dns_resolver(resolver)
                 .no_proxy()
@@ -233,12 +233,14 @@ impl RunHttp {
     ) -> Result<HttpResponse, HttpError> {
         // The answer to a HEAD has no body, whatever it says of one.
         let encoded =
-            |value: &HeaderValue| method != Method::HEAD && !value.as_bytes().eq_ignore_ascii_case(b"identity");
-        if response.headers().get_all(header::CONTENT_ENCODING).iter().any(encoded) {
-            return Err(HttpError::Interrupted {
-                reason: "the body is compressed in a way that cannot be searched for credentials".to_owned(),
-            });
-        }
+            |value: &&HeaderValue| method != Method::HEAD && !value.as_bytes().eq_ignore_ascii_case(b"identity");
+        let codings: Vec<_> = response.headers().get_all(header::CONTENT_ENCODING).iter().filter(encoded).collect();
+        // The client does not decode by itself: of several codings it would undo one and hide the others.
+        let gzip = match codings.as_slice() {
+            [] => false,
+            [only] if cfg!(feature = "gzip") && only.as_bytes().eq_ignore_ascii_case(b"gzip") => true,
+            _ => return Err(unsearchable()),
+        };
         let too_large = HttpError::ResponseTooLarge { limit_bytes };
         let announced = response.content_length().filter(|_| method != Method::HEAD);
         if announced.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length > limit_bytes)) {
@@ -250,6 +252,11 @@ impl RunHttp {
                 return Err(too_large);
             }
             body.extend_from_slice(&chunk);
+        }
+        if gzip {
+            body = decoded(&body, limit_bytes)?;
+            response.headers_mut().remove(header::CONTENT_ENCODING);
+            response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         let redactor = if self.egress.shared.scrub { self.credentials.redactor() } else { &Redactor::default() };
         let headers = response.headers().iter().map(|(name, value)| {
@@ -379,6 +386,32 @@ fn after_redirects(error: HttpError, number: u8) -> HttpError {
         }
         other => other,
     }
+}
+
+fn unsearchable() -> HttpError {
+    let reason = "the body is compressed in a way that cannot be searched for credentials".to_owned();
+    HttpError::Interrupted { reason }
+}
+
+/// Undoes gzip (RFC 1952), up to `limit_bytes`.
+#[cfg(feature = "gzip")]
+fn decoded(body: &[u8], limit_bytes: usize) -> Result<BytesMut, HttpError> {
+    use std::io::Read;
+
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(limit_bytes).unwrap_or(u64::MAX).saturating_add(1);
+    let read = flate2::bufread::MultiGzDecoder::new(body).take(limit).read_to_end(&mut bytes);
+    if bytes.len() > limit_bytes {
+        return Err(HttpError::ResponseTooLarge { limit_bytes });
+    }
+    read.map_err(|_| HttpError::Interrupted { reason: "the response is no valid gzip".to_owned() })?;
+    Ok(Bytes::from(bytes).into())
+}
+
+/// Nothing is accepted that would have to be decoded.
+#[cfg(not(feature = "gzip"))]
+fn decoded(_: &[u8], _: usize) -> Result<BytesMut, HttpError> {
+    Err(unsearchable())
 }
 
 fn check_head(head: &HeaderMap) -> Result<(), HttpError> {

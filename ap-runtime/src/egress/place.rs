@@ -45,6 +45,18 @@ pub(super) fn filled(
     out
 }
 
+/// What of `text` is outside the given ranges (ascending, disjoint).
+pub(super) fn around<'t>(text: &'t str, places: &[(Range<usize>, &SecretString)]) -> impl Iterator<Item = &'t str> {
+    let starts = places.iter().map(|(range, _)| range.start).chain([text.len()]);
+    let ends = [0].into_iter().chain(places.iter().map(|(range, _)| range.end));
+    ends.zip(starts).map(|(from, to)| text.get(from..to).unwrap_or_default())
+}
+
+/// Whether what stands at `at` would be read as part of a percent escape that begins before it.
+pub(super) fn cuts_percent_escape(text: &str, at: usize) -> bool {
+    text.bytes().take(at).skip(at.saturating_sub(2)).any(|byte| byte == b'%')
+}
+
 /// Writes `text` as the inside of a JSON string (RFC 8259 §7).
 pub(super) fn json_escape(text: &str, out: &mut Vec<u8>) {
     for byte in text.bytes() {

@@ -453,6 +453,8 @@ async fn compressed_bodies_are_decoded_or_refused() {
             "/identity" => coded("Identity", b"plain".to_vec()),
             "/broken" => coded("gzip", b"no gzip".to_vec()),
             "/twice" => coded("gzip, gzip", stored_gzip(&stored_gzip(CANARY.as_bytes()))),
+            "/two-lines" => coded("gzip\r\ncontent-encoding: gzip", stored_gzip(&stored_gzip(CANARY.as_bytes()))),
+            "/one-of-two" => coded("gzip\r\ncontent-encoding: br", stored_gzip(CANARY.as_bytes())),
             other => coded(other.trim_start_matches('/'), b"unreadable".to_vec()),
         }
     })
@@ -472,7 +474,9 @@ async fn compressed_bodies_are_decoded_or_refused() {
     } else {
         assert!(matches!(send("GET", "/gzip").await, Err(HttpError::Interrupted { .. })));
     }
-    for path in ["/br", "/deflate", "/zstd", "/compress", "/x-unknown", "/twice", "/broken"] {
+    for path in
+        ["/br", "/deflate", "/zstd", "/compress", "/x-unknown", "/twice", "/two-lines", "/one-of-two", "/broken"]
+    {
         assert!(matches!(send("GET", path).await, Err(HttpError::Interrupted { .. })), "{path}");
     }
 }
