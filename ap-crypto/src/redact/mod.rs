@@ -19,7 +19,7 @@ mod form;
 mod stream;
 mod view;
 
-use std::{borrow::Cow, cmp::Reverse, fmt};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
@@ -222,12 +222,29 @@ impl Redactor {
     }
 
     fn scan_view(&self, beginnings: &AhoCorasick, text: &[u8], report: &mut dyn FnMut(Region) -> bool) -> bool {
+        // Form → start of its last match, and a period the form is known to have.
+        let mut last: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
         beginnings.find_overlapping_iter(Input::new(text)).all(|found| {
-            let Some(form) = self.forms.get(found.pattern().as_usize()) else { return true };
+            let index = found.pattern().as_usize();
+            let Some(form) = self.forms.get(index) else { return true };
             let (start, end) = (found.start(), found.start() + form.bytes.len());
-            if text.get(start..end) != Some(form.bytes.as_slice()) {
+            // A match one period behind the last one repeats it but for its end: repetitive secrets cost no square.
+            let repeats =
+                last.get(&index).filter(|(at, period)| *period > 0 && start.checked_sub(*at) == Some(*period));
+            let compared = repeats.map_or(0, |(_, period)| form.bytes.len().saturating_sub(*period));
+            if text.get(start + compared..end) != form.bytes.get(compared..) {
                 return true;
             }
+            last.entry(index)
+                .and_modify(|(at, period)| {
+                    let distance = start - *at;
+                    if *period != distance && distance < form.bytes.len() {
+                        // Both matches agree where they overlap, so the form repeats itself at this distance.
+                        *period = distance;
+                    }
+                    *at = start;
+                })
+                .or_insert((start, 0));
             let is_digit =
                 |at: usize| text.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte));
             let before = form.shares_digit_before && start.checked_sub(1).is_some_and(is_digit);

@@ -214,6 +214,26 @@ fn long_secrets_are_compared_to_their_end() {
 }
 
 #[test]
+fn repetitive_secrets_are_found_to_the_last_byte() {
+    for (unit, rest) in [("a", ""), ("abc", "ab"), ("abcdefgh", "abc")] {
+        let secret = format!("{}{rest}", unit.repeat(40));
+        let text = unit.repeat(100);
+        let whole = format!("x{text}{rest}y");
+        assert_eq!(redactor(&secret).redact_str(&whole), format!("x{MARK}y"));
+        // A flaw ends a run of matches.
+        let flawed = format!("x{text}{rest}!{}{rest}?", unit.repeat(39));
+        let shown = redactor(&secret).redact_str(&flawed).into_owned();
+        assert_eq!(shown, format!("x{MARK}!{}{rest}?", unit.repeat(39)));
+    }
+}
+
+#[test]
+fn a_long_repetitive_secret_costs_no_square() {
+    let text = "a".repeat(2 << 20);
+    assert_eq!(redactor(&"a".repeat(16 << 10)).redact_str(&text), MARK);
+}
+
+#[test]
 fn each_line_of_a_key_counts() {
     let pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASCBKcwggSjAgEAAoIBAQC7\nshort=\n-----END PRIVATE KEY-----\n";
     let redactor = redactor(pem);
