@@ -7,6 +7,8 @@ use crate::sources;
 /// What `cargo tree` prints; the lock file says which versions.
 pub(crate) fn tree(arguments: &[&str]) -> String {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Colours, which CI asks for, would stand in what is read here.
+    command.env("CARGO_TERM_COLOR", "never");
     command.args(["tree", "--locked", "--prefix", "none"]).args(arguments).current_dir(sources::root());
     let output = command.output().expect("cargo starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
