@@ -72,7 +72,7 @@ impl std::fmt::Display for Report {
 
 fn measure(set: &FeatureSet) -> Result<Report, String> {
     let probe = Probe::create(set)?;
-    let tree = ["tree", "--prefix", "none", "--edges", "normal,build", "--target", TARGET];
+    let tree = ["tree", "--color", "never", "--prefix", "none", "--edges", "normal,build", "--target", TARGET];
     let crates = count_crates(&tool::read(&mut tool::cargo(&probe.directory, &tree))?);
     let timed = |subcommand| -> Result<u64, String> {
         let started = Instant::now();
