@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ap_core::{
     capability::HttpRequest,
+    connection::RESERVED_HEADERS,
     piece::ActionContext,
     run::{StepError, StepErrorKind},
 };
@@ -107,7 +108,7 @@ fn headers(members: &Map<String, Value>) -> Result<Vec<(String, String)>, StepEr
         if !is_token(name) {
             return refuse(name, "is not a header name (RFC 9110 §5.1)");
         }
-        if OURS.contains(&lower.as_str()) {
+        if RESERVED_HEADERS.contains(&lower.as_str()) {
             return refuse(
                 name,
                 "cannot be set: it belongs to the connection or the framing of the message, which are ours",
@@ -199,23 +200,6 @@ fn requires_tls13(ssl: &Map<String, Value>) -> Result<bool, StepError> {
 fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
-
-/// Fields of the connection (RFC 9110 §7.6.1) and of message framing and routing: egress alone sets them.
-const OURS: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Longest URL, the query included. Unit: bytes.
 const MAX_URL_BYTES: usize = 32 << 10;
