@@ -115,10 +115,14 @@ ids! {
     AuditId = "audit";
     /// Names a connection: stored credentials of one project.
     ConnectionId = "conn";
+    /// Names a stored file: an output that is too large for the journal.
+    FileId = "file";
     /// Names a flow.
     FlowId = "flow";
     /// Names one version of a flow.
     FlowVersionId = "fver";
+    /// Names a job of a queue.
+    JobId = "job";
     /// Names a key in the key table.
     KeyId = "key";
     /// Names a platform: one installation of the SDK.
@@ -127,8 +131,12 @@ ids! {
     ProjectId = "proj";
     /// Names a run.
     RunId = "run";
+    /// Names a signal: something a run is told from outside.
+    SignalId = "sig";
     /// Names a user of the host.
     UserId = "user";
+    /// Names a worker: one runtime in one process, from its start to its end.
+    WorkerId = "wrk";
 }
 
 fn uuid_v7(created: Timestamp, mut entropy: [u8; 10]) -> Uuid {

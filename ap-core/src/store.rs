@@ -166,10 +166,14 @@ pub enum Entity {
     AuditRecord,
     /// A connection.
     Connection,
+    /// A stored file.
+    File,
     /// A flow.
     Flow,
     /// A version of a flow.
     FlowVersion,
+    /// A job of a queue.
+    Job,
     /// An entry of a run's journal.
     JournalEntry,
     /// A key of the key table.
@@ -178,6 +182,10 @@ pub enum Entity {
     Project,
     /// A run.
     Run,
+    /// A signal to a run.
+    Signal,
+    /// The schedule or poll of a flow.
+    Trigger,
 }
 
 impl fmt::Display for Entity {
@@ -185,12 +193,16 @@ impl fmt::Display for Entity {
         f.write_str(match self {
             Self::AuditRecord => "audit record",
             Self::Connection => "connection",
+            Self::File => "file",
             Self::Flow => "flow",
             Self::FlowVersion => "flow version",
+            Self::Job => "job",
             Self::JournalEntry => "journal entry",
             Self::Key => "key",
             Self::Project => "project",
             Self::Run => "run",
+            Self::Signal => "signal",
+            Self::Trigger => "trigger",
         })
     }
 }

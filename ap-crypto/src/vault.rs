@@ -16,6 +16,7 @@ use crate::{
     kdf,
     key::SecretKey,
     placeholder::CredentialRef,
+    resume::ResumeKey,
     signature,
 };
 
@@ -32,6 +33,7 @@ pub struct TenantKeys {
     older: Vec<DataKey>,
     lookup: SecretKey,
     placeholder: SecretKey,
+    resume: SecretKey,
 }
 
 /// One tenant key as the key table has it, opened.
@@ -52,7 +54,8 @@ impl TenantKeys {
         let oldest = keys.first().unwrap_or(&newest);
         let subkey = |domain: &[u8]| kdf::derive_key(&oldest.key, &[domain, &scope.to_bytes()]);
         let (lookup, placeholder) = (subkey(b"ap-crypto/lookup/v1"), subkey(b"ap-crypto/placeholder/v1"));
-        Some(Self { scope, newest, older: keys, lookup, placeholder })
+        let resume = subkey(b"ap-crypto/resume/v1");
+        Some(Self { scope, newest, older: keys, lookup, placeholder, resume })
     }
 
     /// Whose keys these are.
@@ -109,6 +112,12 @@ impl TenantKeys {
     pub fn placeholder(&self, run: RunId, connection: ConnectionId, field: &str) -> CredentialRef {
         let parts: [&[u8]; 3] = [run.as_bytes(), connection.as_bytes(), field.as_bytes()];
         CredentialRef::from_mac(&signature::hmac_of_parts(&self.placeholder, &parts))
+    }
+
+    /// The key by which somebody outside answers a run that waits. Stays the same when a newer key is added.
+    #[must_use]
+    pub fn resume_key(&self, run: RunId) -> ResumeKey {
+        ResumeKey::new(kdf::derive_key(&self.resume, &[b"run", run.as_bytes()]))
     }
 
     fn keys(&self) -> impl Iterator<Item = &DataKey> {

@@ -18,7 +18,7 @@ use crate::{
     journal::{self, Batch, RunError},
     kernel::Kernel,
     records,
-    store::{Accept, Dedupe, RunRecord},
+    store::{Accept, Dedupe, RunControl, RunRecord},
 };
 
 /// A run to be.
@@ -44,16 +44,17 @@ impl Kernel {
         let at = self.clock.now();
         let run = RunId::from_parts(at, self.id_entropy()?);
         let RunStart { project, flow: flow_id, version, generation, dedupe, payload } = start;
-        let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine() };
+        let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine(), parent: None };
         let state = RunState::accepted(&first)?;
         let mut batch = Batch::default();
         batch.push(&first)?;
         let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;
         let status = RunStatus::Queued;
-        let record = RunRecord { id: run, project, flow: flow_id, version, status, created: at, finished: None };
+        let record =
+            RunRecord { id: run, project, flow: flow_id, version, parent: None, status, created: at, finished: None };
         let event = event(at).with_resource(flow_id).with_resource(run);
         let audit = vec![self.seal_event(keys, &event)?];
-        let accept = Accept { run: record, generation, dedupe, entry, lease: None };
+        let accept = Accept { run: record, generation, dedupe, control: RunControl::default(), entry, lease: None };
         Ok((run, Submission { accept, audit, flow, state }))
     }
 

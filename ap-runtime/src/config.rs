@@ -85,8 +85,12 @@ impl RunLimits {
 }
 
 impl RunLimits {
-    pub(crate) const fn engine(&self) -> EngineLimits {
-        EngineLimits { step_executions: self.step_executions, log_bytes: self.log_bytes }
+    pub(crate) fn engine(&self) -> EngineLimits {
+        EngineLimits {
+            step_executions: self.step_executions,
+            log_bytes: self.log_bytes,
+            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }
 

@@ -35,4 +35,5 @@ pub mod runtime;
 pub mod sandbox;
 pub mod session;
 pub mod store;
+pub mod wakeup;
 pub mod webhook;

@@ -3,7 +3,7 @@
 use ap_core::{
     audit::AuditRecord,
     connection::Connection,
-    id::{AuditId, ConnectionId, FlowId, ProjectId},
+    id::{AuditId, ConnectionId, FileId, FlowId, JobId, ProjectId, RunId, SignalId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed},
 };
@@ -183,6 +183,39 @@ fn connection(id: &ConnectionId, owner: ProjectId, revision: Revision) -> SealCo
 
 fn audit(id: &AuditId, scope: Scope) -> SealContext<'_> {
     SealContext { scope, table: "audit", record: id.as_bytes(), field: "body", version: 1, purpose: AT_REST }
+}
+
+/// The seal of a signal: bound to the run it is for.
+pub(crate) fn signal(key: &[u8; 32], project: ProjectId) -> SealContext<'_> {
+    let scope = project.into();
+    SealContext { scope, table: "signals", record: key, field: "content", version: 1, purpose: AT_REST }
+}
+
+/// What a signal is sealed for: its run and itself.
+pub(crate) fn signal_key(run: RunId, id: SignalId) -> [u8; 32] {
+    let mut key = [0; 32];
+    let (head, tail) = key.split_at_mut(16);
+    head.copy_from_slice(run.as_bytes());
+    tail.copy_from_slice(id.as_bytes());
+    key
+}
+
+/// The seal of a job of a queue.
+pub(crate) fn job(id: &JobId, project: ProjectId) -> SealContext<'_> {
+    let scope = project.into();
+    SealContext { scope, table: "jobs", record: id.as_bytes(), field: "data", version: 1, purpose: AT_REST }
+}
+
+/// The seal of a file.
+pub(crate) fn file(id: &FileId, project: ProjectId) -> SealContext<'_> {
+    let scope = project.into();
+    SealContext { scope, table: "files", record: id.as_bytes(), field: "content", version: 1, purpose: AT_REST }
+}
+
+/// The seal of what a poll goes on from; `epoch` is the trigger's when it was written.
+pub(crate) fn trigger_state(flow: &FlowId, project: ProjectId, epoch: u64) -> SealContext<'_> {
+    let (scope, version) = (project.into(), epoch);
+    SealContext { scope, table: "triggers", record: flow.as_bytes(), field: "state", version, purpose: AT_REST }
 }
 
 const AT_REST: &str = "at-rest";

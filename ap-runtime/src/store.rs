@@ -17,7 +17,7 @@ use std::{fmt, time::Duration};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ConnectionId, FlowId, FlowVersionId, ProjectId, RunId},
+    id::{ConnectionId, FileId, FlowId, FlowVersionId, JobId, ProjectId, RunId, SignalId, WorkerId},
     run::RunStatus,
     scope::Scope,
     store::{LookupHash, Page, PageRequest, Precondition, Revision, Sealed, StoreError},
@@ -27,10 +27,21 @@ use ap_crypto::keyring::{KeyStore, WrappedKey};
 use async_trait::async_trait;
 
 /// Everything the runtime needs from its storage.
-pub trait Backend: ProjectStore + FlowStore + ConnectionStore + RunStore + AuditStore + SystemStore + KeyStore {}
+pub trait Backend:
+    ProjectStore + FlowStore + ConnectionStore + RunStore + QueueStore + FileStore + AuditStore + SystemStore + KeyStore
+{
+}
 
 impl<T> Backend for T where
-    T: ProjectStore + FlowStore + ConnectionStore + RunStore + AuditStore + SystemStore + KeyStore
+    T: ProjectStore
+        + FlowStore
+        + ConnectionStore
+        + RunStore
+        + QueueStore
+        + FileStore
+        + AuditStore
+        + SystemStore
+        + KeyStore
 {
 }
 
@@ -41,8 +52,27 @@ pub struct ProjectRecord {
     pub id: ProjectId,
     /// When it was created.
     pub created: Timestamp,
+    /// Its share of the workers.
+    pub share: ProjectShare,
     /// Display name, sealed.
     pub sealed: Sealed,
+}
+
+/// What part of the workers a project gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProjectShare {
+    /// How many of its runs are claimed in the time in which one of a project of weight 1 is. Default: 1. Accepted: 1 to
+    /// 1,000.
+    pub weight: u32,
+    /// How many of its runs may be executed at once, over all workers; `None`: as many as the runtime's default says.
+    /// Accepted: 1 to 100,000. A paused run is not being executed.
+    pub concurrency: Option<u32>,
+}
+
+impl Default for ProjectShare {
+    fn default() -> Self {
+        Self { weight: 1, concurrency: None }
+    }
 }
 
 /// Projects: the tenants.
@@ -64,6 +94,12 @@ pub trait ProjectStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound`; [`StoreError`] lists the rest.
     async fn project(&self, id: ProjectId) -> Result<ProjectRecord, StoreError>;
+
+    /// Changes a project's share of the workers.
+    ///
+    /// # Errors
+    /// `NotFound`; [`StoreError`] lists the rest.
+    async fn set_share(&self, id: ProjectId, share: ProjectShare, audit: &[AuditRecord]) -> Result<(), StoreError>;
 }
 
 /// A flow, as stored.
@@ -143,6 +179,62 @@ pub struct FlowWrite {
     pub precondition: Precondition,
     /// Versions to write with it, each with what must hold of it; revisions as above.
     pub versions: Vec<(FlowVersionRecord, Precondition)>,
+    /// What happens to the flow's schedule or poll.
+    pub trigger: TriggerChange,
+}
+
+/// What a flow write does to the flow's schedule or poll.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TriggerChange {
+    /// Leaves it as it is.
+    #[default]
+    Keep,
+    /// Removes it, if there is one.
+    Remove,
+    /// Sets it, replacing one that is there; its epoch becomes one more than that of the replaced one, else 0, and it is
+    /// not leased. `state: None` keeps what the replaced one had.
+    Set {
+        /// When it is to be looked at next.
+        due: Timestamp,
+        /// Where a poll goes on from, sealed.
+        state: Option<Sealed>,
+    },
+}
+
+/// The schedule or poll of a flow, as claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedTrigger {
+    /// The flow's project.
+    pub project: ProjectId,
+    /// The flow.
+    pub flow: FlowId,
+    /// The flow's published version.
+    pub version: FlowVersionId,
+    /// The flow's generation.
+    pub generation: u64,
+    /// When it was due.
+    pub due: Timestamp,
+    /// Rises with every claim and every replacement; what is fired under an older one is refused.
+    pub epoch: u64,
+    /// Where a poll goes on from, with the epoch it was sealed under.
+    pub state: Option<(u64, Sealed)>,
+}
+
+/// What a claimed schedule or poll came to: its runs and when to look again, in one transaction.
+#[derive(Clone, Debug)]
+pub struct TriggerFire {
+    /// The flow's project.
+    pub project: ProjectId,
+    /// The flow.
+    pub flow: FlowId,
+    /// The epoch of the claim.
+    pub epoch: u64,
+    /// When it is due next; `None` never (until the flow is written again).
+    pub due: Option<Timestamp>,
+    /// Where the poll goes on from, sealed for `epoch`; `None` keeps it.
+    pub state: Option<Sealed>,
+    /// Runs to create, each with its audit records.
+    pub runs: Vec<(Accept, Vec<AuditRecord>)>,
 }
 
 /// Flows and their versions.
@@ -256,6 +348,8 @@ pub struct RunRecord {
     pub flow: FlowId,
     /// The version it is pinned to.
     pub version: FlowVersionId,
+    /// The run whose `subflow` step started it.
+    pub parent: Option<RunId>,
     /// Where it stands.
     pub status: RunStatus,
     /// When it was accepted.
@@ -287,12 +381,18 @@ pub struct Lease {
 /// What a commit does to the run itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunChange {
-    /// Ends it; the lease is over.
+    /// Ends it; the lease is over, its signals are forgotten, and the jobs it holds go back to their queues.
     End {
         /// A terminal status.
         status: RunStatus,
         /// When.
         at: Timestamp,
+    },
+    /// Pauses it; the lease is over. It can be claimed from `due` on (`None`: not by time), or as soon as a signal is there
+    /// that no commit has taken: at once, if there is one already.
+    Park {
+        /// When it is to go on by itself.
+        due: Option<Timestamp>,
     },
     /// Gives it back to the queue; the lease is over.
     Release,
@@ -300,27 +400,130 @@ pub enum RunChange {
     Stay,
 }
 
-/// Journal entries of a run and what they do to it: one transaction.
+/// Journal entries of a run and what they do to it, to its signals and to others: one transaction.
 #[derive(Clone, Debug)]
 pub struct RunCommit {
     /// Under which lease.
     pub lease: Lease,
     /// Entries to append; their sequence numbers rise and are new to the run.
     pub entries: Vec<JournalEntry>,
+    /// Files that the entries refer to.
+    pub files: Vec<FileRecord>,
     /// What happens to the run.
     pub change: RunChange,
+    /// Signals that the entries have taken in: they are not delivered again. Their slots stay used.
+    pub taken: Vec<SignalId>,
+    /// Signals for other runs of the project. One for a run that is over, or whose slot is used, is dropped.
+    pub signals: Vec<SignalRecord>,
+    /// Runs to create, each with its audit records: `subflow` steps. They have neither a dedupe key nor a lease; a pace that
+    /// would refuse and a gate that would skip make them wait instead.
+    pub starts: Vec<(Accept, Vec<AuditRecord>)>,
+    /// Jobs to add to queues.
+    pub jobs: Vec<NewJob>,
+    /// What became of jobs the run holds.
+    pub job_ends: Vec<(JobId, JobEnd)>,
+}
+
+impl RunCommit {
+    /// A commit that does `change` and nothing else.
+    #[must_use]
+    pub const fn new(lease: Lease, change: RunChange) -> Self {
+        Self {
+            lease,
+            entries: Vec::new(),
+            files: Vec::new(),
+            change,
+            taken: Vec::new(),
+            signals: Vec::new(),
+            starts: Vec::new(),
+            jobs: Vec::new(),
+            job_ends: Vec::new(),
+        }
+    }
+
+    /// The same with these entries.
+    #[must_use]
+    pub fn with_entries(self, entries: Vec<JournalEntry>) -> Self {
+        Self { entries, ..self }
+    }
+}
+
+/// Something a run is told from outside: an answer it waits for, a cancel, the end of a subflow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignalRecord {
+    /// Its id; signals are delivered in this order.
+    pub id: SignalId,
+    /// The run's project.
+    pub project: ProjectId,
+    /// The run.
+    pub run: RunId,
+    /// What it is about: a run takes one signal per slot, ever.
+    pub slot: LookupHash,
+    /// When it came.
+    pub at: Timestamp,
+    /// What it says, sealed.
+    pub sealed: Sealed,
+}
+
+/// What became of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signaled {
+    /// It is kept, and the run will take it in.
+    Delivered,
+    /// The slot was used before; nothing was written.
+    Used,
+    /// The run has ended, or there is none; nothing was written.
+    Over,
+}
+
+/// Which runs a listing is about. `default()` is all of a project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Of this flow only.
+    pub flow: Option<FlowId>,
+    /// Started by this run only.
+    pub parent: Option<RunId>,
+    /// Such that have not ended only.
+    pub live: bool,
 }
 
 /// Runs and their journals.
 #[async_trait]
 pub trait RunStore: fmt::Debug + Send + Sync + 'static {
-    /// Appends to a run's journal and changes the run, or does nothing.
+    /// Appends to a run's journal and does what the commit says, or does nothing.
     ///
     /// # Errors
-    /// `Fenced` if the lease's epoch is not the stored one or the lease is over (the run ended or was given back);
-    /// `AlreadyExists` if a sequence number was used before; [`StoreError`] lists the rest. A lease that expired without
-    /// anybody claiming the run is still good.
+    /// `Fenced` if the lease's epoch is not the stored one or the lease is over (the run ended, was parked or given back);
+    /// `AlreadyExists` if a sequence number or another id was used before; `Conflict` of a flow if a start met another
+    /// published version or generation than its own; [`StoreError`] lists the rest. A lease that expired without anybody
+    /// claiming the run is still good.
     async fn commit(&self, commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError>;
+
+    /// Opens a run again that ended `FAILED`, `TIMEOUT`, `CANCELED`, `INTERNAL_ERROR`, `QUOTA_EXCEEDED` or
+    /// `MEMORY_LIMIT_EXCEEDED`: appends `entry` and puts it into the queue.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` of the run (its `current` is meaningless) if it has another status, or if `entry.seq` is not
+    /// the next; [`StoreError`] lists the rest.
+    async fn reopen(
+        &self,
+        id: RunId,
+        project: ProjectId,
+        entry: JournalEntry,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError>;
+
+    /// Keeps a signal for a run and makes the run claimable if it is paused.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError>;
+
+    /// Signals of a run that no commit has taken, in order of id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn signals(&self, run: RunId, project: ProjectId) -> Result<Vec<SignalRecord>, StoreError>;
 
     /// Reads one run.
     ///
@@ -328,13 +531,13 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     /// `NotFound`; [`StoreError`] lists the rest.
     async fn run(&self, id: RunId, project: ProjectId) -> Result<RunRecord, StoreError>;
 
-    /// Lists runs in order of id, of one flow or of all.
+    /// Lists runs in order of id.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn runs(
         &self,
-        flow: Option<FlowId>,
+        filter: RunFilter,
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError>;
@@ -344,6 +547,140 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound` if there is no such run in the project; [`StoreError`] lists the rest.
     async fn journal(&self, id: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError>;
+}
+
+/// A job to be added to a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewJob {
+    /// Its id; jobs of a queue are taken in this order.
+    pub id: JobId,
+    /// Keyed hash of the queue's name.
+    pub queue: LookupHash,
+    /// What is to be done, sealed.
+    pub sealed: Sealed,
+}
+
+/// What became of a job a run holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// It is done and forgotten.
+    Done,
+    /// It failed for good and is kept as a dead letter.
+    Dead,
+}
+
+/// A request for jobs of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobRequest {
+    /// The lease of the run that will hold them.
+    pub lease: Lease,
+    /// Keyed hash of the queue's name.
+    pub queue: LookupHash,
+    /// Tells the steps of a run apart that hold jobs of one queue.
+    pub holder: LookupHash,
+    /// How many jobs the holder wants to hold in all.
+    pub limit: u32,
+    /// How many jobs of the queue may be held over all runs.
+    pub max_concurrent: u32,
+    /// Least time between the starts of two jobs of the queue.
+    pub spacing: Duration,
+}
+
+/// A job that a run holds until a commit ends it, or until the run ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldJob {
+    /// Its id.
+    pub id: JobId,
+    /// When it may start.
+    pub start: Timestamp,
+    /// What is to be done, sealed.
+    pub sealed: Sealed,
+}
+
+/// The answer to a [`JobRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldJobs {
+    /// Every job the holder holds now, those of earlier requests included, in order of id.
+    pub jobs: Vec<HeldJob>,
+    /// Jobs of the queue that wait for somebody to take them.
+    pub waiting: u64,
+}
+
+/// How many jobs a queue has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Waiting to be taken.
+    pub waiting: u64,
+    /// Held by a run.
+    pub held: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+/// Queues of jobs. A queue exists as soon as it has a job.
+#[async_trait]
+pub trait QueueStore: fmt::Debug + Send + Sync + 'static {
+    /// Takes the oldest waiting jobs of a queue for a run, as far as the request's numbers allow. Asking again with the same
+    /// holder returns what it holds already, so a crash between taking and journalling loses nothing.
+    ///
+    /// # Errors
+    /// `Fenced` as [`RunStore::commit`]; [`StoreError`] lists the rest.
+    async fn take_jobs(&self, request: JobRequest) -> Result<HeldJobs, StoreError>;
+
+    /// Counts the jobs of a queue.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn queue_counts(&self, queue: LookupHash, project: ProjectId) -> Result<QueueCounts, StoreError>;
+
+    /// Makes up to `limit` dead letters of a queue wait again, the oldest first; returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn redrive(
+        &self,
+        queue: LookupHash,
+        project: ProjectId,
+        limit: u32,
+        audit: &[AuditRecord],
+    ) -> Result<u64, StoreError>;
+}
+
+/// A file, as stored: an output that is too large for the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Its id.
+    pub id: FileId,
+    /// Its project.
+    pub project: ProjectId,
+    /// The run it belongs to, if any.
+    pub run: Option<RunId>,
+    /// When it was stored.
+    pub created: Timestamp,
+    /// Its content, sealed.
+    pub sealed: Sealed,
+}
+
+/// Files.
+#[async_trait]
+pub trait FileStore: fmt::Debug + Send + Sync + 'static {
+    /// Stores a file. Files of a run come with the commit that refers to them instead.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; [`StoreError`] lists the rest.
+    async fn write_file(&self, file: FileRecord, audit: &[AuditRecord]) -> Result<(), StoreError>;
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `NotFound`; [`StoreError`] lists the rest.
+    async fn file(&self, id: FileId, project: ProjectId) -> Result<FileRecord, StoreError>;
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// `NotFound`; [`StoreError`] lists the rest.
+    async fn delete_file(&self, id: FileId, project: ProjectId, audit: &[AuditRecord]) -> Result<(), StoreError>;
 }
 
 /// The audit trail.
@@ -377,19 +714,94 @@ pub struct Route {
     pub generation: u64,
 }
 
-/// A request to start a run: accept, dedupe and run creation are one transaction.
+/// A request to start a run: accept, dedupe, flow control and run creation are one transaction.
 #[derive(Clone, Debug)]
 pub struct Accept {
-    /// The run to create; its status is `RUNNING` with a lease and `QUEUED` without.
+    /// The run to create; its status is `QUEUED`, and the store makes it `RUNNING` if it leases it.
     pub run: RunRecord,
     /// The flow's generation the caller decided on; a different stored one refuses the acceptance.
     pub generation: u64,
     /// Keyed hash of the delivery's id, and when it may be forgotten.
     pub dedupe: Option<Dedupe>,
+    /// When and beside which others it may run.
+    pub control: RunControl,
     /// The first journal entry.
     pub entry: JournalEntry,
-    /// How long the new run is leased to the caller (epoch 1); `None` leaves it to whoever claims it.
+    /// How long the new run is leased to the caller (epoch 1), if nothing in `control` keeps it from running at once; `None`
+    /// leaves it to whoever claims it.
     pub lease: Option<Duration>,
+}
+
+/// When and beside which others a new run may run. Keys are unique within the project. `default()` sets no bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunControl {
+    /// Higher is claimed first within the project.
+    pub priority: i16,
+    /// Bounds how many runs of a key are under way.
+    pub gate: Option<Gate>,
+    /// Bounds how many runs of a key start in a period; more start later.
+    pub throttle: Option<Pace>,
+    /// Bounds how many runs of a key are accepted in a period; more are refused.
+    pub rate_limit: Option<Pace>,
+    /// Puts the run off, and replaces one of the same key that is put off.
+    pub debounce: Option<Debounce>,
+}
+
+/// At most `limit` runs of `key` are past the gate at once: from when they may be claimed until they end, paused or not.
+///
+/// The others wait before it, and pass by priority, time of acceptance and id as soon as others end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Keyed hash.
+    pub key: LookupHash,
+    /// Runs past the gate.
+    pub limit: u32,
+    /// Whether a run that would have to wait is not created at all.
+    pub skip: bool,
+}
+
+/// At most `limit` per `period`, by the generic cell rate algorithm: a burst of `limit`, then one every `period / limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Keyed hash.
+    pub key: LookupHash,
+    /// Per period.
+    pub limit: u32,
+    /// The period.
+    pub period: Duration,
+}
+
+impl Pace {
+    /// Time between two at the sustained rate, at least a microsecond.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        (self.period / self.limit.max(1)).max(Duration::from_micros(1))
+    }
+
+    /// Given when the next one would be due at the sustained rate (`None` at first): when one that comes `now` may start, and
+    /// what to remember if it does.
+    #[must_use]
+    pub fn next(&self, remembered: Option<Timestamp>, now: Timestamp) -> (Timestamp, Timestamp) {
+        let due = remembered.map_or(now, |due| due.max(now));
+        let burst = self.interval().saturating_mul(self.limit.saturating_sub(1));
+        let start = Timestamp::from_micros(
+            due.as_micros().saturating_sub(i64::try_from(burst.as_micros()).unwrap_or(i64::MAX)),
+        );
+        (start.max(now), due.saturating_add(self.interval()))
+    }
+}
+
+/// Waits for quiet: the run is queued and not claimable until `delay` has passed. A run of the same key that still waits like
+/// this is ended as `CANCELED` in the same transaction, and the new one waits at most until `max_wait` after the first of the
+/// series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    /// Keyed hash.
+    pub key: LookupHash,
+    /// How long it must have been quiet.
+    pub delay: Duration,
+    /// How long a series may go on.
+    pub max_wait: Duration,
 }
 
 /// Identity of a delivery.
@@ -401,15 +813,66 @@ pub struct Dedupe {
     pub expires: Timestamp,
 }
 
-/// What became of an [`Accept`].
+/// What became of an [`Accept`]. Looked at in this order: duplicate, stale, rate limit, gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// The run exists now.
-    Created,
+    Created {
+        /// Whether it is leased to the caller; else whoever claims it runs it.
+        leased: bool,
+    },
     /// This delivery was accepted before, as this run; nothing was written.
     Duplicate(RunId),
+    /// Too many for the rate limit; nothing was written.
+    Limited {
+        /// When one would be accepted.
+        retry: Timestamp,
+    },
+    /// The gate is full and asked to skip then; nothing was written.
+    Skipped,
     /// The flow was disabled, republished or given another token meanwhile; nothing was written.
     Stale,
+}
+
+/// A request for runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Most runs to hand over.
+    pub limit: u32,
+    /// How long they are leased, by the store's clock.
+    pub lease: Duration,
+    /// Runs of one project that may be executed at once over all workers, unless its [`ProjectShare`] says otherwise.
+    pub per_project: u32,
+    /// Runs that may be executed at once over all workers and projects.
+    pub total: u32,
+}
+
+/// A worker, as it reports itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerRecord {
+    /// Its id, new at every start.
+    pub id: WorkerId,
+    /// What the host calls it, such as a host name; at most 128 bytes.
+    pub name: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it last reported, by the store's clock; what a caller gives is not looked at.
+    pub seen: Timestamp,
+    /// How many runs it executes at most.
+    pub capacity: u32,
+    /// How many it executes.
+    pub running: u32,
+    /// Whether it takes up no more runs.
+    pub draining: bool,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// Leases that are no longer held.
+    pub lost: Vec<Lease>,
+    /// Held ones whose runs have signals that no commit has taken.
+    pub signaled: Vec<Lease>,
 }
 
 /// A run that a claim handed over.
@@ -434,20 +897,56 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`] lists the rest.
     async fn accept(&self, accept: Accept, audit: &[AuditRecord]) -> Result<Accepted, StoreError>;
 
-    /// Leases up to `limit` runs that are queued or whose lease has expired, by time of acceptance and id, for `lease` by
-    /// the store's clock.
+    /// Leases runs that are ready: queued ones past their gate, paused ones whose time has come or that were signaled, and
+    /// running ones whose lease has expired.
     ///
-    /// Each claim raises the run's epoch and makes it `RUNNING`.
+    /// Fair between projects: the next run is one of the project with the least `(running + claimed now) / weight`, ties by
+    /// the age of its oldest ready run; within a project by priority, time of acceptance and id. A project at its limit, and
+    /// everything once `total` are running, waits. A run whose lease has expired counts as running already, so limits do not
+    /// keep it. Each claim raises the run's epoch and makes it `RUNNING`.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn claim(&self, limit: u32, lease: Duration) -> Result<Vec<Claimed>, StoreError>;
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError>;
 
-    /// Extends leases to `lease` from now by the store's clock, all in one write; returns those no longer held.
+    /// Extends leases to `lease` from now by the store's clock, all in one write, and keeps what the worker says of itself.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn heartbeat(&self, leases: &[Lease], lease: Duration) -> Result<Vec<Lease>, StoreError>;
+    async fn heartbeat(&self, worker: &WorkerRecord, leases: &[Lease], lease: Duration) -> Result<Beat, StoreError>;
+
+    /// Workers that reported within `within`, in order of id; forgets those that have not for a day.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn workers(&self, within: Duration) -> Result<Vec<WorkerRecord>, StoreError>;
+
+    /// Forgets a worker that has ended.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError>;
+
+    /// When something happens by time next: a run becomes claimable, a lease expires, a trigger is due. A hint: `None` or a
+    /// late answer delays nothing for longer than a worker's own interval.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Claims up to `limit` schedules and polls that are due and not leased, the longest due first, for `lease`. Those of
+    /// flows that are disabled or have no published version are left alone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError>;
+
+    /// Creates the runs of a claimed schedule or poll, remembers where it stands and lets go of it; all or nothing. A run
+    /// that is a duplicate, stale, limited or skipped does not keep the others from being created.
+    ///
+    /// # Errors
+    /// `Fenced` if the trigger's epoch is another one or it is gone; [`StoreError`] lists the rest.
+    async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError>;
 
     /// Finds where a webhook token leads, by its keyed hash.
     ///
@@ -455,9 +954,10 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`]; an unknown token is `Ok(None)`.
     async fn route(&self, token: LookupHash) -> Result<Option<Route>, StoreError>;
 
-    /// Forgets up to `limit` deliveries whose time has passed by the store's clock; returns how many.
+    /// Forgets up to `limit` deliveries, and as many paces, whose time has passed by the store's clock; returns how many of
+    /// the more numerous kind.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn sweep_deliveries(&self, limit: u32) -> Result<u64, StoreError>;
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError>;
 }

@@ -273,7 +273,7 @@ async fn closing_completes_what_was_handed_over() {
     backend.close().await;
     assert!(!directory.path().join("a.db-wal").exists(), "the log was not folded in");
     let again = open(&path).await.expect("a database");
-    let claimed = again.claim(2_000, Duration::from_secs(1)).await.expect("an answer");
+    let claimed = again.claim(claim_up_to(2_000, Duration::from_secs(1))).await.expect("an answer");
     assert_eq!(claimed.len(), 1_000);
 }
 

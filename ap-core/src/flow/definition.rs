@@ -33,6 +33,7 @@ pub struct FlowDefinition {
     pub(super) display_name: String,
     pub(super) triggers: Vec<TriggerDefinition>,
     pub(super) steps: Vec<Step>,
+    pub(super) control: FlowControl,
     pub(super) source: Arc<Value>,
     /// What was found and bars the flow from being published, though not from being kept.
     pub(super) deferred: Vec<Diagnostic>,
@@ -55,6 +56,12 @@ impl FlowDefinition {
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// When and how many of its runs are started.
+    #[must_use]
+    pub const fn control(&self) -> &FlowControl {
+        &self.control
     }
 
     /// The JSON the definition was read from, unchanged, for storage and display.
@@ -129,24 +136,130 @@ pub struct TriggerDefinition {
 pub enum TriggerKind {
     /// Started by the host through its session only.
     Manual,
-    /// A trigger of a piece, polled. Parses; refused at publish as not yet available.
-    Piece {
-        /// The piece.
-        piece: String,
-        /// Its trigger.
-        trigger: String,
-        /// Its settings, templates unresolved.
-        settings: Value,
-    },
-    /// A cron schedule. Parses; refused at publish as not yet available.
-    Schedule {
-        /// The cron expression as written; the guide's §6.2 gives none.
-        cron_expression: Option<String>,
-        /// IANA time zone name, if given.
-        timezone: Option<String>,
-    },
+    /// A trigger of a piece, polled.
+    Piece(PollSettings),
+    /// A cron schedule.
+    Schedule(ScheduleSettings),
     /// An HTTP request to the flow's webhook URL.
     Webhook(WebhookSettings),
+}
+
+/// Settings of a polled trigger of a piece.
+///
+/// ```json
+/// { "type": "piece.trigger", "settings": { … }, "pollIntervalMs": 300000 }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct PollSettings {
+    /// The piece.
+    pub piece: String,
+    /// Its trigger.
+    pub trigger: String,
+    /// Its settings: templates that may read `connections` only.
+    pub input: Template,
+    /// How long after one poll the next one begins. Default: 5 min (reference product). Accepted: 1 s to 24 h.
+    pub interval: Duration,
+}
+
+/// Settings of a schedule.
+///
+/// ```json
+/// { "cronExpression": "0 9 * * 1-5", "timezone": "Europe/Berlin", "overlap": "skip", "catchUp": "one" }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleSettings {
+    /// The cron expression as written: five fields, or six with seconds first. Absent (guide §6.2): refused at publish.
+    pub cron_expression: Option<String>,
+    /// IANA time zone name. Default: UTC.
+    pub timezone: Option<String>,
+    /// What happens at a tick while a run of an earlier tick has not ended.
+    pub overlap: Overlap,
+    /// What happens with ticks that passed while nobody was there to see them.
+    pub catch_up: CatchUp,
+}
+
+/// What a schedule does at a tick while a run of an earlier tick has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overlap {
+    /// `allow`: starts another run beside it.
+    Allow,
+    /// `queue`: starts another run after it.
+    Queue,
+    /// `skip` (default): lets the tick pass.
+    #[default]
+    Skip,
+}
+
+/// What a schedule does with ticks that passed while nobody was there to see them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CatchUp {
+    /// `all`: a run for each, the oldest first, at most the last 100.
+    All,
+    /// `none`: lets them pass; a tick counts as missed once it is a minute old.
+    None,
+    /// `one` (default): one run, for the latest of them.
+    #[default]
+    One,
+}
+
+/// When and how many runs of a flow are started. Written at the top of the flow.
+///
+/// # The JSON
+///
+/// ```json
+/// { "concurrency": { "limit": 1, "key": "{{trigger.body.customer}}" },
+///   "throttle":    { "limit": 10, "periodMs": 60000, "key": "…" },
+///   "rateLimit":   { "limit": 100, "periodMs": 60000, "key": "…" },
+///   "debounce":    { "delayMs": 5000, "maxWaitMs": 60000, "key": "…" },
+///   "priority": 10 }
+/// ```
+///
+/// Templates here may read `trigger` only. A `key` that is left out is one key for the whole flow.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FlowControl {
+    /// How many runs of one key may be under way, paused ones included; more wait in order.
+    pub concurrency: Option<ConcurrencyControl>,
+    /// How many runs of one key may start in a period; more start later.
+    pub throttle: Option<PaceControl>,
+    /// How many runs of one key may be accepted in a period; more are refused, a webhook with 429 and `Retry-After`.
+    pub rate_limit: Option<PaceControl>,
+    /// Waits for quiet: of several deliveries of one key only the last one runs.
+    pub debounce: Option<DebounceControl>,
+    /// Higher goes first among the waiting runs of a project. Default: 0. Accepted: -100 to 100.
+    pub priority: i16,
+}
+
+/// See [`FlowControl::concurrency`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConcurrencyControl {
+    /// Runs under way at once. Accepted: 1 to 10,000.
+    pub limit: u32,
+    /// What makes two runs share the limit.
+    pub key: Option<Template>,
+}
+
+/// See [`FlowControl::throttle`] and [`FlowControl::rate_limit`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PaceControl {
+    /// Runs per period. Accepted: 1 to 1,000,000.
+    pub limit: u32,
+    /// The period. Accepted: 1 ms to 24 h.
+    pub period: Duration,
+    /// What makes two runs share the limit.
+    pub key: Option<Template>,
+}
+
+/// See [`FlowControl::debounce`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DebounceControl {
+    /// How long it must have been quiet. Accepted: 1 ms to 24 h.
+    pub delay: Duration,
+    /// How long the first delivery may be put off by later ones. Default: ten delays. Accepted: the delay to 7 days.
+    pub max_wait: Duration,
+    /// What makes two deliveries one.
+    pub key: Option<Template>,
 }
 
 /// Settings of a webhook trigger (guide §2).
@@ -237,19 +350,28 @@ pub enum StepKind {
     Branch(BranchStep),
     /// Runs a script.
     Code(CodeStep),
+    /// Waits for time to pass.
+    Delay(DelayStep),
+    /// Puts jobs into a queue.
+    Enqueue(EnqueueStep),
     /// Ends the run as failed.
     Fail(FailStep),
     /// Runs its steps once per item.
     Loop(LoopStep),
+    /// Runs several lists of steps side by side.
+    Parallel(ParallelStep),
     /// Runs an action of a piece.
     Piece(PieceStep),
+    /// Works off the jobs of a queue.
+    Process(ProcessStep),
     /// Answers the caller of the webhook.
     Respond(RespondStep),
-    /// A control word of the design that parses and is refused at publish: `router`, `parallel`, `subflow`, `delay`, `wait`.
-    Unavailable {
-        /// The control word.
-        word: &'static str,
-    },
+    /// Runs the lists of steps whose conditions hold.
+    Router(RouterStep),
+    /// Runs another flow.
+    Subflow(SubflowStep),
+    /// Waits for somebody outside.
+    Wait(WaitStep),
 }
 
 /// `branch` (guide §7.3).
@@ -279,6 +401,58 @@ pub struct FailStep {
     pub message: Template,
 }
 
+/// `delay`: waits for time to pass. A wait that is long holds neither memory nor a worker.
+///
+/// ```json
+/// { "delayMs": 60000 }
+/// { "until": "{{trigger.body.at}}" }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub enum DelayStep {
+    /// `delayMs`: must resolve to a whole number of milliseconds, 0 to 30 days.
+    For(Template),
+    /// `until`: must resolve to an RFC 3339 time; one that has passed is no wait. At most 30 days ahead.
+    Until(Template),
+}
+
+/// `queue.enqueue` (guide §6.2): puts jobs into a queue of the project. The jobs exist if and only if the step succeeded.
+///
+/// ```json
+/// { "queueName": "api-requests", "data": "{{trigger.body.items}}" }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct EnqueueStep {
+    /// The queue: 1 to 128 visible ASCII characters.
+    pub queue: String,
+    /// An array makes a job of each element, at most 10,000; anything else is one job.
+    pub data: Template,
+}
+
+/// `queue.process` (guide §6.2): works off the jobs of a queue, each with `item` and `index`, until it is empty.
+///
+/// ```json
+/// { "queueName": "api-requests", "maxConcurrent": 5, "delayBetweenJobs": 1000, "maxRetries": 3,
+///   "action": { "type": "http", "method": "POST", "url": "{{item.url}}", "body": "{{item.data}}" } }
+/// ```
+///
+/// `maxConcurrent` and `delayBetweenJobs` hold for the queue over all runs and machines. Jobs are taken first in, first out.
+/// A job that fails is tried again; one that fails for good becomes a dead letter and does not fail the step. `steps` may
+/// stand for `action`. The settings of the action may stand in it without `settings`, as in the guide. `mode` may say
+/// `FIFO`, and `settings` may hold the numbers, as in the guide's queue configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProcessStep {
+    /// The queue.
+    pub queue: String,
+    /// Jobs of the queue under way at once. Default: 1. Accepted: 1 to 1,000.
+    pub max_concurrent: u32,
+    /// Least time between the starts of two jobs of the queue. Default: 0. Accepted: 0 to 1 h.
+    pub delay_between_jobs: Duration,
+    /// How often a failed job is tried again. Default: 0. Accepted: 0 to 19.
+    pub max_retries: u32,
+    /// What is done with a job.
+    pub steps: Vec<Step>,
+}
+
 /// `loop` (guide §7.2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoopStep {
@@ -286,6 +460,144 @@ pub struct LoopStep {
     pub items: Template,
     /// Steps of one iteration.
     pub steps: Vec<Step>,
+    /// `concurrency`: iterations side by side. Results come in the order of the items all the same. Default: 1.
+    /// Accepted: 1 to 100.
+    pub concurrency: u32,
+}
+
+/// `parallel`: runs several lists of steps side by side and goes on when all are done.
+///
+/// ```json
+/// { "branches": [{ "name": "crm", "steps": [ … ] }, { "name": "mail", "steps": [ … ] }],
+///   "maxConcurrency": 4, "onFailure": "failFast" }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParallelStep {
+    /// What runs side by side: 1 to 100 branches.
+    pub branches: Vec<ParallelBranch>,
+    /// How many of them at once. Default: all. Accepted: 1 to 100.
+    pub max_concurrency: u32,
+    /// What a failed branch means.
+    pub on_failure: JoinPolicy,
+}
+
+/// One branch of a [`ParallelStep`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParallelBranch {
+    /// Its name, unique within the step; `branch_1`, `branch_2`, … if it gave none.
+    pub name: StepName,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+/// What a failed branch of a [`ParallelStep`] means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JoinPolicy {
+    /// `collect`: the others go on, and the step succeeds with what became of each.
+    Collect,
+    /// `failFast` (default): the others are stopped, and the step fails.
+    #[default]
+    FailFast,
+}
+
+/// `router`: runs the lists of steps whose conditions hold, in order.
+///
+/// ```json
+/// { "mode": "firstMatch",
+///   "branches": [{ "name": "big", "condition": { … }, "steps": [ … ] }],
+///   "fallback": [ … ] }
+/// ```
+///
+/// The reference product's `executionType` (`EXECUTE_FIRST_MATCH`, `EXECUTE_ALL_MATCH`) may stand for `mode`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterStep {
+    /// How many of the branches.
+    pub mode: RouterMode,
+    /// 1 to 100 branches.
+    pub branches: Vec<RouterBranch>,
+    /// Runs if no condition holds.
+    pub fallback: Vec<Step>,
+}
+
+/// One branch of a [`RouterStep`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterBranch {
+    /// Its name, unique within the step; `branch_1`, `branch_2`, … if it gave none.
+    pub name: String,
+    /// Whether it runs.
+    pub condition: BranchCondition,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+/// How many branches of a [`RouterStep`] run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RouterMode {
+    /// `allMatch`: every branch whose condition holds, one after the other; conditions are judged when the step begins.
+    All,
+    /// `firstMatch` (default): the first branch whose condition holds.
+    #[default]
+    First,
+}
+
+/// `subflow`: runs the published version of another flow of the project, whose trigger is `manual`.
+///
+/// ```json
+/// { "flow": "flow_…", "payload": { … }, "mode": "sync" }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubflowStep {
+    /// The flow's id as text.
+    pub flow: Template,
+    /// What its trigger delivers. Default: `{}`.
+    pub payload: Template,
+    /// `mode`: `sync` (default) waits for its end and takes its reply, or its last output; `async` goes on at once.
+    pub wait: bool,
+}
+
+/// `wait`: waits for somebody outside, holding neither memory nor a worker.
+///
+/// ```json
+/// { "mode": "webhook", "timeoutMs": 604800000 }
+/// { "mode": "approval", "approvers": ["ann", "bob", "cy"], "required": 2 }
+/// { "mode": "barrier", "parties": ["crm", "erp"], "required": 2 }
+/// ```
+///
+/// Who is waited for answers with a token: `$wait.name.token` (webhook), `$wait.name.parties.x.token` (barrier),
+/// `$wait.name.approvers.x.approve` and `.reject` (approval); beside each `…url` is the same as an address if the host has
+/// said where its resume door is. Tokens may be read before the step begins, by the steps that send them; an answer that
+/// comes before the step begins is kept. A token works once, for its party, until it expires.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WaitStep {
+    /// Whom it waits for.
+    pub mode: WaitMode,
+    /// How long it waits, and how long its tokens work. Default: 7 days. Accepted: 1 s to 30 days. A wait that is over
+    /// fails with kind `timeout`.
+    pub timeout: Duration,
+}
+
+/// Whom a [`WaitStep`] waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitMode {
+    /// N of M people. Output: `{approved, approvals: [..], rejections: [..]}`; rejected as soon as N cannot be reached.
+    Approval {
+        /// Names, 1 to 32, unique.
+        approvers: Vec<StepName>,
+        /// How many must approve. Default: all.
+        required: u32,
+    },
+    /// Several callers. Output: `{parties: {name: body}}`.
+    Barrier {
+        /// Names, 1 to 32, unique.
+        parties: Vec<StepName>,
+        /// How many must answer. Default: all.
+        required: u32,
+    },
+    /// One caller. Output: the body it sent.
+    Webhook,
 }
 
 /// An action of a piece.
@@ -343,7 +655,7 @@ pub struct StepOptions {
     pub retry: RetryPolicy,
     /// Whether the step is passed over.
     pub skip: bool,
-    /// Longest time of one attempt. Default: 30 s for actions, 10 s for code. Accepted: 1 ms to 5 min.
+    /// Longest time of one attempt; for a `subflow`, of the wait for its end. Default: 30 s for actions, 10 s for code. Accepted: 1 ms to 5 min.
     pub timeout: Option<Duration>,
     /// Declares that the peer honours an idempotency key.
     pub idempotency_key: Option<IdempotencyKey>,
@@ -357,8 +669,9 @@ pub enum OnError {
     Continue,
     /// The run fails.
     Fail,
-    /// A list of handler steps. Parses; refused at publish as not yet available.
-    Steps,
+    /// The handler steps run, with `steps.name.error` to look at; then the run goes on behind the failed step. What fails
+    /// in a handler fails the list the step stands in.
+    Steps(Vec<Step>),
 }
 
 /// How often and when a retryable failure is tried again.
@@ -397,32 +710,67 @@ pub enum IdempotencyKey {
     Template(Template),
 }
 
-impl StepKind {
-    /// The lists of nested steps, in the order in which they stand in the flow model.
-    pub(super) fn lists(&self) -> (&[Step], &[Step]) {
-        match self {
-            Self::Branch(branch) => (&branch.if_true, &branch.if_false),
-            Self::Loop(inner) => (&inner.steps, &[]),
-            Self::Code(_) | Self::Fail(_) | Self::Piece(_) | Self::Respond(_) | Self::Unavailable { .. } => (&[], &[]),
-        }
-    }
-
-    pub(super) fn lists_mut(&mut self) -> (&mut [Step], &mut [Step]) {
-        match self {
-            Self::Branch(branch) => (&mut branch.if_true, &mut branch.if_false),
-            Self::Loop(inner) => (&mut inner.steps, &mut []),
-            Self::Code(_) | Self::Fail(_) | Self::Piece(_) | Self::Respond(_) | Self::Unavailable { .. } => {
-                (&mut [], &mut [])
-            }
-        }
-    }
-}
-
 impl Step {
-    /// The steps nested in this one: a loop's body; a branch's `ifTrue`, then its `ifFalse`.
+    /// The nested list of steps number `index`: a loop's body; a branch's `ifTrue`, then its `ifFalse`; the branches of a
+    /// router, then its fallback; the branches of a parallel; what is done with a job. A kind always has the same lists,
+    /// empty ones included.
+    #[must_use]
+    pub fn nested(&self, index: usize) -> Option<&[Step]> {
+        match (&self.kind, index) {
+            (StepKind::Branch(branch), 0) => Some(&branch.if_true),
+            (StepKind::Branch(branch), 1) => Some(&branch.if_false),
+            (StepKind::Loop(inner), 0) => Some(&inner.steps),
+            (StepKind::Parallel(parallel), _) => parallel.branches.get(index).map(|branch| branch.steps.as_slice()),
+            (StepKind::Process(process), 0) => Some(&process.steps),
+            (StepKind::Router(router), _) if index == router.branches.len() => Some(&router.fallback),
+            (StepKind::Router(router), _) => router.branches.get(index).map(|branch| branch.steps.as_slice()),
+            _ => None,
+        }
+    }
+
+    /// The steps that handle a failure of this one.
+    #[must_use]
+    pub fn handler(&self) -> &[Step] {
+        match &self.options.on_error {
+            OnError::Steps(steps) => steps,
+            OnError::Continue | OnError::Fail => &[],
+        }
+    }
+
+    /// Every nested list in order, the handler of a failure last.
+    pub fn lists(&self) -> impl Iterator<Item = &[Step]> {
+        (0..).map_while(|index| self.nested(index)).chain([self.handler()])
+    }
+
+    /// As [`Step::lists`], to be changed.
+    pub(super) fn lists_mut(&mut self) -> Vec<&mut Vec<Step>> {
+        let mut lists: Vec<&mut Vec<Step>> = match &mut self.kind {
+            StepKind::Branch(branch) => vec![&mut branch.if_true, &mut branch.if_false],
+            StepKind::Loop(inner) => vec![&mut inner.steps],
+            StepKind::Parallel(parallel) => parallel.branches.iter_mut().map(|branch| &mut branch.steps).collect(),
+            StepKind::Process(process) => vec![&mut process.steps],
+            StepKind::Router(router) => {
+                let branches = router.branches.iter_mut().map(|branch| &mut branch.steps);
+                branches.chain([&mut router.fallback]).collect()
+            }
+            StepKind::Code(_)
+            | StepKind::Delay(_)
+            | StepKind::Enqueue(_)
+            | StepKind::Fail(_)
+            | StepKind::Piece(_)
+            | StepKind::Respond(_)
+            | StepKind::Subflow(_)
+            | StepKind::Wait(_) => Vec::new(),
+        };
+        if let OnError::Steps(steps) = &mut self.options.on_error {
+            lists.push(steps);
+        }
+        lists
+    }
+
+    /// The steps nested in this one, in the order of [`Step::lists`].
     pub fn children(&self) -> impl Iterator<Item = &Step> {
-        let (first, second) = self.kind.lists();
-        first.iter().chain(second)
+        self.lists().flatten()
     }
 
     /// A diagnostic at this step.

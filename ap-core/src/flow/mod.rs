@@ -13,9 +13,11 @@ mod valid;
 
 pub use condition::{BranchCondition, Condition, ConditionError, Operator};
 pub use definition::{
-    BranchStep, CodeStep, FailStep, FlowDefinition, IdempotencyKey, LoopStep, OnError, PieceStep, RespondStep,
-    RetryPolicy, Step, StepKind, StepName, StepOptions, TriggerDefinition, TriggerKind, WebhookAuthentication,
-    WebhookHandshake, WebhookSettings,
+    BranchStep, CatchUp, CodeStep, ConcurrencyControl, DebounceControl, DelayStep, EnqueueStep, FailStep, FlowControl,
+    FlowDefinition, IdempotencyKey, JoinPolicy, LoopStep, OnError, Overlap, PaceControl, ParallelBranch, ParallelStep,
+    PieceStep, PollSettings, ProcessStep, RespondStep, RetryPolicy, RouterBranch, RouterMode, RouterStep,
+    ScheduleSettings, Step, StepKind, StepName, StepOptions, SubflowStep, TriggerDefinition, TriggerKind, WaitMode,
+    WaitStep, WebhookAuthentication, WebhookHandshake, WebhookSettings,
 };
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use limits::{FlowLimitError, FlowLimits};

@@ -62,13 +62,12 @@ pub(crate) fn check_flow_write(write: &FlowWrite) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A new run is `RUNNING` with a lease, `QUEUED` without, and has not ended.
+/// A new run is `QUEUED` and has not ended: whether it runs at once is the store's to say.
 pub(crate) fn check_accept(accept: &Accept) -> Result<(), StoreError> {
-    let status = if accept.lease.is_some() { RunStatus::Running } else { RunStatus::Queued };
-    if accept.run.status == status && accept.run.finished.is_none() {
+    if accept.run.status == RunStatus::Queued && accept.run.finished.is_none() {
         Ok(())
     } else {
-        Err(misuse("a new run is `RUNNING` with a lease and `QUEUED` without"))
+        Err(misuse("a new run is `QUEUED`"))
     }
 }
 

@@ -14,13 +14,13 @@ use super::{
         project_id, published, sealed, version,
     },
 };
-use crate::store::{FlowWrite, ProjectRecord, VersionState};
+use crate::store::{FlowWrite, ProjectRecord, ProjectShare, RunFilter, TriggerChange, VersionState};
 
 /// A project and its first key exist together or not at all, and neither id can be taken twice.
 pub async fn a_project_and_its_key_are_created_together(harness: &impl Harness) {
     let bench = open(harness).await;
     let (one, two) = (project_id(1), project_id(2));
-    let record = |id| ProjectRecord { id, created: START, sealed: sealed("name") };
+    let record = |id| ProjectRecord { id, created: START, share: ProjectShare::default(), sealed: sealed("name") };
     bench.backend.create_project(record(one), key(9, one.into()), &[audit(1, one)]).await.expect("a new project");
     assert_eq!(bench.backend.project(one).await.expect("the project"), record(one));
     assert_eq!(bench.backend.keys(one.into()).await.expect("its keys"), [key(9, one.into())]);
@@ -162,7 +162,7 @@ pub async fn version_numbers_are_unique_within_a_flow(harness: &impl Harness) {
     assert!(matches!(taken, Err(StoreError::AlreadyExists { entity: Entity::FlowVersion })), "{taken:?}");
     let other = flow(2, one.project);
     let versions = vec![(version(2, &other), Precondition::Absent)];
-    let write = FlowWrite { flow: other, precondition: Precondition::Absent, versions };
+    let write = FlowWrite { flow: other, precondition: Precondition::Absent, versions, trigger: TriggerChange::Keep };
     bench.backend.write_flow(write, &[]).await.expect("number 1 of another flow");
 }
 
@@ -260,7 +260,9 @@ pub async fn pages_cover_each_record_once(harness: &impl Harness) {
         let read = async |page: &PageRequest| backend.connections(project, page).await;
         assert_eq!(follow(first, read, |row| row.id.as_u128()).await, expected, "connections by {limit}");
         for flow in [None, Some(flow.id)] {
-            let read = async |page: &PageRequest| backend.runs(flow, project, page).await;
+            let read = async |page: &PageRequest| {
+                backend.runs(RunFilter { flow, ..RunFilter::default() }, project, page).await
+            };
             assert_eq!(follow(first, read, |row| row.id.as_u128()).await, expected, "runs by {limit}");
         }
         let read = async |page: &PageRequest| backend.audit(project.into(), page).await;

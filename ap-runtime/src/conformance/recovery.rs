@@ -8,7 +8,9 @@ use ap_core::{
 
 use super::{
     Harness,
-    sample::{LEASE, START, accept, accept_once, audit, connection, entry, key, open, published, running},
+    sample::{
+        LEASE, START, accept, accept_once, audit, claim_up_to, connection, entry, key, open, published, running, worker,
+    },
 };
 use crate::store::{Accepted, Lease, RunChange, RunCommit};
 
@@ -25,7 +27,7 @@ pub async fn a_restart_keeps_everything_acknowledged(harness: &impl Harness) {
     before.append_audit(&[audit(2, project)]).await.expect("written");
     before.accept(accept_once(1, &flow, 5), &[audit(3, project)]).await.expect("accepted");
     let lease = running(&*before, 2, &flow).await;
-    before.commit(RunCommit { lease, entries: vec![entry(1)], change: END }, &[]).await.expect("ended");
+    before.commit(RunCommit::new(lease, END).with_entries(vec![entry(1)]), &[]).await.expect("ended");
 
     let after = harness.restart(&mut bench.guard).await;
     assert_eq!(after.flow(flow.id, project).await.expect("the flow"), flow);
@@ -49,7 +51,7 @@ pub async fn a_restart_frees_runs_without_waiting(harness: &impl Harness) {
     let lease = running(&*bench.backend, 1, &flow).await;
     bench.backend.accept(accept(2, &flow), &[]).await.expect("a queued run");
     let after = harness.restart(&mut bench.guard).await;
-    let claimed = after.claim(10, LEASE).await.expect("an answer");
+    let claimed = after.claim(claim_up_to(10)).await.expect("an answer");
     let ids: Vec<u128> = claimed.iter().map(|claimed| claimed.lease.run.as_u128()).collect();
     assert_eq!(ids, [1, 2]);
     assert!(claimed.iter().all(|claimed| claimed.lease.project == lease.project));
@@ -62,13 +64,13 @@ pub async fn a_restart_fences_the_former_holder(harness: &impl Harness) {
     let flow = published(&*bench.backend, 1).await;
     let zombie = running(&*bench.backend, 1, &flow).await;
     let after = harness.restart(&mut bench.guard).await;
-    let commit = |lease| RunCommit { lease, entries: vec![entry(1)], change: END };
+    let commit = |lease| RunCommit::new(lease, END).with_entries(vec![entry(1)]);
     let fenced = after.commit(commit(zombie), &[]).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
-    let [claimed] = after.claim(1, LEASE).await.expect("an answer")[..] else { unreachable!("one run waits") };
+    let [claimed] = after.claim(claim_up_to(1)).await.expect("an answer")[..] else { unreachable!("one run waits") };
     let fenced = after.commit(commit(zombie), &[]).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
-    assert_eq!(after.heartbeat(&[zombie], LEASE).await.expect("an answer"), [zombie]);
+    assert_eq!(after.heartbeat(&worker(), &[zombie], LEASE).await.expect("an answer").lost, [zombie]);
     after.commit(commit(claimed.lease), &[]).await.expect("the new holder writes");
 }
 
@@ -77,9 +79,9 @@ pub async fn a_restart_leaves_ended_runs_alone(harness: &impl Harness) {
     let mut bench = open(harness).await;
     let flow = published(&*bench.backend, 1).await;
     let lease: Lease = running(&*bench.backend, 1, &flow).await;
-    bench.backend.commit(RunCommit { lease, entries: Vec::new(), change: END }, &[]).await.expect("ended");
+    bench.backend.commit(RunCommit::new(lease, END), &[]).await.expect("ended");
     let before = bench.backend.run(lease.run, flow.project).await.expect("the run");
     let after = harness.restart(&mut bench.guard).await;
     assert_eq!(after.run(lease.run, flow.project).await.expect("the run"), before);
-    assert_eq!(after.claim(10, LEASE).await.expect("an answer"), []);
+    assert_eq!(after.claim(claim_up_to(10)).await.expect("an answer"), []);
 }

@@ -8,14 +8,16 @@ use ap_core::{
 
 use super::{
     Harness,
-    sample::{LEASE, START, accept, accept_leased, audit, drop_after, entry, open, published, running},
+    sample::{
+        LEASE, START, accept, accept_leased, audit, claim_up_to, drop_after, entry, open, published, running, worker,
+    },
 };
 use crate::store::{Accepted, Claimed, Lease, RunChange, RunCommit};
 
 const END: RunChange = RunChange::End { status: RunStatus::Succeeded, at: START };
 
 fn commit(lease: Lease, seqs: impl IntoIterator<Item = u64>, change: RunChange) -> RunCommit {
-    RunCommit { lease, entries: seqs.into_iter().map(entry).collect(), change }
+    RunCommit::new(lease, change).with_entries(seqs.into_iter().map(entry).collect())
 }
 
 /// Once accepted, the run, its first entry and its audit record are there.
@@ -24,7 +26,7 @@ pub async fn an_accepted_run_can_be_read_at_once(harness: &impl Harness) {
     let flow = published(&*bench.backend, 1).await;
     let wanted = accept_leased(3, &flow);
     let accepted = bench.backend.accept(wanted.clone(), &[audit(1, flow.project)]).await.expect("an answer");
-    assert_eq!(accepted, Accepted::Created);
+    assert_eq!(accepted, Accepted::Created { leased: false });
     assert_eq!(bench.backend.run(wanted.run.id, flow.project).await.expect("the run"), wanted.run);
     assert_eq!(bench.backend.journal(wanted.run.id, flow.project).await.expect("the journal"), [entry(0)]);
     let trail = bench.backend.audit(flow.project.into(), &PageRequest::default()).await.expect("a page");
@@ -45,7 +47,7 @@ pub async fn a_commit_appends_and_ends(harness: &impl Harness) {
     assert_eq!(journal, [entry(0), entry(1), entry(2), entry(3)]);
     let trail = bench.backend.audit(flow.project.into(), &PageRequest::default()).await.expect("a page");
     assert_eq!(trail.items, lines);
-    assert_eq!(bench.backend.claim(10, LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.claim(claim_up_to(10)).await.expect("an answer"), []);
 }
 
 /// `Stay` keeps status and lease as they are.
@@ -56,8 +58,8 @@ pub async fn a_commit_that_stays_keeps_the_lease(harness: &impl Harness) {
     bench.backend.commit(commit(lease, [1], RunChange::Stay), &[]).await.expect("a commit");
     let run = bench.backend.run(lease.run, flow.project).await.expect("the run");
     assert_eq!((run.status, run.finished), (RunStatus::Running, None));
-    assert_eq!(bench.backend.claim(10, LEASE).await.expect("an answer"), []);
-    assert_eq!(bench.backend.heartbeat(&[lease], LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.claim(claim_up_to(10)).await.expect("an answer"), []);
+    assert_eq!(bench.backend.heartbeat(&worker(), &[lease], LEASE).await.expect("an answer").lost, []);
 }
 
 /// A commit without entries checks the fence all the same, and carries its audit records.
@@ -83,7 +85,7 @@ pub async fn a_released_run_can_be_claimed(harness: &impl Harness) {
     assert_eq!(bench.backend.run(lease.run, flow.project).await.expect("the run").status, RunStatus::Queued);
     let fenced = bench.backend.commit(commit(lease, [2], RunChange::Stay), &[]).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
-    let claimed = bench.backend.claim(10, LEASE).await.expect("an answer");
+    let claimed = bench.backend.claim(claim_up_to(10)).await.expect("an answer");
     let version = FlowVersionId::from_u128(1);
     assert_eq!(claimed, [Claimed { lease: Lease { epoch: 2, ..lease }, flow: flow.id, version }]);
 }
@@ -98,7 +100,7 @@ pub async fn a_commit_after_the_end_is_fenced(harness: &impl Harness) {
         let fenced = bench.backend.commit(commit(lease, [2], change), &[audit(1, flow.project)]).await;
         assert!(matches!(fenced, Err(StoreError::Fenced)), "{change:?}: {fenced:?}");
     }
-    assert_eq!(bench.backend.heartbeat(&[lease], LEASE).await.expect("an answer"), [lease]);
+    assert_eq!(bench.backend.heartbeat(&worker(), &[lease], LEASE).await.expect("an answer").lost, [lease]);
     assert_eq!(bench.backend.journal(lease.run, flow.project).await.expect("the journal").len(), 2);
 }
 
@@ -123,7 +125,7 @@ pub async fn a_commit_after_another_claim_is_fenced(harness: &impl Harness) {
     let flow = published(&*bench.backend, 1).await;
     let zombie = running(&*bench.backend, 1, &flow).await;
     bench.clock.advance(LEASE);
-    let claimed = bench.backend.claim(1, LEASE).await.expect("an answer");
+    let claimed = bench.backend.claim(claim_up_to(1)).await.expect("an answer");
     let [Claimed { lease, .. }] = claimed[..] else { unreachable!("one run: {claimed:?}") };
     let fenced = bench.backend.commit(commit(zombie, [1], END), &[]).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");

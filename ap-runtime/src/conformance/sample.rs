@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
-    id::{AuditId, ConnectionId, FlowId, FlowVersionId, KeyId, ProjectId, RunId},
+    id::{AuditId, ConnectionId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, WorkerId},
     run::RunStatus,
     scope::Scope,
     store::{LookupHash, Precondition, Revision, Sealed},
@@ -15,8 +15,8 @@ use bytes::Bytes;
 
 use super::{Harness, ManualClock};
 use crate::store::{
-    Accept, Accepted, Backend, ConnectionRecord, Dedupe, FlowRecord, FlowVersionRecord, FlowWrite, JournalEntry, Lease,
-    ProjectRecord, RunRecord, VersionState,
+    Accept, Accepted, Backend, ClaimRequest, ConnectionRecord, Dedupe, FlowRecord, FlowVersionRecord, FlowWrite,
+    JournalEntry, Lease, ProjectRecord, ProjectShare, RunControl, RunRecord, TriggerChange, VersionState, WorkerRecord,
 };
 
 /// When the clock of every rule starts.
@@ -80,7 +80,7 @@ pub(super) fn audit(number: u128, scope: impl Into<Scope>) -> AuditRecord {
 
 pub(super) async fn create_project(backend: &dyn Backend, number: u128) -> ProjectId {
     let id = project_id(number);
-    let project = ProjectRecord { id, created: START, sealed: sealed("project") };
+    let project = ProjectRecord { id, created: START, share: ProjectShare::default(), sealed: sealed("project") };
     backend.create_project(project, key(1_000 + number, id.into()), &[]).await.expect("a new project");
     id
 }
@@ -117,7 +117,12 @@ pub(super) fn version(number: u128, flow: &FlowRecord) -> FlowVersionRecord {
 }
 
 pub(super) fn new_flow(flow: &FlowRecord) -> FlowWrite {
-    FlowWrite { flow: flow.clone(), precondition: Precondition::Absent, versions: Vec::new() }
+    FlowWrite {
+        flow: flow.clone(),
+        precondition: Precondition::Absent,
+        versions: Vec::new(),
+        trigger: TriggerChange::Keep,
+    }
 }
 
 /// The write that follows `flow`, with one field changed by `change`.
@@ -125,7 +130,12 @@ pub(super) fn changed_flow(flow: &FlowRecord, change: impl FnOnce(&mut FlowRecor
     let mut next = flow.clone();
     next.revision = flow.revision.next();
     change(&mut next);
-    FlowWrite { flow: next, precondition: Precondition::Revision(flow.revision), versions: Vec::new() }
+    FlowWrite {
+        flow: next,
+        precondition: Precondition::Revision(flow.revision),
+        versions: Vec::new(),
+        trigger: TriggerChange::Keep,
+    }
 }
 
 /// Creates the project and the flow of this number; webhook hash and version have the same number.
@@ -159,12 +169,14 @@ pub(super) fn accept(number: u128, flow: &FlowRecord) -> Accept {
             project: flow.project,
             flow: flow.id,
             version: flow.published.expect("a published flow"),
+            parent: None,
             status: RunStatus::Queued,
             created,
             finished: None,
         },
         generation: flow.generation,
         dedupe: None,
+        control: RunControl::default(),
         entry: entry(0),
         lease: None,
     }
@@ -172,10 +184,7 @@ pub(super) fn accept(number: u128, flow: &FlowRecord) -> Accept {
 
 /// The same, leased to the caller.
 pub(super) fn accept_leased(number: u128, flow: &FlowRecord) -> Accept {
-    let mut accept = accept(number, flow);
-    accept.run.status = RunStatus::Running;
-    accept.lease = Some(LEASE);
-    accept
+    Accept { lease: Some(LEASE), ..accept(number, flow) }
 }
 
 /// The same, with a delivery id that is kept for an hour.
@@ -187,10 +196,28 @@ pub(super) fn accept_once(number: u128, flow: &FlowRecord, key: u128) -> Accept 
 /// Accepts the run of this number, leased, and returns the lease.
 pub(super) async fn running(backend: &dyn Backend, number: u128, flow: &FlowRecord) -> Lease {
     let accepted = backend.accept(accept_leased(number, flow), &[]).await.expect("an acceptance");
-    assert_eq!(accepted, Accepted::Created);
+    assert_eq!(accepted, Accepted::Created { leased: true });
     Lease { project: flow.project, run: RunId::from_u128(number), epoch: 1 }
 }
 
 pub(super) fn entry(seq: u64) -> JournalEntry {
     JournalEntry { seq, sealed: sealed(&format!("entry {seq}")) }
+}
+
+/// A request for up to `limit` runs, without limits on how many are executed.
+pub(super) fn claim_up_to(limit: u32) -> ClaimRequest {
+    ClaimRequest { limit, lease: LEASE, per_project: u32::MAX, total: u32::MAX }
+}
+
+/// A worker that says nothing much of itself.
+pub(super) fn worker() -> WorkerRecord {
+    WorkerRecord {
+        id: WorkerId::from_u128(1),
+        name: "worker".to_owned(),
+        started: START,
+        seen: START,
+        capacity: 100,
+        running: 0,
+        draining: false,
+    }
 }

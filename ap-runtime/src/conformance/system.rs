@@ -12,9 +12,12 @@ use futures_util::future::join_all;
 
 use super::{
     Harness,
-    sample::{LEASE, accept, accept_leased, accept_once, audit, changed_flow, entry, hash, open, published, running},
+    sample::{
+        LEASE, accept, accept_leased, accept_once, audit, changed_flow, claim_up_to, entry, hash, open, published,
+        running, worker,
+    },
 };
-use crate::store::{Accepted, Claimed, Lease, Route, RunChange, RunCommit};
+use crate::store::{Accepted, Claimed, Lease, Route, RunChange, RunCommit, RunFilter};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -44,7 +47,7 @@ pub async fn a_duplicate_delivery_gets_the_first_run(harness: &impl Harness) {
     let bench = open(harness).await;
     let flow = published(&*bench.backend, 1).await;
     let first = bench.backend.accept(accept_once(1, &flow, 5), &[]).await.expect("an answer");
-    assert_eq!(first, Accepted::Created);
+    assert_eq!(first, Accepted::Created { leased: false });
     let second = bench.backend.accept(accept_once(2, &flow, 5), &[audit(1, flow.project)]).await.expect("an answer");
     assert_eq!(second, Accepted::Duplicate(RunId::from_u128(1)));
     let missing = bench.backend.run(RunId::from_u128(2), flow.project).await;
@@ -52,9 +55,9 @@ pub async fn a_duplicate_delivery_gets_the_first_run(harness: &impl Harness) {
     let trail = bench.backend.audit(flow.project.into(), &PageRequest::default()).await.expect("a page");
     assert_eq!(trail.items, []);
     let other = bench.backend.accept(accept_once(3, &flow, 6), &[]).await.expect("an answer");
-    assert_eq!(other, Accepted::Created);
+    assert_eq!(other, Accepted::Created { leased: false });
     let without = bench.backend.accept(accept(4, &flow), &[]).await.expect("an answer");
-    assert_eq!(without, Accepted::Created);
+    assert_eq!(without, Accepted::Created { leased: false });
 }
 
 /// From the moment it expires, a delivery id is as good as never seen, swept or not.
@@ -68,7 +71,7 @@ pub async fn an_expired_key_is_a_new_delivery(harness: &impl Harness) {
     bench.clock.advance(Duration::from_micros(1));
     let mut third = accept_once(3, &flow, 5);
     third.dedupe.as_mut().expect("a key").expires = Timestamp::from_micros(i64::MAX);
-    assert_eq!(bench.backend.accept(third, &[]).await.expect("an answer"), Accepted::Created);
+    assert_eq!(bench.backend.accept(third, &[]).await.expect("an answer"), Accepted::Created { leased: false });
     let fourth = bench.backend.accept(accept_once(4, &flow, 5), &[]).await.expect("an answer");
     assert_eq!(fourth, Accepted::Duplicate(RunId::from_u128(3)));
 }
@@ -96,13 +99,13 @@ pub async fn a_stale_route_accepts_nothing(harness: &impl Harness) {
     let answer = bench.backend.accept(accept(1, &flow), &[]).await.expect("an answer");
     assert_eq!(answer, Accepted::Stale);
     let page = PageRequest::default();
-    assert_eq!(bench.backend.runs(None, flow.project, &page).await.expect("a page").items, []);
+    assert_eq!(bench.backend.runs(RunFilter::default(), flow.project, &page).await.expect("a page").items, []);
     assert_eq!(bench.backend.audit(flow.project.into(), &page).await.expect("a page").items, []);
 
     let open = changed_flow(&enabled.flow, |next| next.published = flow.published);
     bench.backend.write_flow(open, &[]).await.expect("published again");
     let answer = bench.backend.accept(accept_once(1, &flow, 5), &[]).await.expect("an answer");
-    assert_eq!(answer, Accepted::Created, "a stale delivery must not use up its id");
+    assert_eq!(answer, Accepted::Created { leased: false }, "a stale delivery must not use up its id");
 }
 
 /// A delivery that was accepted stays accepted, whatever became of its flow.
@@ -123,7 +126,7 @@ pub async fn a_run_id_is_accepted_once(harness: &impl Harness) {
     let again = bench.backend.accept(accept_once(1, &flow, 5), &[]).await;
     assert!(matches!(again, Err(StoreError::AlreadyExists { entity: Entity::Run })), "{again:?}");
     let next = bench.backend.accept(accept_once(2, &flow, 5), &[]).await.expect("an answer");
-    assert_eq!(next, Accepted::Created);
+    assert_eq!(next, Accepted::Created { leased: false });
 }
 
 /// A leased run is `RUNNING`, an unleased one `QUEUED`; anything else is refused.
@@ -155,12 +158,12 @@ pub async fn concurrent_deliveries_of_one_key_make_one_run(harness: &impl Harnes
     let answers = join_all(wanted.iter().map(|accept| bench.backend.accept(accept.clone(), &[]))).await;
     let answers: Vec<Accepted> = answers.into_iter().map(|answer| answer.expect("an answer")).collect();
     let (same, others) = answers.split_at(24);
-    let winner = same.iter().position(|answer| *answer == Accepted::Created).expect("a winner");
+    let winner = same.iter().position(|answer| *answer == Accepted::Created { leased: false }).expect("a winner");
     let first = RunId::from_u128(winner as u128 + 1);
     let losers = same.iter().filter(|answer| **answer == Accepted::Duplicate(first)).count();
     assert_eq!(losers, 23, "{same:?}");
-    assert!(others.iter().all(|answer| *answer == Accepted::Created), "{others:?}");
-    let page = bench.backend.runs(None, flow.project, &PageRequest::default()).await.expect("a page");
+    assert!(others.iter().all(|answer| *answer == Accepted::Created { leased: false }), "{others:?}");
+    let page = bench.backend.runs(RunFilter::default(), flow.project, &PageRequest::default()).await.expect("a page");
     assert_eq!(page.items.len(), 17);
 }
 
@@ -175,15 +178,15 @@ pub async fn claims_come_oldest_first_and_respect_the_limit(harness: &impl Harne
     for (number, flow) in [(3, &one), (1, &two)] {
         running(&*bench.backend, number, flow).await;
     }
-    assert_eq!(bench.backend.claim(0, LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.claim(claim_up_to(0)).await.expect("an answer"), []);
     bench.clock.advance(LEASE);
-    let first = bench.backend.claim(2, LEASE).await.expect("an answer");
+    let first = bench.backend.claim(claim_up_to(2)).await.expect("an answer");
     assert_eq!(runs(&first), [1, 2]);
     assert_eq!((first[0].lease.project, first[0].flow), (two.project, two.id));
     assert_eq!((first[0].lease.epoch, first[1].lease.epoch), (2, 1));
-    assert_eq!(runs(&bench.backend.claim(2, LEASE).await.expect("an answer")), [3, 4]);
-    assert_eq!(runs(&bench.backend.claim(2, LEASE).await.expect("an answer")), [5]);
-    assert_eq!(bench.backend.claim(2, LEASE).await.expect("an answer"), []);
+    assert_eq!(runs(&bench.backend.claim(claim_up_to(2)).await.expect("an answer")), [3, 4]);
+    assert_eq!(runs(&bench.backend.claim(claim_up_to(2)).await.expect("an answer")), [5]);
+    assert_eq!(bench.backend.claim(claim_up_to(2)).await.expect("an answer"), []);
     let run = bench.backend.run(RunId::from_u128(5), one.project).await.expect("the run");
     assert_eq!(run.status, RunStatus::Running);
 }
@@ -194,9 +197,9 @@ pub async fn a_live_lease_is_not_claimed(harness: &impl Harness) {
     let flow = published(&*bench.backend, 1).await;
     running(&*bench.backend, 1, &flow).await;
     bench.clock.advance(LEASE - Duration::from_micros(1));
-    assert_eq!(bench.backend.claim(10, LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.claim(claim_up_to(10)).await.expect("an answer"), []);
     bench.clock.advance(Duration::from_micros(1));
-    assert_eq!(runs(&bench.backend.claim(10, LEASE).await.expect("an answer")), [1]);
+    assert_eq!(runs(&bench.backend.claim(claim_up_to(10)).await.expect("an answer")), [1]);
 }
 
 /// Every change of owner raises the epoch.
@@ -206,7 +209,7 @@ pub async fn an_expired_lease_is_claimed_with_a_new_epoch(harness: &impl Harness
     let first = running(&*bench.backend, 1, &flow).await;
     for epoch in 2..5 {
         bench.clock.advance(LEASE);
-        let claimed = bench.backend.claim(10, LEASE).await.expect("an answer");
+        let claimed = bench.backend.claim(claim_up_to(10)).await.expect("an answer");
         let lease = Lease { epoch, ..first };
         assert_eq!(claimed, [Claimed { lease, flow: flow.id, version: FlowVersionId::from_u128(1) }]);
     }
@@ -218,10 +221,10 @@ pub async fn an_expired_lease_is_good_until_somebody_claims(harness: &impl Harne
     let flow = published(&*bench.backend, 1).await;
     let lease = running(&*bench.backend, 1, &flow).await;
     bench.clock.advance(2 * LEASE);
-    let commit = RunCommit { lease, entries: vec![entry(1)], change: RunChange::Stay };
+    let commit = RunCommit::new(lease, RunChange::Stay).with_entries(vec![entry(1)]);
     bench.backend.commit(commit, &[]).await.expect("nobody else has it");
-    assert_eq!(bench.backend.heartbeat(&[lease], LEASE).await.expect("an answer"), []);
-    assert_eq!(bench.backend.claim(10, LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.heartbeat(&worker(), &[lease], LEASE).await.expect("an answer").lost, []);
+    assert_eq!(bench.backend.claim(claim_up_to(10)).await.expect("an answer"), []);
 }
 
 /// However many claim at the same time, each run goes to one of them.
@@ -231,7 +234,7 @@ pub async fn concurrent_claims_never_share_a_run(harness: &impl Harness) {
     for number in 1..=20 {
         bench.backend.accept(accept(number, &flow), &[]).await.expect("a run");
     }
-    let claims = join_all((0..8).map(|_| bench.backend.claim(5, LEASE))).await;
+    let claims = join_all((0..8).map(|_| bench.backend.claim(claim_up_to(5)))).await;
     let claimed: Vec<u128> = claims.into_iter().flat_map(|claimed| runs(&claimed.expect("an answer"))).collect();
     assert_eq!(claimed.len(), 20, "{claimed:?}");
     assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>(), (1..=20).collect());
@@ -250,13 +253,13 @@ pub async fn a_heartbeat_extends_and_reports_the_lost(harness: &impl Harness) {
     asked.insert(3, lost[0]);
     asked.push(lost[1]);
     bench.clock.advance(LEASE / 2);
-    assert_eq!(bench.backend.heartbeat(&asked, LEASE).await.expect("an answer"), lost);
+    assert_eq!(bench.backend.heartbeat(&worker(), &asked, LEASE).await.expect("an answer").lost, lost);
     bench.clock.advance(LEASE / 2);
-    assert_eq!(bench.backend.claim(10, LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.claim(claim_up_to(10)).await.expect("an answer"), []);
     bench.clock.advance(LEASE / 2);
-    assert_eq!(bench.backend.claim(100, LEASE).await.expect("an answer").len(), 70);
-    assert_eq!(bench.backend.heartbeat(&held, LEASE).await.expect("an answer"), held);
-    assert_eq!(bench.backend.heartbeat(&[], LEASE).await.expect("an answer"), []);
+    assert_eq!(bench.backend.claim(claim_up_to(100)).await.expect("an answer").len(), 70);
+    assert_eq!(bench.backend.heartbeat(&worker(), &held, LEASE).await.expect("an answer").lost, held);
+    assert_eq!(bench.backend.heartbeat(&worker(), &[], LEASE).await.expect("an answer").lost, []);
 }
 
 /// A sweep forgets expired deliveries, as many as it may, and no live one.
@@ -269,11 +272,11 @@ pub async fn a_sweep_forgets_what_has_expired(harness: &impl Harness) {
     let mut late = accept_once(6, &flow, 6);
     late.dedupe.as_mut().expect("a key").expires = Timestamp::from_micros(i64::MAX);
     bench.backend.accept(late, &[]).await.expect("a run");
-    assert_eq!(bench.backend.sweep_deliveries(10).await.expect("an answer"), 0);
+    assert_eq!(bench.backend.sweep(10).await.expect("an answer"), 0);
     bench.clock.advance(HOUR);
-    assert_eq!(bench.backend.sweep_deliveries(2).await.expect("an answer"), 2);
-    assert_eq!(bench.backend.sweep_deliveries(10).await.expect("an answer"), 3);
-    assert_eq!(bench.backend.sweep_deliveries(10).await.expect("an answer"), 0);
+    assert_eq!(bench.backend.sweep(2).await.expect("an answer"), 2);
+    assert_eq!(bench.backend.sweep(10).await.expect("an answer"), 3);
+    assert_eq!(bench.backend.sweep(10).await.expect("an answer"), 0);
     let duplicate = bench.backend.accept(accept_once(7, &flow, 6), &[]).await.expect("an answer");
     assert_eq!(duplicate, Accepted::Duplicate(RunId::from_u128(6)));
     assert!(bench.backend.run(RunId::from_u128(1), flow.project).await.is_ok(), "runs outlive their deliveries");

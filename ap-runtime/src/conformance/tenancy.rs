@@ -10,10 +10,10 @@ use super::{
     Harness,
     sample::{
         LEASE, accept, accept_once, audit, changed_flow, connection, create_project, entry, flow, hash, key, new_flow,
-        open, project_id, published, running, sealed, version,
+        open, project_id, published, running, sealed, version, worker,
     },
 };
-use crate::store::{Accepted, Lease, RunChange, RunCommit};
+use crate::store::{Accepted, Lease, RunChange, RunCommit, RunFilter};
 
 /// Every read by id answers `NotFound` for a record of another project.
 pub async fn reads_hide_other_projects(harness: &impl Harness) {
@@ -51,11 +51,26 @@ pub async fn listings_hide_other_projects(harness: &impl Harness) {
     assert_eq!(backend.flows(other, &page).await.expect("a page").items, []);
     assert_eq!(backend.flow_versions(flow.id, other, &page).await.expect("a page").items, []);
     assert_eq!(backend.connections(other, &page).await.expect("a page").items, []);
-    assert_eq!(backend.runs(None, other, &page).await.expect("a page").items, []);
-    assert_eq!(backend.runs(Some(flow.id), other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.runs(RunFilter::default(), other, &page).await.expect("a page").items, []);
+    assert_eq!(
+        backend
+            .runs(RunFilter { flow: Some(flow.id), ..RunFilter::default() }, other, &page)
+            .await
+            .expect("a page")
+            .items,
+        []
+    );
     assert_eq!(backend.audit(other.into(), &page).await.expect("a page").items, []);
     assert_eq!(backend.flows(flow.project, &page).await.expect("a page").items.len(), 1);
-    assert_eq!(backend.runs(Some(flow.id), flow.project, &page).await.expect("a page").items.len(), 1);
+    assert_eq!(
+        backend
+            .runs(RunFilter { flow: Some(flow.id), ..RunFilter::default() }, flow.project, &page)
+            .await
+            .expect("a page")
+            .items
+            .len(),
+        1
+    );
 }
 
 /// A write that names a record of another project finds nothing, and leaves it as it was.
@@ -109,7 +124,7 @@ pub async fn equal_ids_in_two_projects_are_two_records(harness: &impl Harness) {
     backend.write_connection(stored.clone(), Precondition::Absent, &[]).await.expect("the id and name are free here");
     let mut run = accept(1, &mine);
     run.entry.sealed = sealed("mine");
-    assert_eq!(backend.accept(run, &[]).await.expect("an answer"), Accepted::Created);
+    assert_eq!(backend.accept(run, &[]).await.expect("an answer"), Accepted::Created { leased: false });
 
     assert_eq!(backend.flow(FlowId::from_u128(1), theirs.project).await.expect("their flow"), theirs);
     assert_eq!(backend.flow(FlowId::from_u128(1), project).await.expect("my flow"), mine);
@@ -161,7 +176,10 @@ pub async fn dedupe_keys_are_per_project(harness: &impl Harness) {
     let two = published(&*bench.backend, 2).await;
     let first = bench.backend.accept(accept_once(1, &one, 5), &[]).await;
     let second = bench.backend.accept(accept_once(2, &two, 5), &[]).await;
-    assert_eq!((first.expect("an answer"), second.expect("an answer")), (Accepted::Created, Accepted::Created));
+    assert_eq!(
+        (first.expect("an answer"), second.expect("an answer")),
+        (Accepted::Created { leased: false }, Accepted::Created { leased: false })
+    );
 }
 
 /// A lease names its project; under another it is neither a right to write nor held.
@@ -171,10 +189,10 @@ pub async fn a_lease_is_worthless_in_another_project(harness: &impl Harness) {
     let flow = published(backend, 1).await;
     let held = running(backend, 1, &flow).await;
     let stolen = Lease { project: create_project(backend, 2).await, ..held };
-    let commit = RunCommit { lease: stolen, entries: vec![entry(1)], change: RunChange::Stay };
+    let commit = RunCommit::new(stolen, RunChange::Stay).with_entries(vec![entry(1)]);
     let fenced = backend.commit(commit, &[]).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
-    assert_eq!(backend.heartbeat(&[stolen, held], LEASE).await.expect("an answer"), [stolen]);
+    assert_eq!(backend.heartbeat(&worker(), &[stolen, held], LEASE).await.expect("an answer").lost, [stolen]);
     assert_eq!(backend.journal(held.run, flow.project).await.expect("the journal"), [entry(0)]);
 }
 

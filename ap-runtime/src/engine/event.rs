@@ -29,6 +29,9 @@ pub enum Event {
         trigger: Arc<Value>,
         /// What the run may use, as configured when it was accepted.
         limits: EngineLimits,
+        /// The step of another run that started it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<ParentStep>,
     },
     /// An attempt of a step came back.
     AttemptFinished {
@@ -67,6 +70,11 @@ pub enum Event {
         /// Why.
         error: StepError,
     },
+    /// A run that had failed is tried again from the failed step. Always follows the end.
+    Retried {
+        /// When.
+        at: Timestamp,
+    },
     /// Another owner took over after a crash: what was being performed has an unknown outcome.
     Recovered {
         /// When.
@@ -98,10 +106,68 @@ impl Event {
             | Self::EffectPlanned { at, .. }
             | Self::Interrupted { at, .. }
             | Self::Recovered { at }
+            | Self::Retried { at }
             | Self::Started { at, .. }
             | Self::WaitOver { at, .. } => *at,
         }
     }
+}
+
+/// The `subflow` step that started a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentStep {
+    /// Its run.
+    pub run: RunId,
+    /// The step execution.
+    pub path: StepPath,
+    /// Whether it waits for the end.
+    pub waits: bool,
+    /// How many runs are above: 1 for the child of a run that nobody started so.
+    pub depth: u32,
+}
+
+/// Something a run is told from outside: the content of a [`SignalRecord`](crate::store::SignalRecord).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "signal", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[non_exhaustive]
+pub enum Signal {
+    /// Somebody it waits for, or will wait for, answered; the signal's slot says who.
+    Answered {
+        /// What the answer is.
+        decision: AnswerDecision,
+        /// What came with it.
+        body: Arc<Value>,
+    },
+    /// It is to be ended as `CANCELED`.
+    Canceled {
+        /// Why, for people.
+        reason: String,
+    },
+    /// A run that one of its `subflow` steps waits for has ended.
+    ChildEnded {
+        /// That run.
+        run: RunId,
+        /// How.
+        status: RunStatus,
+        /// Its reply, or its last output.
+        output: Arc<Value>,
+        /// Why it did not succeed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<StepError>,
+    },
+}
+
+/// What an answer to a `wait` step says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AnswerDecision {
+    /// An answer to a webhook or a barrier.
+    Answer,
+    /// An approval.
+    Approve,
+    /// A rejection.
+    Reject,
 }
 
 /// What an attempt came back with.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use command::{ActionCall, CodeCall, Command, Reply, RunEnd};
-pub use event::{AttemptOutcome, Event};
+pub use event::{AnswerDecision, AttemptOutcome, Event, ParentStep, Signal};
 pub use state::{ApplyError, Effect, EffectState, RunState, StepState};
 pub use view::{EffectView, RunView, StepView};
 
@@ -44,4 +44,11 @@ pub struct EngineLimits {
     pub step_executions: u32,
     /// How large inputs, outputs and errors of all its steps may be together. Unit: bytes, roughly those of their JSON.
     pub log_bytes: u64,
+    /// Longest time the run may execute, pauses not counted. Unit: milliseconds.
+    #[serde(default = "default_timeout")]
+    pub timeout_ms: u64,
+}
+
+const fn default_timeout() -> u64 {
+    300_000
 }

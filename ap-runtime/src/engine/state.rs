@@ -104,7 +104,7 @@ impl RunState {
     /// # Errors
     /// [`ApplyError`] if the event is not [`Event::Accepted`].
     pub fn accepted(event: &Event) -> Result<Self, ApplyError> {
-        let Event::Accepted { at, run, trigger, limits } = event else {
+        let Event::Accepted { at, run, trigger, limits, .. } = event else {
             return Err(ApplyError { reason: "it does not begin with an acceptance" });
         };
         Ok(Self {
@@ -146,6 +146,7 @@ impl RunState {
             }
             Event::Interrupted { at, status, error } => self.interrupted(*at, *status, error),
             Event::Recovered { at } => self.recovered(flow, *at),
+            Event::Retried { .. } => return Err(ApplyError { reason: "it was tried again before its end" }),
             Event::Started { at, connections } => {
                 if self.started.is_some() {
                     return Err(ApplyError { reason: "it was started twice" });

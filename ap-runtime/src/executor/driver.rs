@@ -304,7 +304,7 @@ impl Driver {
             let ids = (self.lease.project, self.lease.run);
             entries.push(self.batch.seal(&self.keys, ids, self.next_seq, &*self.kernel.entropy)?);
         }
-        let commit = RunCommit { lease: self.lease, entries, change };
+        let commit = RunCommit::new(self.lease, change).with_entries(entries);
         match self.kernel.commit(commit, &self.audit, &self.signals.lost).await {
             Ok(()) => {}
             Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),

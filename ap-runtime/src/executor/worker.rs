@@ -10,7 +10,13 @@ use std::{
     time::Duration,
 };
 
-use ap_core::{audit::AuditRecord, flow::ValidFlow, id::RunId, run::RunStatus, store::StoreError};
+use ap_core::{
+    audit::AuditRecord,
+    flow::ValidFlow,
+    id::{RunId, WorkerId},
+    run::RunStatus,
+    store::StoreError,
+};
 use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,7 +25,7 @@ use super::driver::{Driver, FIRST_EPOCH, Signals, Stopped};
 use crate::{
     engine::RunState,
     kernel::Kernel,
-    store::{Accept, Accepted, Claimed, Lease, RunChange, RunCommit, RunRecord},
+    store::{Accept, Accepted, Beat, ClaimRequest, Claimed, Lease, RunChange, RunCommit, WorkerRecord},
 };
 
 /// Executes runs of one process.
@@ -130,26 +136,22 @@ impl Worker {
             let permit = worker.try_permit();
             let Submission { accept, audit, flow, state } = submission;
             let ids = (accept.run.project, accept.run.id, accept.run.flow, accept.run.version);
-            let accept = Accept {
-                run: RunRecord {
-                    status: if permit.is_some() { RunStatus::Running } else { RunStatus::Queued },
-                    ..accept.run
-                },
-                lease: permit.is_some().then(|| worker.kernel.worker_options.lease()),
-                ..accept
-            };
+            let accept = Accept { lease: permit.is_some().then(|| worker.kernel.worker_options.lease()), ..accept };
             let result = worker.kernel.backend.accept(accept, &audit).await;
-            let created = matches!(result, Ok(Accepted::Created));
+            let created = matches!(result, Ok(Accepted::Created { .. }));
+            let leased = matches!(result, Ok(Accepted::Created { leased: true }));
             // Nobody listening any more changes nothing.
             let _ = answer.send(result);
-            match (created, permit) {
+            match (leased, permit) {
                 (true, Some(permit)) => {
                     let (project, run, flow_id, version) = ids;
                     let claimed = Claimed { lease: Lease { project, run, epoch: FIRST_EPOCH }, flow: flow_id, version };
                     worker.drive(claimed, permit, Some((flow, state))).await;
                 }
-                (true, None) => worker.wake(),
-                (false, permit) => permit.into_iter().for_each(|permit| worker.give_back(permit)),
+                (_, permit) => permit.into_iter().for_each(|permit| worker.give_back(permit)),
+            }
+            if created && !leased {
+                worker.wake();
             }
         });
         accepted
@@ -222,7 +224,7 @@ impl Worker {
     /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes.
     async fn end_broken(&self, lease: Lease) {
         let change = RunChange::End { status: RunStatus::InternalError, at: self.kernel.clock.now() };
-        let commit = RunCommit { lease, entries: Vec::new(), change };
+        let commit = RunCommit::new(lease, change);
         if let Err(error) = self.kernel.backend.commit(commit, &[]).await {
             tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
         }
@@ -266,7 +268,9 @@ impl Worker {
         self.heartbeat().await;
         self.backlog.store(false, Ordering::SeqCst);
         let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
-        match self.kernel.backend.claim(limit, self.kernel.worker_options.lease()).await {
+        let request =
+            ClaimRequest { limit, lease: self.kernel.worker_options.lease(), per_project: u32::MAX, total: u32::MAX };
+        match self.kernel.backend.claim(request).await {
             Ok(claimed) => {
                 let full = claimed.len() == permits.len();
                 for (claimed, permit) in claimed.into_iter().zip(permits) {
@@ -287,8 +291,18 @@ impl Worker {
         if leases.is_empty() {
             return;
         }
-        match self.kernel.backend.heartbeat(&leases, self.kernel.worker_options.lease()).await {
-            Ok(lost) => {
+        let now = self.kernel.clock.now();
+        let worker = WorkerRecord {
+            id: WorkerId::from_u128(1),
+            name: String::new(),
+            started: now,
+            seen: now,
+            capacity: self.kernel.worker_options.concurrency(),
+            running: 0,
+            draining: self.closing.is_cancelled(),
+        };
+        match self.kernel.backend.heartbeat(&worker, &leases, self.kernel.worker_options.lease()).await {
+            Ok(Beat { lost, .. }) => {
                 let held = self.held();
                 for lease in lost {
                     if let Some(entry) = held.get(&lease.run).filter(|entry| entry.lease == lease) {
@@ -349,7 +363,7 @@ async fn housekeeping_loop(kernel: Arc<Kernel>, drained: CancellationToken) {
         if done {
             return;
         }
-        while let Ok(swept) = kernel.backend.sweep_deliveries(SWEEP_BATCH).await
+        while let Ok(swept) = kernel.backend.sweep(SWEEP_BATCH).await
             && swept == u64::from(SWEEP_BATCH)
         {}
     }

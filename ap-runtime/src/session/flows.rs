@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::{ProjectSession, SessionError, records_failed};
 use crate::{
     records::{self, FlowDetail},
-    store::{FlowRecord, FlowVersionRecord, FlowWrite as WriteSet, VersionState},
+    store::{FlowRecord, FlowVersionRecord, FlowWrite as WriteSet, TriggerChange, VersionState},
     webhook::{TOKEN_PREFIX, token_hash},
 };
 
@@ -96,6 +96,7 @@ impl ProjectSession {
             flow: flow.clone(),
             precondition: Precondition::Absent,
             versions: vec![(draft, Precondition::Absent)],
+            trigger: TriggerChange::Keep,
         };
         kernel.backend.write_flow(write, &[kernel.seal_event(&keys, &event)?]).await?;
         Ok(summary(&flow, detail.display_name))
@@ -335,7 +336,8 @@ impl ProjectSession {
             flow.published.iter().fold(event, |event, version| event.with_detail("published", version.to_string()));
         let audit = [kernel.seal_event(&keys, &event)?];
         let _forget = self.session.parts.routes.forget_afterwards(flow.project);
-        kernel.backend.write_flow(WriteSet { flow: flow.clone(), precondition, versions }, &audit).await?;
+        let trigger = TriggerChange::Keep;
+        kernel.backend.write_flow(WriteSet { flow: flow.clone(), precondition, versions, trigger }, &audit).await?;
         Ok(summary(&flow, detail.display_name))
     }
 

@@ -27,7 +27,11 @@ pub use self::{
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
 };
-use crate::{records, runtime::Parts, store::ProjectRecord};
+use crate::{
+    records,
+    runtime::Parts,
+    store::{ProjectRecord, ProjectShare},
+};
 
 /// What a host does in the name of one principal. Cheap to make; make one per request.
 #[derive(Clone)]
@@ -57,7 +61,10 @@ impl Session {
         let sealed = records::seal_project(&keys, id, display_name, &*kernel.entropy)?;
         let event = AuditEvent::of(&proof, now).with_resource(id);
         let audit = [kernel.audit_record(&event).await?];
-        kernel.backend.create_project(ProjectRecord { id, created: now, sealed }, key, &audit).await?;
+        kernel
+            .backend
+            .create_project(ProjectRecord { id, created: now, share: ProjectShare::default(), sealed }, key, &audit)
+            .await?;
         Ok(id)
     }
 

@@ -18,7 +18,7 @@ use super::{ProjectSession, SessionError, records_failed};
 use crate::{
     accept,
     engine::RunView,
-    store::{Accepted, RunRecord},
+    store::{Accepted, RunFilter, RunRecord},
 };
 
 impl ProjectSession {
@@ -51,8 +51,8 @@ impl ProjectSession {
             AuditEvent::by(proof.actor(), proof.permission().as_str(), proof.scope(), at)
         })?;
         match self.session.parts.worker.submit(submission).await.map_err(records_failed)?? {
-            Accepted::Created | Accepted::Duplicate(_) => Ok(run),
-            Accepted::Stale => Err(SessionError::NotPublished),
+            Accepted::Created { .. } | Accepted::Duplicate(_) => Ok(run),
+            _ => Err(SessionError::NotPublished),
         }
     }
 
@@ -68,13 +68,13 @@ impl ProjectSession {
         Ok(RunView::new(&kernel.replay(&record, &keys).await?, record.status))
     }
 
-    /// Lists runs, of one flow or of all, oldest first. Needs `run.read`.
+    /// Lists runs, oldest first. Needs `run.read`.
     ///
     /// # Errors
     /// [`SessionError`].
-    pub async fn runs(&self, flow: Option<FlowId>, page: &PageRequest) -> Result<Page<RunRecord>, SessionError> {
+    pub async fn runs(&self, filter: RunFilter, page: &PageRequest) -> Result<Page<RunRecord>, SessionError> {
         let proof = self.authorize::<RunRead, _>(())?;
-        Ok(self.session.parts.kernel.backend.runs(flow, proof.target(), page).await?)
+        Ok(self.session.parts.kernel.backend.runs(filter, proof.target(), page).await?)
     }
 
     /// Waits until a run has ended, at most `timeout`, and returns where it stands then. Needs `run.read`.

@@ -211,12 +211,12 @@ impl Door {
         let waiter = sync.then(|| self.kernel.replies.subscribe(run));
         let answer = self.worker.submit(submission).await.map_err(|error| internal(&error))?;
         match answer.map_err(|error| internal(&error))? {
-            Accepted::Created => Ok(Some((Delivered { run, duplicate: false }, waiter))),
+            Accepted::Created { .. } => Ok(Some((Delivered { run, duplicate: false }, waiter))),
             Accepted::Duplicate(first) => {
                 let waiter = sync.then(|| self.kernel.replies.subscribe(first));
                 Ok(Some((Delivered { run: first, duplicate: true }, waiter)))
             }
-            Accepted::Stale => Ok(None),
+            _ => Ok(None),
         }
     }
 

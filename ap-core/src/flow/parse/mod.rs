@@ -33,7 +33,7 @@ pub(super) use self::{
     findings::{clip, shorten},
     steps::{CONTROL_WORDS, UNAVAILABLE, piece_input},
 };
-use super::{Diagnostic, Diagnostics, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition};
+use super::{Diagnostic, Diagnostics, FlowControl, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition};
 use crate::{
     expr::Template,
     json::{self, JsonError, JsonLimits, MAX_DEPTH},
@@ -94,7 +94,14 @@ fn read(source: Value, limits: &FlowLimits) -> Result<FlowDefinition, Diagnostic
         // A document without parts has said why; were that ever forgotten, it must still not pass for a flow.
         return Err(Diagnostics(vec![not_a_flow()]));
     };
-    Ok(FlowDefinition { display_name, triggers, steps, source: Arc::new(source), deferred })
+    Ok(FlowDefinition {
+        display_name,
+        triggers,
+        steps,
+        control: FlowControl::default(),
+        source: Arc::new(source),
+        deferred,
+    })
 }
 
 type Parts = (String, Vec<TriggerDefinition>, Vec<Step>);
@@ -201,8 +208,7 @@ fn collect_names(steps: &[Step], unnamed: &HashSet<String>, taken: &mut HashSet<
         if !unnamed.contains(&step.pointer) {
             taken.insert(step.name.clone());
         }
-        collect_names(step.kind.lists().0, unnamed, taken);
-        collect_names(step.kind.lists().1, unnamed, taken);
+        step.lists().for_each(|list| collect_names(list, unnamed, taken));
     }
 }
 
@@ -211,9 +217,7 @@ fn name_steps(steps: &mut [Step], unnamed: &HashSet<String>, taken: &mut HashSet
         if unnamed.contains(&step.pointer) {
             step.name = next_free("step", next, taken);
         }
-        let (first, second) = step.kind.lists_mut();
-        name_steps(first, unnamed, taken, next);
-        name_steps(second, unnamed, taken, next);
+        step.lists_mut().into_iter().for_each(|list| name_steps(list, unnamed, taken, next));
     }
 }
 

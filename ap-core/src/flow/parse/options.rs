@@ -109,11 +109,7 @@ impl Reader<'_> {
                 Some(true) => OnError::Continue,
                 Some(false) | None => OnError::Fail,
             },
-            (None, Some(steps)) => {
-                // Read for their mistakes and their number; kept once handlers can run.
-                self.step_list(&steps, level + 1);
-                OnError::Steps
-            }
+            (None, Some(steps)) => OnError::Steps(self.step_list(&steps, level + 1)),
             (Some(_), Some(steps)) => {
                 self.conflict(&steps, "`continue` and `steps` exclude each other");
                 OnError::Fail

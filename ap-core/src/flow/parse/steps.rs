@@ -62,7 +62,9 @@ impl Reader<'_> {
             _ => match UNAVAILABLE.into_iter().find(|known| *known == word) {
                 Some(word) => {
                     members.take("settings"); // Not read before the word is available.
-                    (Some(StepKind::Unavailable { word }), self.options(&mut members, &FUTURE, level))
+                    let (rule, message) = ("step.unavailable", format!("`{word}` is not available yet"));
+                    self.findings.error(members.pointer(), rule, message, "leave it out");
+                    (None, self.options(&mut members, &FUTURE, level))
                 }
                 None => (self.piece(word, kind, &mut members), self.options(&mut members, &PIECE, level)),
             },
@@ -212,7 +214,7 @@ impl Reader<'_> {
             }
         };
         self.finish_settings(settings);
-        Some(StepKind::Loop(LoopStep { items: items?, steps }))
+        Some(StepKind::Loop(LoopStep { items: items?, steps, concurrency: 1 }))
     }
 
     fn items(&mut self, items: &Member<'_>) -> Option<crate::expr::Template> {

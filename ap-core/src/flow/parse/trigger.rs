@@ -1,5 +1,7 @@
 //! Triggers: webhook, schedule, manual, piece.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -8,7 +10,10 @@ use super::{
 };
 use crate::{
     expr::{Key, Template},
-    flow::{StepName, TriggerDefinition, TriggerKind, WebhookAuthentication, WebhookHandshake, WebhookSettings},
+    flow::{
+        CatchUp, Overlap, PollSettings, ScheduleSettings, StepName, TriggerDefinition, TriggerKind,
+        WebhookAuthentication, WebhookHandshake, WebhookSettings,
+    },
 };
 
 impl Reader<'_> {
@@ -79,9 +84,11 @@ impl Reader<'_> {
             }
             _ => match word.split_once('.') {
                 Some((piece, trigger)) if !piece.is_empty() && !trigger.is_empty() => {
-                    let settings =
-                        settings.map_or_else(|| Value::Object(Map::new()), |settings| settings.value.clone());
-                    Some(TriggerKind::Piece { piece: piece.to_owned(), trigger: trigger.to_owned(), settings })
+                    let none = Value::Object(Map::new());
+                    let absent = Member { value: &none, pointer: String::new() };
+                    let input = self.template(settings.as_ref().unwrap_or(&absent))?;
+                    let (piece, trigger) = (piece.to_owned(), trigger.to_owned());
+                    Some(TriggerKind::Piece(PollSettings { piece, trigger, input, interval: DEFAULT_INTERVAL }))
                 }
                 _ => {
                     let message = format!("`{}` is no trigger type", shorten(word));
@@ -102,7 +109,8 @@ impl Reader<'_> {
             settings.finish(&mut self.findings);
         }
         let (cron_expression, timezone) = (cron_expression.map(str::to_owned), timezone.map(str::to_owned));
-        Some(TriggerKind::Schedule { cron_expression, timezone })
+        let (overlap, catch_up) = (Overlap::default(), CatchUp::default());
+        Some(TriggerKind::Schedule(ScheduleSettings { cron_expression, timezone, overlap, catch_up }))
     }
 
     fn webhook(&mut self, settings: Option<&Member<'_>>, beside: &mut Members<'_>) -> Option<WebhookSettings> {
@@ -288,6 +296,7 @@ fn is_pointer(text: &str) -> bool {
             .all(|(byte, next)| byte != b'~' || matches!(next, Some(b'0' | b'1')))
 }
 
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_DEDUPE_KEY: usize = 256;
 const MAX_HEADER_NAME: usize = 256;
 const MAX_PREFIX: usize = 64;

@@ -75,22 +75,21 @@ impl<'f> References<'f> {
             self.template(&pointer, template);
         }
         let name = step.name.as_str();
-        let (first, second) = step.kind.lists();
-        let is_loop = matches!(step.kind, StepKind::Loop(_));
+        let is_loop = matches!(step.kind, StepKind::Loop(_) | StepKind::Process(_));
         self.standing.insert(name, Standing::Around);
         self.loops += usize::from(is_loop);
-        self.list(first);
-        // What ran in one branch has not run in the other.
-        self.stand(first, None);
-        self.list(second);
+        for list in step.lists() {
+            self.list(list);
+            // What ran in one list has not run in the others.
+            self.stand(list, None);
+        }
         self.loops -= usize::from(is_loop);
         let (inner, own) = if step.options.skip {
             (Standing::Skipped, Standing::Skipped)
         } else {
             (Standing::Nested, Standing::Before)
         };
-        self.stand(first, Some(inner));
-        self.stand(second, Some(inner));
+        step.lists().for_each(|list| self.stand(list, Some(inner)));
         self.standing.insert(name, own);
     }
 
@@ -101,9 +100,7 @@ impl<'f> References<'f> {
                 Some(standing) => self.standing.insert(step.name.as_str(), standing),
                 None => self.standing.remove(step.name.as_str()),
             };
-            let (first, second) = step.kind.lists();
-            self.stand(first, standing);
-            self.stand(second, standing);
+            step.lists().for_each(|list| self.stand(list, standing));
         }
     }
 
@@ -242,9 +239,7 @@ fn is_name(segment: &Segment, name: &str) -> bool {
 fn collect<'f>(steps: &'f [Step], all: &mut HashSet<&'f str>) {
     for step in steps {
         all.insert(step.name.as_str());
-        let (first, second) = step.kind.lists();
-        collect(first, all);
-        collect(second, all);
+        step.lists().for_each(|list| collect(list, all));
     }
 }
 
@@ -279,7 +274,7 @@ fn templates<'f>(step: &'f Step, source: &Value) -> Vec<(String, &'f Template)> 
             (format!("{settings}/headers"), &respond.headers),
             (format!("{settings}/body"), &respond.body),
         ],
-        StepKind::Unavailable { .. } => Vec::new(),
+        _ => Vec::new(),
     };
     if let Some(IdempotencyKey::Template(key)) = &step.options.idempotency_key {
         templates.push((either("idempotencyKey"), key));

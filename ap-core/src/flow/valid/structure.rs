@@ -66,9 +66,11 @@ impl Walk<'_> {
         for (index, step) in steps.iter().enumerate() {
             place.push(offset + index);
             self.step(step, place);
-            let (first, second) = step.kind.lists();
-            self.list(first, 0, place);
-            self.list(second, first.len(), place);
+            let mut offset = 0;
+            for list in step.lists() {
+                self.list(list, offset, place);
+                offset += list.len();
+            }
             place.pop();
             if ended {
                 let message = format!("`{}` is never reached: a step before it ends the run", step.name);
@@ -94,19 +96,9 @@ impl Walk<'_> {
             let message = format!("`{}` is the name of another step or trigger, too", step.name);
             self.found.push(step.diagnostic("name.duplicate", message, "give it a name of its own"));
         }
-        if step.options.on_error == OnError::Steps {
-            let message = "handler steps are not available yet";
-            let fix = "write `\"onError\": \"continue\"` and look at `steps.….error` in a branch";
-            self.found.push(step.diagnostic("option.unavailable", message, fix));
-        }
         self.result.places.insert(step.name.clone(), place.into());
         match &step.kind {
             StepKind::Piece(piece) => self.piece(step, piece),
-            StepKind::Unavailable { word } => {
-                let message = format!("`{word}` is not available yet");
-                let fix = format!("available now: {}, and actions of pieces", CONTROL_WORDS.join(", "));
-                self.found.push(step.diagnostic("step.unavailable", message, fix));
-            }
             StepKind::Branch(branch) if branch.if_true.is_empty() && branch.if_false.is_empty() => {
                 self.empty(step, "neither `ifTrue` nor `ifFalse` has a step");
             }
@@ -116,7 +108,7 @@ impl Walk<'_> {
                 let (rule, fix) = ("respond.unheard", "remove it, or start the flow by a webhook");
                 self.found.warn(Diagnostic::warning(&step.pointer, rule, message, fix));
             }
-            StepKind::Branch(_) | StepKind::Code(_) | StepKind::Fail(_) | StepKind::Loop(_) | StepKind::Respond(_) => {}
+            _ => {}
         }
     }
 
@@ -176,14 +168,7 @@ fn check_triggers(definition: &FlowDefinition, found: &mut Found) {
         }
         match &trigger.kind {
             TriggerKind::Manual => {}
-            TriggerKind::Piece { .. } => {
-                let fix = "start the flow by a webhook";
-                error(&trigger.pointer, "trigger.unavailable", "triggers of pieces are not available yet", fix);
-            }
-            TriggerKind::Schedule { .. } => {
-                let fix = "start the flow by a webhook, or from the host";
-                error(&trigger.pointer, "trigger.unavailable", "schedules are not available yet", fix);
-            }
+            TriggerKind::Piece(_) | TriggerKind::Schedule(_) => {}
             TriggerKind::Webhook(webhook) => check_webhook(definition, &trigger.pointer, webhook, found),
         }
     }
@@ -217,7 +202,7 @@ fn ends_run(step: &Step) -> bool {
             StepKind::Branch(branch) => list_ends(&branch.if_true) && list_ends(&branch.if_false),
             StepKind::Fail(_) => true,
             StepKind::Respond(respond) => respond.stop && step.options.on_error == OnError::Fail,
-            StepKind::Code(_) | StepKind::Loop(_) | StepKind::Piece(_) | StepKind::Unavailable { .. } => false,
+            _ => false,
         }
 }
 

@@ -101,6 +101,15 @@ impl ProjectStore for MemoryBackend {
     async fn project(&self, id: ProjectId) -> Result<ProjectRecord, StoreError> {
         self.lock().projects.get(&id).cloned().ok_or(StoreError::NotFound { entity: Entity::Project })
     }
+
+    async fn set_share(
+        &self,
+        _id: ProjectId,
+        _share: crate::store::ProjectShare,
+        _audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
 }
 
 #[async_trait]

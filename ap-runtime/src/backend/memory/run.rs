@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{FlowId, ProjectId, RunId},
+    id::{ProjectId, RunId},
     run::RunStatus,
     store::{Entity, LookupHash, Page, PageRequest, StoreError},
 };
@@ -40,6 +40,7 @@ impl RunStore for MemoryBackend {
                 held.record.status = RunStatus::Queued;
                 held.leased_until = None;
             }
+            RunChange::Park { .. } => return Err(crate::backend::misuse("not built yet")),
             RunChange::Stay => {}
         }
         Ok(())
@@ -52,12 +53,12 @@ impl RunStore for MemoryBackend {
 
     async fn runs(
         &self,
-        flow: Option<FlowId>,
+        filter: crate::store::RunFilter,
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
         let state = self.lock();
-        let wanted = |run: &&RunRecord| run.project == project && flow.is_none_or(|flow| run.flow == flow);
+        let wanted = |run: &&RunRecord| run.project == project && filter.flow.is_none_or(|flow| run.flow == flow);
         let rows = state.runs.values().map(|run| &run.record).filter(wanted).map(|run| (run.id.as_u128(), run));
         Ok(page_of(rows, page))
     }
@@ -67,6 +68,28 @@ impl RunStore for MemoryBackend {
         let run = state.runs.get(&(project, id)).ok_or(StoreError::NotFound { entity: Entity::Run })?;
         Ok(run.journal.values().cloned().collect())
     }
+
+    async fn reopen(
+        &self,
+        _id: RunId,
+        _project: ProjectId,
+        _entry: JournalEntry,
+        _audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn signal(
+        &self,
+        _signal: crate::store::SignalRecord,
+        _audit: &[AuditRecord],
+    ) -> Result<crate::store::Signaled, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn signals(&self, _run: RunId, _project: ProjectId) -> Result<Vec<crate::store::SignalRecord>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 #[async_trait]
@@ -75,7 +98,10 @@ impl SystemStore for MemoryBackend {
         check_accept(&accept)?;
         let now = self.clock.now();
         let mut state = self.lock();
-        let Accept { run, generation, dedupe, entry, lease } = accept;
+        let Accept { mut run, generation, dedupe, entry, lease, .. } = accept;
+        if lease.is_some() {
+            run.status = RunStatus::Running;
+        }
         let delivery = dedupe.and_then(|dedupe| state.deliveries.get(&(run.project, dedupe.key)));
         if let Some(delivery) = delivery.filter(|delivery| delivery.expires > now) {
             return Ok(Accepted::Duplicate(delivery.run));
@@ -102,10 +128,11 @@ impl SystemStore for MemoryBackend {
             record: run,
         };
         state.runs.insert((stored.record.project, stored.record.id), stored);
-        Ok(Accepted::Created)
+        Ok(Accepted::Created { leased: lease.is_some() })
     }
 
-    async fn claim(&self, limit: u32, lease: Duration) -> Result<Vec<Claimed>, StoreError> {
+    async fn claim(&self, request: crate::store::ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        let (limit, lease) = (request.limit, request.lease);
         let now = self.clock.now();
         let mut state = self.lock();
         let mut free: Vec<&mut Run> = state
@@ -128,7 +155,12 @@ impl SystemStore for MemoryBackend {
         Ok(free.into_iter().take(limit as usize).map(claim).collect())
     }
 
-    async fn heartbeat(&self, leases: &[Lease], lease: Duration) -> Result<Vec<Lease>, StoreError> {
+    async fn heartbeat(
+        &self,
+        _worker: &crate::store::WorkerRecord,
+        leases: &[Lease],
+        lease: Duration,
+    ) -> Result<crate::store::Beat, StoreError> {
         let until = self.clock.now().saturating_add(lease);
         let mut state = self.lock();
         let mut lost = Vec::new();
@@ -138,7 +170,31 @@ impl SystemStore for MemoryBackend {
                 None => lost.push(*held),
             }
         }
-        Ok(lost)
+        Ok(crate::store::Beat { lost, signaled: Vec::new() })
+    }
+
+    async fn workers(&self, _within: Duration) -> Result<Vec<crate::store::WorkerRecord>, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn retire(&self, _worker: ap_core::id::WorkerId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn next_due(&self) -> Result<Option<ap_core::time::Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    async fn claim_triggers(
+        &self,
+        _limit: u32,
+        _lease: Duration,
+    ) -> Result<Vec<crate::store::ClaimedTrigger>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn fire_trigger(&self, _fire: crate::store::TriggerFire) -> Result<Vec<Accepted>, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
     }
 
     async fn route(&self, token: LookupHash) -> Result<Option<Route>, StoreError> {
@@ -153,7 +209,7 @@ impl SystemStore for MemoryBackend {
         }))
     }
 
-    async fn sweep_deliveries(&self, limit: u32) -> Result<u64, StoreError> {
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         let now = self.clock.now();
         let mut state = self.lock();
         let mut swept = 0;
@@ -163,6 +219,55 @@ impl SystemStore for MemoryBackend {
             keep
         });
         Ok(swept)
+    }
+}
+
+#[async_trait]
+impl crate::store::QueueStore for MemoryBackend {
+    async fn take_jobs(&self, _request: crate::store::JobRequest) -> Result<crate::store::HeldJobs, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn queue_counts(
+        &self,
+        _queue: LookupHash,
+        _project: ProjectId,
+    ) -> Result<crate::store::QueueCounts, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn redrive(
+        &self,
+        _queue: LookupHash,
+        _project: ProjectId,
+        _limit: u32,
+        _audit: &[AuditRecord],
+    ) -> Result<u64, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+}
+
+#[async_trait]
+impl crate::store::FileStore for MemoryBackend {
+    async fn write_file(&self, _file: crate::store::FileRecord, _audit: &[AuditRecord]) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn file(
+        &self,
+        _id: ap_core::id::FileId,
+        _project: ProjectId,
+    ) -> Result<crate::store::FileRecord, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn delete_file(
+        &self,
+        _id: ap_core::id::FileId,
+        _project: ProjectId,
+        _audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
     }
 }
 

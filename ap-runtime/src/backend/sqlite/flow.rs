@@ -127,7 +127,7 @@ impl Operation for WriteFlow {
     }
 
     async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        let FlowWrite { flow, precondition, versions } = &self.write;
+        let FlowWrite { flow, precondition, versions, .. } = &self.write;
         check_flow(transaction, flow, *precondition).await?;
         for (version, precondition) in versions {
             check_version(transaction, version, *precondition).await?;

@@ -39,6 +39,15 @@ impl ProjectStore for SqliteBackend {
         let row = self.row(script).await?.ok_or(StoreError::NotFound { entity: Entity::Project })?;
         read_project(&row).map_err(store_error)
     }
+
+    async fn set_share(
+        &self,
+        _id: ProjectId,
+        _share: crate::store::ProjectShare,
+        _audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
 }
 
 #[async_trait]
@@ -190,7 +199,12 @@ fn write_key(script: &mut Script, key: &WrappedKey) {
 
 fn read_project(row: &SqliteRow) -> sqlx::Result<ProjectRecord> {
     let mut columns = Columns::of(row);
-    Ok(ProjectRecord { id: columns.id(ProjectId::from_slice)?, created: columns.time()?, sealed: columns.sealed()? })
+    Ok(ProjectRecord {
+        id: columns.id(ProjectId::from_slice)?,
+        created: columns.time()?,
+        share: Default::default(),
+        sealed: columns.sealed()?,
+    })
 }
 
 fn read_key(row: &SqliteRow, scope: Scope) -> sqlx::Result<WrappedKey> {

@@ -40,11 +40,11 @@ impl RunStore for SqliteBackend {
 
     async fn runs(
         &self,
-        flow: Option<FlowId>,
+        filter: crate::store::RunFilter,
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
-        let script = match flow {
+        let script = match filter.flow {
             None => {
                 let mut script = Script::new(
                     "SELECT id, project, flow, version, status, created, finished FROM ap_runs \
@@ -79,6 +79,28 @@ impl RunStore for SqliteBackend {
         }
         rows.iter().filter_map(|row| read_entry(row).transpose()).collect::<sqlx::Result<_>>().map_err(store_error)
     }
+
+    async fn reopen(
+        &self,
+        _id: RunId,
+        _project: ProjectId,
+        _entry: JournalEntry,
+        _audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn signal(
+        &self,
+        _signal: crate::store::SignalRecord,
+        _audit: &[AuditRecord],
+    ) -> Result<crate::store::Signaled, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn signals(&self, _run: RunId, _project: ProjectId) -> Result<Vec<crate::store::SignalRecord>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 struct Commit {
@@ -97,6 +119,7 @@ impl Operation for Commit {
     fn shape(&self) -> Option<Shape> {
         let kind = match self.commit.change {
             RunChange::End { .. } => "commit-end",
+            RunChange::Park { .. } => "commit-park",
             RunChange::Release => "commit-release",
             RunChange::Stay => "commit-stay",
         };
@@ -105,7 +128,7 @@ impl Operation for Commit {
 
     /// The first statement changes the run if the lease is held, and thereby lets the others happen.
     fn write(&self, script: &mut Script, _now: Timestamp) {
-        let RunCommit { lease, entries, change } = &self.commit;
+        let RunCommit { lease, entries, change, .. } = &self.commit;
         match change {
             RunChange::End { status, at } => {
                 script
@@ -113,7 +136,7 @@ impl Operation for Commit {
                     .bind(status.as_str())
                     .time(*at);
             }
-            RunChange::Release => {
+            RunChange::Park { .. } | RunChange::Release => {
                 script.then("UPDATE ap_runs SET status = 'QUEUED', lease = NULL");
             }
             RunChange::Stay => {
@@ -154,6 +177,7 @@ fn read_run(row: &SqliteRow) -> sqlx::Result<RunRecord> {
         project: columns.id(ProjectId::from_slice)?,
         flow: columns.id(FlowId::from_slice)?,
         version: columns.id(FlowVersionId::from_slice)?,
+        parent: None,
         status: columns.text()?.parse::<RunStatus>().map_err(decode)?,
         created: columns.time()?,
         finished: columns.maybe_int()?.map(Timestamp::from_micros),

@@ -31,12 +31,43 @@ impl SystemStore for SqliteBackend {
         self.writer.write_if_room(AcceptRun { accept, audit: audit.to_vec() }).await
     }
 
-    async fn claim(&self, limit: u32, lease: Duration) -> Result<Vec<Claimed>, StoreError> {
+    async fn claim(&self, request: crate::store::ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        let (limit, lease) = (request.limit, request.lease);
         self.writer.write(Claim { limit, lease }).await
     }
 
-    async fn heartbeat(&self, leases: &[Lease], lease: Duration) -> Result<Vec<Lease>, StoreError> {
-        self.writer.write(Heartbeat { leases: leases.to_vec(), lease }).await
+    async fn heartbeat(
+        &self,
+        _worker: &crate::store::WorkerRecord,
+        leases: &[Lease],
+        lease: Duration,
+    ) -> Result<crate::store::Beat, StoreError> {
+        let lost = self.writer.write(Heartbeat { leases: leases.to_vec(), lease }).await?;
+        Ok(crate::store::Beat { lost, signaled: Vec::new() })
+    }
+
+    async fn workers(&self, _within: Duration) -> Result<Vec<crate::store::WorkerRecord>, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn retire(&self, _worker: ap_core::id::WorkerId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn next_due(&self) -> Result<Option<ap_core::time::Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    async fn claim_triggers(
+        &self,
+        _limit: u32,
+        _lease: Duration,
+    ) -> Result<Vec<crate::store::ClaimedTrigger>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn fire_trigger(&self, _fire: crate::store::TriggerFire) -> Result<Vec<Accepted>, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
     }
 
     async fn route(&self, token: LookupHash) -> Result<Option<Route>, StoreError> {
@@ -47,8 +78,57 @@ impl SystemStore for SqliteBackend {
         row.as_ref().map(read_route).transpose().map_err(store_error)
     }
 
-    async fn sweep_deliveries(&self, limit: u32) -> Result<u64, StoreError> {
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         self.writer.write(Sweep { limit }).await
+    }
+}
+
+#[async_trait]
+impl crate::store::QueueStore for SqliteBackend {
+    async fn take_jobs(&self, _request: crate::store::JobRequest) -> Result<crate::store::HeldJobs, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn queue_counts(
+        &self,
+        _queue: LookupHash,
+        _project: ProjectId,
+    ) -> Result<crate::store::QueueCounts, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn redrive(
+        &self,
+        _queue: LookupHash,
+        _project: ProjectId,
+        _limit: u32,
+        _audit: &[AuditRecord],
+    ) -> Result<u64, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+}
+
+#[async_trait]
+impl crate::store::FileStore for SqliteBackend {
+    async fn write_file(&self, _file: crate::store::FileRecord, _audit: &[AuditRecord]) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn file(
+        &self,
+        _id: ap_core::id::FileId,
+        _project: ProjectId,
+    ) -> Result<crate::store::FileRecord, StoreError> {
+        Err(crate::backend::misuse("not built yet"))
+    }
+
+    async fn delete_file(
+        &self,
+        _id: ap_core::id::FileId,
+        _project: ProjectId,
+        _audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        Err(crate::backend::misuse("not built yet"))
     }
 }
 
@@ -91,7 +171,7 @@ impl Operation for AcceptRun {
         );
         script.with(if dedupe.is_some() { " WHERE changes() = 1" } else { OPEN_ROUTE });
         script.bytes(run.project.as_bytes()).bytes(run.id.as_bytes()).bytes(run.flow.as_bytes());
-        script.bytes(run.version.as_bytes()).bind(run.status.as_str()).time(run.created);
+        script.bytes(run.version.as_bytes()).bind(if lease.is_some() { "RUNNING" } else { "QUEUED" }).time(run.created);
         script.bind(i64::from(lease.is_some())).bind(lease.map(|lease| now.saturating_add(lease).as_micros()));
         if dedupe.is_none() {
             self.bind_route(script);
@@ -103,7 +183,7 @@ impl Operation for AcceptRun {
 
     async fn finish(&self, transaction: &mut Transaction<'_>, changes: &[u64]) -> Result<Accepted, Failure> {
         if changes.first() == Some(&1) {
-            return Ok(Accepted::Created);
+            return Ok(Accepted::Created { leased: self.accept.lease.is_some() });
         }
         let Some(dedupe) = &self.accept.dedupe else { return Ok(Accepted::Stale) };
         let mut script = Script::new("SELECT run FROM ap_deliveries WHERE project = ? AND key = ? AND expires > ?");
