@@ -219,9 +219,9 @@ impl Lane {
     }
 }
 
-/// What time has made ready; one that still waits before its gate is ready once it passes.
-pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = passed, due = NULL WHERE (project, id) IN \
-    (SELECT project, id FROM ap_runs WHERE due <= ? ORDER BY due LIMIT ?)";
+/// What time has made ready.
+pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = 1, due = NULL WHERE (project, id) IN \
+    (SELECT project, id FROM ap_runs WHERE passed = 1 AND due <= ? ORDER BY due LIMIT ?)";
 pub(super) const RUNNING: &str = "SELECT project, count(*) FROM ap_runs WHERE lease IS NOT NULL GROUP BY project";
 pub(super) const EXPIRED: &str = "SELECT project, priority, created, id FROM ap_runs WHERE lease <= ?";
 pub(super) const READY_PROJECT: &str =

@@ -20,7 +20,7 @@ use super::{
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
-    backend::check_commit,
+    backend::{can_reopen, check_commit},
     store::{JournalEntry, RunCommit, RunFilter, RunRecord, RunStore, SignalRecord, Signaled},
 };
 
@@ -263,18 +263,6 @@ pub(super) fn append_entry(
 /// Payload of journal entries, in bytes.
 pub(super) fn entry_bytes(entries: &[JournalEntry]) -> usize {
     entries.iter().map(|entry| entry.sealed.as_bytes().len() + ROW_BYTES).sum()
-}
-
-const fn can_reopen(status: RunStatus) -> bool {
-    matches!(
-        status,
-        RunStatus::Failed
-            | RunStatus::Timeout
-            | RunStatus::Canceled
-            | RunStatus::InternalError
-            | RunStatus::QuotaExceeded
-            | RunStatus::MemoryLimitExceeded
-    )
 }
 
 fn read_run(columns: &mut Columns<'_>) -> rusqlite::Result<RunRecord> {
