@@ -238,7 +238,13 @@ mod tests {
         let large = serde_json::Value::from("x".repeat(DUE_BYTES));
         let trigger = Arc::new(large);
         batch
-            .push(&Event::Accepted { at: Timestamp::EPOCH, run: IDS.1, trigger, limits: RunLimits::default().engine() })
+            .push(&Event::Accepted {
+                at: Timestamp::EPOCH,
+                run: IDS.1,
+                trigger,
+                limits: RunLimits::default().engine(),
+                parent: None,
+            })
             .expect("serialises");
         assert!(batch.is_due());
     }

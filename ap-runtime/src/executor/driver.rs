@@ -11,6 +11,7 @@ use ap_core::{
     time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt;
@@ -47,6 +48,8 @@ pub(super) struct Signals {
     pub(super) lost: CancellationToken,
     /// The process stops: what is known is to be made durable, and the run given back.
     pub(super) stop: CancellationToken,
+    /// The run may have signals that no commit has taken: look at the store.
+    pub(super) signaled: Arc<Notify>,
 }
 
 /// How a driver stopped without error.

@@ -1,10 +1,14 @@
 //! The executor: carries out what the engine asks for, and makes it durable first.
 //!
-//! [`driver`](self) takes one run from event to event under its lease; `worker` claims runs, keeps leases alive and is
-//! the one file of the runtime that spawns tasks.
+//! [`driver`](self) takes one run from event to event under its lease; `worker` holds what this process executes and is the
+//! one file of the executor that spawns tasks; `loops` claims, keeps leases alive, listens for hints and fires triggers;
+//! `admission` says which runs need not queue.
 
+mod admission;
 mod attempt;
 mod driver;
+mod loops;
+mod shares;
 mod worker;
 
 pub(crate) use worker::{Submission, Worker};

@@ -100,7 +100,7 @@ impl ProjectSession {
             let look_again = now.saturating_add(LOOK_AGAIN).min(until);
             tokio::select! {
                 biased;
-                _ = waiter.outcome() => {}
+                _ = waiter.heard() => {}
                 () = kernel.clock.sleep_until(look_again) => {}
             }
         }

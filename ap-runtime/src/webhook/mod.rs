@@ -34,7 +34,7 @@ use crate::{
     executor::Worker,
     journal::RunError,
     kernel::Kernel,
-    replies::{Outcome, Waiter},
+    replies::{Heard, Outcome, Waiter},
     store::{Accepted, Dedupe},
 };
 
@@ -232,12 +232,30 @@ impl Door {
             return Ok(outcome(run, &stored));
         }
         let until = self.kernel.clock.now().saturating_add(self.kernel.webhook_options.reply_timeout());
-        let answered = tokio::select! {
-            biased;
-            answered = waiter.outcome() => answered,
-            () = self.kernel.clock.sleep_until(until) => None,
-        };
-        Ok(answered.map_or_else(|| still_running(run), |answered| outcome(run, &answered)))
+        loop {
+            let now = self.kernel.clock.now();
+            if now >= until {
+                return Ok(still_running(run));
+            }
+            let look_again = now.saturating_add(LOOK_AGAIN).min(until);
+            let heard = tokio::select! {
+                biased;
+                heard = waiter.heard() => heard,
+                () = self.kernel.clock.sleep_until(look_again) => Some(Heard::Look),
+            };
+            match heard {
+                Some(Heard::Outcome(answered)) => return Ok(outcome(run, &answered)),
+                // Who executes it here will say so here.
+                Some(Heard::Look) if self.worker.holds(run) => {}
+                Some(Heard::Look) => {
+                    let stored = self.stored_outcome(endpoint, run).await.map_err(|error| internal(&error))?;
+                    if let Some(stored) = stored {
+                        return Ok(outcome(run, &stored));
+                    }
+                }
+                None => return Ok(still_running(run)),
+            }
+        }
     }
 
     async fn stored_outcome(&self, endpoint: &Endpoint, run: RunId) -> Result<Option<Outcome>, RunError> {
@@ -283,6 +301,8 @@ fn internal(error: &dyn std::fmt::Display) -> Rejection {
 const MAX_RECEIVING: usize = 1_024;
 /// Callers kept waiting for a reply at once; more are answered 408 at once, and their run goes on.
 const MAX_WAITING: usize = 10_000;
+/// How often a caller whose run another process executes looks into the store, if nothing is heard of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a request is judged anew because its flow changed under it.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::support::{FakePiece, Peer, SeededEntropy};
 
-const LIMITS: EngineLimits = EngineLimits { step_executions: 300, log_bytes: 20_000 };
+const LIMITS: EngineLimits = EngineLimits { step_executions: 300, log_bytes: 20_000, timeout_ms: 300_000 };
 
 /// A random list of steps. Names are given by position, so they are unique and every reference can be optional.
 fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
@@ -118,7 +118,8 @@ fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
 fn play(flow: &ValidFlow, trigger: Value, seed: u64) -> (Vec<Event>, Vec<RunState>) {
     let dice = SeededEntropy::new(seed);
     let mut now = Timestamp::from_millis(1_000);
-    let first = Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS };
+    let first =
+        Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS, parent: None };
     let mut state = RunState::accepted(&first).unwrap();
     let (mut events, mut states) = (vec![first], vec![state.clone()]);
     let mut next = Event::Started { at: now, connections: Arc::default() };
