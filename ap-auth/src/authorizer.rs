@@ -371,7 +371,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 15 * 3 * 4 * 4 * 2);
+        assert_eq!(checked, 20 * 3 * 4 * 4 * 2);
     }
 
     #[test]

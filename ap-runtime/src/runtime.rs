@@ -25,6 +25,7 @@ use crate::{
     flow_cache::FlowCache,
     kernel::Kernel,
     replies::ReplyHub,
+    resume::ResumeDoor,
     sandbox::CodeSandbox,
     session::Session,
     store::Backend,
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) authorizer: Authorizer,
     pub(crate) platform: PlatformId,
     door: WebhookDoor,
+    resumes: ResumeDoor,
 }
 
 impl Runtime {
@@ -83,6 +85,12 @@ impl Runtime {
     #[must_use]
     pub fn webhooks(&self) -> WebhookDoor {
         self.parts.door.clone()
+    }
+
+    /// The door for those whom a run waits for.
+    #[must_use]
+    pub fn resumes(&self) -> ResumeDoor {
+        self.parts.resumes.clone()
     }
 
     /// The platform this runtime serves; roles on it are granted to principals who create projects.
@@ -236,7 +244,8 @@ impl RuntimeBuilder {
         let worker = Worker::start(Arc::clone(&kernel), worker_id);
         let routes = Arc::new(Routes::new(Arc::clone(&kernel)));
         let door = WebhookDoor::new(Arc::clone(&kernel), Arc::clone(&worker), Arc::clone(&routes));
-        let parts = Parts { kernel, worker, routes, authorizer: Authorizer, platform: PLATFORM, door };
+        let resumes = ResumeDoor::new(Arc::clone(&kernel));
+        let parts = Parts { kernel, worker, routes, authorizer: Authorizer, platform: PLATFORM, door, resumes };
         Ok(Runtime { parts: Arc::new(parts) })
     }
 }

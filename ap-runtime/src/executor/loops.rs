@@ -22,32 +22,19 @@ pub(super) async fn claim_loop(worker: Weak<Worker>, closing: CancellationToken)
     let mut pause = Pause::new();
     loop {
         let Some(strong) = worker.upgrade() else { return };
-        let mut saturated = false;
-        let failed = loop {
+        let kernel = Arc::clone(strong.kernel());
+        // Woken from here on, it looks again: nothing falls in between.
+        let wake = strong.woken();
+        let (next, failed) = loop {
+            // Asked before the claim: what becomes ready after this is due later, and what was ready before is claimed.
+            let due = if strong.has_room() { pause.until_due(&kernel).await } else { half_a_lease(&kernel) };
             match strong.claim().await {
-                Claim::Full => pause.reset(),
-                Claim::Some => {
-                    pause.reset();
-                    break false;
-                }
-                Claim::None => break false,
-                Claim::Saturated => {
-                    saturated = true;
-                    break false;
-                }
-                Claim::Failed => break true,
+                Claim::Full => {}
+                // Whoever ends gives its permit back, and wakes this loop.
+                Claim::None | Claim::Saturated | Claim::Some => break (due, false),
+                Claim::Failed => break (pause.after_failure(&kernel), true),
             }
         };
-        let kernel = Arc::clone(strong.kernel());
-        let next = if failed {
-            pause.after_failure(&kernel)
-        } else if saturated {
-            // Whoever ends gives its permit back, and wakes this loop.
-            half_a_lease(&kernel)
-        } else {
-            pause.until_due(&kernel).await
-        };
-        let wake = strong.woken();
         drop(strong);
         tokio::select! {
             biased;
@@ -65,14 +52,11 @@ pub(super) async fn trigger_loop(worker: Weak<Worker>, closing: CancellationToke
     loop {
         let Some(strong) = worker.upgrade() else { return };
         let kernel = Arc::clone(strong.kernel());
+        let due = pause.until_due(&kernel).await;
         let next = match strong.claim_triggers().await {
             Claim::Failed => pause.after_failure(&kernel),
-            Claim::Saturated => half_a_lease(&kernel),
-            Claim::Full | Claim::Some => {
-                pause.reset();
-                kernel.clock.now().saturating_add(TRIGGER_PACE)
-            }
-            Claim::None => pause.until_due(&kernel).await,
+            Claim::Full => kernel.clock.now(),
+            Claim::None | Claim::Saturated | Claim::Some => due,
         };
         let changed = strong.triggers_changed();
         drop(strong);
@@ -170,8 +154,8 @@ impl Pause {
         self.0 = SHORTEST_PAUSE;
     }
 
-    /// Until the store says that something is due. What is due already and was not to be had, say because its project is at
-    /// its limit, is looked for again ever more rarely.
+    /// Until the store says that something is due, at most half a lease. A store that names a time that has passed is not
+    /// asked again and again.
     async fn until_due(&mut self, kernel: &Kernel) -> Timestamp {
         let (now, latest) = (kernel.clock.now(), half_a_lease(kernel));
         match kernel.backend.next_due().await {
@@ -180,7 +164,10 @@ impl Pause {
                 due.min(latest)
             }
             Ok(Some(_)) => self.step(kernel).min(latest),
-            Ok(None) => latest,
+            Ok(None) => {
+                self.reset();
+                latest
+            }
             Err(error) => {
                 tracing::debug!(%error, "what is due next is not known");
                 latest

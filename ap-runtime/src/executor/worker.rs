@@ -433,6 +433,11 @@ impl Worker {
         permits
     }
 
+    /// Whether a claim could take something up.
+    pub(super) fn has_room(&self) -> bool {
+        !self.closing.is_cancelled() && self.permits.available_permits() > self.admission().reserve()
+    }
+
     /// Claims as many runs as there are permits.
     pub(super) async fn claim(self: &Arc<Self>) -> Claim {
         // Set before looking for permits: a run that ends from here on sees it and wakes the loop.

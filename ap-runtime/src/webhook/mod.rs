@@ -24,7 +24,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-pub(crate) use self::route::{Routes, TOKEN_PREFIX, token_hash};
+pub(crate) use self::{
+    payload::parse_body,
+    route::{Routes, TOKEN_PREFIX, token_hash},
+};
 use self::{
     response::{Rejection, accepted, outcome, still_running},
     route::Endpoint,
@@ -271,7 +274,7 @@ impl Door {
 }
 
 /// Who sends, as far as the audit trail wants to know.
-fn actor_of<B>(request: &Request<B>) -> Actor {
+pub(crate) fn actor_of<B>(request: &Request<B>) -> Actor {
     let actor = Actor::new(Identity::Anonymous);
     let actor = match request.extensions().get::<ClientAddress>() {
         Some(ClientAddress(address)) => actor.with_ip(*address),
