@@ -28,6 +28,8 @@ pub(crate) struct RunStart {
     pub(crate) version: FlowVersionId,
     pub(crate) generation: u64,
     pub(crate) dedupe: Option<Dedupe>,
+    /// When and beside which others it may run.
+    pub(crate) control: RunControl,
     /// What the trigger delivered.
     pub(crate) payload: Arc<Value>,
 }
@@ -43,7 +45,7 @@ impl Kernel {
     ) -> Result<(RunId, Submission), RunError> {
         let at = self.clock.now();
         let run = RunId::from_parts(at, self.id_entropy()?);
-        let RunStart { project, flow: flow_id, version, generation, dedupe, payload } = start;
+        let RunStart { project, flow: flow_id, version, generation, dedupe, control, payload } = start;
         let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine(), parent: None };
         let state = RunState::accepted(&first)?;
         let mut batch = Batch::default();
@@ -54,7 +56,7 @@ impl Kernel {
             RunRecord { id: run, project, flow: flow_id, version, parent: None, status, created: at, finished: None };
         let event = event(at).with_resource(flow_id).with_resource(run);
         let audit = vec![self.seal_event(keys, &event)?];
-        let accept = Accept { run: record, generation, dedupe, control: RunControl::default(), entry, lease: None };
+        let accept = Accept { run: record, generation, dedupe, control, entry, lease: None };
         Ok((run, Submission { accept, audit, flow, state }))
     }
 

@@ -28,6 +28,7 @@ pub mod egress;
 pub mod engine;
 mod executor;
 mod flow_cache;
+mod flow_control;
 mod journal;
 mod kernel;
 mod records;

@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn pages_are_closed_to_scripts_frames_caches_and_referrers() {
-        for page in [ask(None), ask(Some(Decision::Approve)), answer(&Outcome::Gone, true), answer(&Outcome::Taken, false)] {
+        for page in
+            [ask(None), ask(Some(Decision::Approve)), answer(&Outcome::Gone, true), answer(&Outcome::Taken, false)]
+        {
             let headers = page.headers();
             assert!(headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'none';"));
             assert_eq!(headers[header::REFERRER_POLICY], "no-referrer");

@@ -35,6 +35,7 @@ use self::{
 use crate::{
     accept::RunStart,
     executor::Worker,
+    flow_control::{Origin, control_of},
     journal::RunError,
     kernel::Kernel,
     replies::{Heard, Outcome, Waiter},
@@ -190,6 +191,8 @@ impl Door {
         actor: &Actor,
         sync: bool,
     ) -> Result<Option<(Delivered, Option<Waiter>)>, Rejection> {
+        let control = control_of(&endpoint.flow, endpoint.route.flow, &endpoint.keys, &payload, Origin::Caller)
+            .map_err(|error| Rejection::BadRequest(format!("a flow control key cannot be read: {error}")))?;
         let delivery = payload::delivery_id(endpoint.dedupe_place(), &payload);
         let trigger = endpoint.flow.trigger().name.as_str();
         let flow = endpoint.route.flow;
@@ -203,6 +206,7 @@ impl Door {
             version: endpoint.version,
             generation: endpoint.route.generation,
             dedupe,
+            control,
             payload: Arc::new(payload),
         };
         let (run, submission) = self
@@ -215,11 +219,13 @@ impl Door {
         let answer = self.worker.submit(submission).await.map_err(|error| internal(&error))?;
         match answer.map_err(|error| internal(&error))? {
             Accepted::Created { .. } => Ok(Some((Delivered { run, duplicate: false }, waiter))),
+            Accepted::Limited { retry } => Err(Rejection::Limited(retry.saturating_since(self.kernel.clock.now()))),
+            Accepted::Skipped => Err(Rejection::Skipped),
             Accepted::Duplicate(first) => {
                 let waiter = sync.then(|| self.kernel.replies.subscribe(first));
                 Ok(Some((Delivered { run: first, duplicate: true }, waiter)))
             }
-            _ => Ok(None),
+            Accepted::Stale => Ok(None),
         }
     }
 
