@@ -222,7 +222,9 @@ impl Lane {
 /// What time has made ready.
 pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = 1, due = NULL WHERE (project, id) IN \
     (SELECT project, id FROM ap_runs WHERE passed = 1 AND due <= ? ORDER BY due LIMIT ?)";
-pub(super) const RUNNING: &str = "SELECT project, count(*) FROM ap_runs WHERE lease IS NOT NULL GROUP BY project";
+/// By name, for the order of projects would tempt SQLite to read the whole table.
+pub(super) const RUNNING: &str =
+    "SELECT project, count(*) FROM ap_runs INDEXED BY ap_runs_lease WHERE lease IS NOT NULL GROUP BY project";
 pub(super) const EXPIRED: &str = "SELECT project, priority, created, id FROM ap_runs WHERE lease <= ?";
 pub(super) const READY_PROJECT: &str =
     "SELECT project FROM ap_runs WHERE ready = 1 AND project > ? ORDER BY project LIMIT 1";

@@ -328,7 +328,7 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
         (claim::EXPIRED, "ap_runs_lease (lease<?)"),
         (claim::READY_PROJECT, "ap_runs_ready (project>?)"),
         (claim::READY_LANE, "ap_runs_ready (project=? AND priority<?)"),
-        (claim::READY_RUNS, "ap_runs_ready (project=? AND priority=? AND created>?"),
+        (claim::READY_RUNS, "ap_runs_ready (project=? AND priority=? AND (created,id)>(?,?))"),
         (gate::NEXT, "ap_runs_gate (project=? AND gate=? AND passed=?)"),
         (gate::HOLDERS, "COVERING INDEX ap_runs_gate (project=? AND gate=? AND passed=?)"),
         (accept::WAITING_FOR_QUIET, "ap_runs_debounce (project=? AND debounce=? AND debounce_until>?)"),
