@@ -322,6 +322,7 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
     let backend = backend(&directory).await;
     let parent = run::listing(&RunFilter { parent: Some(ap_core::id::RunId::from_u128(1)), ..RunFilter::default() });
     let live = run::listing(&RunFilter { live: true, ..RunFilter::default() });
+    let mut slow = Vec::new();
     for (sql, index) in [
         (claim::PASS_TIMERS, "ap_runs_due (due<?)"),
         (claim::RUNNING, "ap_runs_lease"),
@@ -344,13 +345,15 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
         (connect::RECOVER[1], "ap_triggers_lease"),
     ] {
         let plan = plan(&backend, sql).await;
-        assert!(plan.iter().any(|line| line.contains(index)), "{sql}: {plan:?}");
         let table = |line: &String| line.starts_with("SCAN ap_") && !line.contains("INDEX");
-        assert!(!plan.iter().any(table), "{sql}: {plan:?}");
         // Counting what runs, a handful, and triggers due at the same time may sort.
         let sorts = plan.iter().any(|line| line.contains("TEMP B-TREE") && !line.contains("LAST"));
-        assert!(!sorts || sql == claim::RUNNING, "{sql}: {plan:?}");
+        let indexed = plan.iter().any(|line| line.contains(index)) && !plan.iter().any(table);
+        if !indexed || (sorts && sql != claim::RUNNING) {
+            slow.push((sql, plan));
+        }
     }
+    assert!(slow.is_empty(), "{slow:#?}");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ CREATE INDEX ap_runs_due ON ap_runs (due) WHERE due IS NOT NULL AND passed = 1;
 CREATE INDEX ap_runs_lease ON ap_runs (lease) WHERE lease IS NOT NULL;
 CREATE INDEX ap_runs_live ON ap_runs (project, id, flow) WHERE finished IS NULL;
 CREATE INDEX ap_runs_parent ON ap_runs (project, parent, id) WHERE parent IS NOT NULL;
-CREATE INDEX ap_runs_gate ON ap_runs (project, gate, passed, priority DESC, created, id)
+CREATE INDEX ap_runs_gate ON ap_runs (project, gate, passed, priority DESC, created, id, finished)
     WHERE gate IS NOT NULL AND finished IS NULL;
 CREATE INDEX ap_runs_debounce ON ap_runs (project, debounce, debounce_until)
     WHERE debounce IS NOT NULL AND finished IS NULL;
