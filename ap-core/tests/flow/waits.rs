@@ -1,4 +1,4 @@
-//! `$wait`: tokens of steps that wait, and where they can be read.
+//! `$wait`, handlers and parallel branches: what can be read of steps that are not over, failed, or run side by side.
 
 use serde_json::{Value, json};
 

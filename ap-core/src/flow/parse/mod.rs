@@ -8,13 +8,16 @@
 //! | `flow.format` | an export of the reference product, or no flow at all |
 //! | `flow.steps.limit`, `flow.nesting.limit` | more steps, or deeper nesting, than allowed |
 //! | `member.unknown`, `member.type`, `member.required`, `member.conflict` | a member that nothing reads, has the wrong type, is missing, or excludes another |
-//! | `name.invalid`, `name.length` | a step name that templates could not write; a display name that is empty or too long |
-//! | `step.type.invalid` | a `type` that is neither a control word nor `piece.action` |
-//! | `option.range`, `option.conflict`, `option.inapplicable` | an option outside its range, given twice, or without meaning for the step |
+//! | `name.invalid`, `name.length` | a name of a step or party that templates could not write; a display name that is empty or too long |
+//! | `step.type.invalid` | a `type` that is neither a control word nor `piece.action`; `queue` is no piece |
+//! | `option.range`, `option.conflict`, `option.inapplicable` | a number, word or list outside its range; an option given twice, or without meaning for the step |
 //! | `code.empty`, `code.size`, `code.dependencies` | a script that is empty or too long, or wants npm packages |
-//! | `loop.items`, `respond.status`, `respond.headers`, `fail.message` | a literal that could never work |
+//! | `loop.items`, `respond.status`, `respond.headers`, `fail.message`, `delay.until` | a literal that could never work |
+//! | `queue.name` | a name of a queue that is none, or a template |
+//! | `router.fallback` | a `FALLBACK` that is not the last branch, or the only one |
 //! | `condition.*` | a branch condition that is none |
 //! | `template.*` | a malformed `{{…}}`; `template.expression` is kept for publishing instead |
+//! | `trigger.type.invalid` | a `type` that is neither a kind of trigger nor `piece.trigger` |
 //! | `trigger.authentication.type`, `trigger.secret.literal`, `trigger.header.invalid`, `trigger.username.invalid`, `trigger.dedupe.invalid` | webhook settings |
 //!
 //! What parses and cannot be published is reported by [`ValidFlow::check`](super::ValidFlow::check).
