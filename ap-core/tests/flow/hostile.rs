@@ -53,6 +53,32 @@ fn a_hundred_thousand_steps_give_one_finding_fast() {
 }
 
 #[test]
+fn lists_of_forty_thousand_are_refused_fast() {
+    let start = Instant::now();
+    let branches: Vec<_> = (0..40_000).map(|_| json!({ "steps": [] })).collect();
+    let names: Vec<_> = (0..40_000).map(|n| format!("p{n}")).collect();
+    for (word, settings, member) in [
+        ("parallel", json!({ "branches": branches }), "branches"),
+        ("router", json!({ "branches": branches }), "branches"),
+        ("wait", json!({ "mode": "barrier", "parties": names }), "parties"),
+    ] {
+        let found = brief(&try_all(&one(word, settings)).expect_err("too many"));
+        assert_eq!(found, [(format!("/steps/0/settings/{member}"), "option.range")]);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn scattered_settings_are_read_as_deep_as_steps_nest() {
+    let mut action = json!({ "type": "respond", "body": "x".repeat(100_000) });
+    for _ in 0..9 {
+        action = json!({ "type": "queue.process", "queueName": "q", "action": action });
+    }
+    let source = one("queue.process", json!({ "queueName": "q", "action": action }));
+    assert_eq!(brief(&try_all(&source).expect_err("too deep"))[0].1, "flow.nesting.limit");
+}
+
+#[test]
 fn findings_stay_small_under_huge_names() {
     let huge = "n".repeat(300_000);
     let mut object = Map::new();
@@ -61,6 +87,17 @@ fn findings_stay_small_under_huge_names() {
         json!({ huge.clone(): 1, "triggers": [{ huge.clone(): 1, "type": huge.clone() }], "steps": [{ "name": huge.clone() }] }),
         one(&huge, json!({})),
         one("http", Value::Object(object)),
+        one(
+            "queue.process",
+            json!({ "queueName": huge.clone(), "mode": huge.clone(), "action": { "type": "respond", huge.clone(): 1 } }),
+        ),
+        one(
+            "router",
+            json!({ "mode": huge.clone(), "branches": [{ "name": huge.clone(), "condition": true, "steps": [] }] }),
+        ),
+        one("wait", json!({ "mode": "barrier", "parties": [huge.clone()] })),
+        one("respond", json!({ "body": format!("{{{{$wait.{huge}.token}}}}") })),
+        json!({ "triggers": [{ "type": format!("http.{huge}") }], "steps": [] }),
         one("respond", json!({ "body": format!("{{{{steps.{huge}.output}}}}") })),
         one("respond", json!({ "body": format!("{{{{{huge}}}}}") })),
     ];

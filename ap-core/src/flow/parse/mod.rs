@@ -119,7 +119,9 @@ impl Reader<'_> {
             return None;
         }
         if !["trigger", "triggers", "steps"].iter().any(|name| members.has(name)) {
-            self.findings.push(not_a_flow());
+            // The guide's §6.2 shows the settings of a queue as a document of their own.
+            let fix = if members.has("queue") { QUEUE_FIX } else { FLOW_FIX };
+            self.findings.push(Diagnostic { fix: fix.to_owned(), ..not_a_flow() });
             return None;
         }
         let display_name = match members.take("displayName") {
@@ -255,12 +257,7 @@ fn export(document: &Value) -> Option<&'static str> {
 }
 
 fn not_a_flow() -> Diagnostic {
-    Diagnostic::error(
-        "",
-        "flow.format",
-        "this is no flow: it has neither `triggers` nor `steps`",
-        "write an object with `displayName`, `triggers` and `steps`",
-    )
+    Diagnostic::error("", "flow.format", "this is no flow: it has neither `triggers` nor `steps`", FLOW_FIX)
 }
 
 /// Holds a value to the limits on text, by its compact text.
@@ -291,6 +288,9 @@ fn dismantle(value: Value) {
         }
     }
 }
+
+const FLOW_FIX: &str = "write an object with `displayName`, `triggers` and `steps`";
+const QUEUE_FIX: &str = "write the queue's `name` as `queueName`, and its `mode` and `settings`, into the settings of a `queue.process` step";
 
 /// Rule of an expression that needs the code sandbox.
 const EXPRESSION: &str = "template.expression";
