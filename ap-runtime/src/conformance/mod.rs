@@ -73,7 +73,7 @@ impl Clock for ManualClock {
 /// # Panics
 /// If the runtime cannot be made, or the rule is broken.
 pub fn block_on<F: Future>(rule: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(rule)
 }
 
