@@ -5,20 +5,26 @@
 //! one means that another release wrote the tables, and nothing is touched then.
 
 use ap_core::store::BackendError;
-use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr, migrate::Migration, migrate::MigrationType};
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     error::{PostgresOpenError, described, store_error},
-    value::{Columns, signed},
+    value::Columns,
 };
 
-/// Every migration, in order. A released one is never changed.
-pub(super) fn all() -> Vec<Migration> {
-    [(1, "records", include_str!("migrations/001_records.sql").into_sql_str())]
-        .into_iter()
-        .map(|(version, name, text)| Migration::new(version, name.into(), MigrationType::Simple, text, false))
-        .collect()
+/// A step forward of the tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Migration {
+    /// Counts from 1.
+    pub(super) version: i64,
+    pub(super) name: &'static str,
+    pub(super) text: &'static str,
 }
+
+/// Every migration, in order. A released one is never changed.
+pub(super) const ALL: &[Migration] =
+    &[Migration { version: 1, name: "records", text: include_str!("migrations/001_records.sql") }];
 
 /// Applies those of `migrations` that `schema` lacks.
 pub(super) async fn run(
@@ -49,7 +55,7 @@ enum Unapplied {
     /// The schema has what this release does not know.
     Foreign(String),
     /// A statement of a migration failed.
-    Text(String, sqlx::Error),
+    Text(&'static str, sqlx::Error),
     Statement(sqlx::Error),
 }
 
@@ -80,7 +86,7 @@ async fn apply(connection: &mut PgConnection, schema: &str, migrations: &[Migrat
     }
     for (index, (version, checksum)) in applied.iter().enumerate() {
         match migrations.get(index) {
-            Some(migration) if migration.version == *version && *migration.checksum == **checksum => {}
+            Some(migration) if migration.version == *version && *checksum == digest(migration) => {}
             Some(migration) if migration.version == *version => {
                 return Err(Unapplied::Foreign(format!("migration {version} was applied with another text")));
             }
@@ -88,16 +94,20 @@ async fn apply(connection: &mut PgConnection, schema: &str, migrations: &[Migrat
         }
     }
     for migration in migrations.iter().skip(applied.len()) {
-        let text = sqlx::raw_sql(AssertSqlSafe(migration.sql.as_str().to_owned())).execute(&mut *connection).await;
-        text.map_err(|error| Unapplied::Text(migration.description.to_string(), error))?;
+        let text = sqlx::raw_sql(migration.text).execute(&mut *connection).await;
+        text.map_err(|error| Unapplied::Text(migration.name, error))?;
         sqlx::query("INSERT INTO ap_migrations (version, name, checksum) VALUES ($1, $2, $3)")
-            .bind(signed(u64::try_from(migration.version).unwrap_or_default()))
-            .bind(migration.description.as_ref())
-            .bind(migration.checksum.as_ref())
+            .bind(migration.version)
+            .bind(migration.name)
+            .bind(digest(migration))
             .execute(&mut *connection)
             .await?;
     }
     Ok(())
+}
+
+fn digest(migration: &Migration) -> Vec<u8> {
+    Sha256::digest(migration.text.as_bytes()).to_vec()
 }
 
 async fn execute(connection: &mut PgConnection, text: String) -> sqlx::Result<()> {

@@ -91,7 +91,7 @@ impl PostgresBackend {
         let connector = Arc::new(options.connector()?);
         let unreachable = |error| PostgresOpenError::Connection(BackendError::new(described(error)));
         let mut connection = connector.connect().await.map_err(unreachable)?;
-        migrate::run(&mut connection, &schema, &migrate::all()).await?;
+        migrate::run(&mut connection, &schema, migrate::ALL).await?;
         warn_of_lost_writes(&mut connection).await;
         // An error means that it is closed already.
         let _ = sqlx::Connection::close(connection).await;
