@@ -6,8 +6,10 @@
 
 mod admission;
 mod attempt;
+mod carry;
 mod driver;
 mod loops;
+mod outside;
 mod shares;
 mod worker;
 

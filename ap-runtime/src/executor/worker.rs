@@ -358,6 +358,8 @@ impl Worker {
         let (mut frees, mut given_back) = (false, false);
         match AssertUnwindSafe(driven).catch_unwind().await {
             Ok(Ok(Stopped::Ended)) => frees = self.frees_others(&claimed).await,
+            // It may be due before anything that the claim loop knows of.
+            Ok(Ok(Stopped::Parked)) => given_back = true,
             Ok(Ok(Stopped::GivenBack)) => {
                 tracing::info!(%run, "the run is given back");
                 given_back = true;

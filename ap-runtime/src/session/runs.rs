@@ -143,6 +143,7 @@ impl ProjectSession {
             version,
             generation: flow.generation,
             dedupe: None,
+            parent: None,
             control,
             payload,
         };

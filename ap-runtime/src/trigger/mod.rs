@@ -125,7 +125,8 @@ impl Firing<'_> {
             key: self.keys.lookup_hash("delivery", &[flow.as_bytes(), kind, id]),
             expires: self.kernel.clock.now().saturating_add(self.kernel.webhook_options.dedupe_window()),
         });
-        let start = RunStart { project, flow, version, generation, dedupe, control, payload: Arc::new(payload) };
+        let (parent, payload) = (None, Arc::new(payload));
+        let start = RunStart { project, flow, version, generation, dedupe, control, parent, payload };
         let (_, submission) = self.kernel.prepare_run(start, Arc::clone(&self.flow), &self.keys, |at| {
             AuditEvent::by(&Actor::new(Identity::Engine), "run.start", project.into(), at)
         })?;

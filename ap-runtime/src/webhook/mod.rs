@@ -206,6 +206,7 @@ impl Door {
             version: endpoint.version,
             generation: endpoint.route.generation,
             dedupe,
+            parent: None,
             control,
             payload: Arc::new(payload),
         };

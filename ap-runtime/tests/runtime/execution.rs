@@ -97,7 +97,7 @@ async fn a_crash_during_a_wait_repeats_nothing_that_is_known() {
     world.peer.fail_first.store(1, Ordering::SeqCst);
     let run = world.admin().start_run(flow, json!({})).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(world.admin().run(run).await.unwrap().status, RunStatus::Running);
+    assert_eq!(world.admin().run(run).await.unwrap().status, RunStatus::Paused);
     assert_eq!(world.peer.calls.lock().unwrap().len(), 1);
     world.backend.crash();
     let world = restart(world, 6).await;
