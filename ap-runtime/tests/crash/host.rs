@@ -1,6 +1,6 @@
-//! The host under test: a runtime on one SQLite file, its door behind a socket.
+//! The host under test: a runtime on a store, its door behind a socket.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use ap_auth::{principal::Principal, role::Role};
 use ap_core::{
@@ -9,8 +9,6 @@ use ap_core::{
 };
 use ap_crypto::{key::RootKey, provider::MemoryKeyProvider};
 use ap_runtime::{
-    backend::sqlite::SqliteBackend,
-    clock::SystemClock,
     config::WorkerOptions,
     runtime::Runtime,
     session::{ProjectSession, Session},
@@ -21,18 +19,22 @@ use http::Request;
 use http_body_util::Full;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     flows::{Kind, PeerPiece},
     peer::Peer,
+    store::{Opened, Store},
     wire::{self, Message},
 };
 
 /// A runtime and its store.
 #[derive(Debug)]
 pub struct Host {
-    backend: Arc<SqliteBackend>,
+    opened: Opened,
     runtime: Runtime,
+    /// Deliveries that were acknowledged before they were handled.
+    early: TaskTracker,
 }
 
 /// What was set up before the first kill.
@@ -43,9 +45,18 @@ pub struct Setup {
     pub paths: BTreeMap<Kind, String>,
 }
 
+/// When a delivery is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// Once it is committed, as it must be.
+    Committed,
+    /// As soon as it arrives: the fault that the checks have to find.
+    Early,
+}
+
 /// Creates the project and publishes the flows.
-pub async fn set_up(database: &Path, peer: &Peer) -> Setup {
-    let host = Host::open(database, peer.address()).await;
+pub async fn set_up(store: &Store, peer: &Peer) -> Setup {
+    let host = Host::open(store, peer.address()).await;
     let project = host.session(None).create_project("Crash").await.unwrap();
     let admin = host.admin(project);
     let mut paths = BTreeMap::new();
@@ -60,20 +71,20 @@ pub async fn set_up(database: &Path, peer: &Peer) -> Setup {
 }
 
 impl Host {
-    pub async fn open(database: &Path, peer: SocketAddr) -> Self {
-        let backend = Arc::new(SqliteBackend::open(database, Arc::new(SystemClock)).await.unwrap());
+    pub async fn open(store: &Store, peer: SocketAddr) -> Self {
+        let opened = store.open().await;
         // Fewer than there are senders: some runs are accepted into the queue, and claimed from it.
         let worker = WorkerOptions::default().with_concurrency(10).unwrap().with_lease(Duration::from_secs(5)).unwrap();
         let keys = MemoryKeyProvider::new(
             RootKey::from_slice(b"the 32 bytes of a key for a test.".first_chunk::<32>().unwrap()).unwrap(),
         );
-        let runtime = Runtime::builder(backend.clone(), keys)
+        let runtime = Runtime::builder(opened.backend(), keys)
             .pieces([Arc::new(PeerPiece(peer)) as Arc<dyn Piece>])
             .worker(worker)
             .build()
             .await
             .unwrap();
-        Self { backend, runtime }
+        Self { opened, runtime, early: TaskTracker::new() }
     }
 
     pub fn admin(&self, project: ProjectId) -> ProjectSession {
@@ -86,18 +97,31 @@ impl Host {
     }
 
     /// Opens the door on a socket.
-    pub async fn serve(&self) -> SocketAddr {
+    pub async fn serve(&self, acknowledge: Acknowledge) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = self.runtime.webhooks();
-        tokio::spawn(wire::serve(listener, move |request| pass(door.clone(), request)));
+        let (door, early) = (self.runtime.webhooks(), self.early.clone());
+        tokio::spawn(wire::serve(listener, move |request| {
+            let (handled, early) = (pass(door.clone(), request), early.clone());
+            async move {
+                match acknowledge {
+                    Acknowledge::Committed => handled.await,
+                    Acknowledge::Early => {
+                        early.spawn(handled);
+                        Message::new("HTTP/1.1 202 Accepted", "{}")
+                    }
+                }
+            }
+        }));
         address
     }
 
     /// Ends in an orderly way.
     pub async fn close(self) {
+        self.early.close();
+        self.early.wait().await;
         self.runtime.shutdown(Duration::from_secs(10)).await;
-        self.backend.close().await;
+        self.opened.close().await;
     }
 }
 
