@@ -100,6 +100,8 @@ impl Child {
 
     /// Waits until it has ended.
     pub async fn end(mut self) -> ExitStatus {
+        // `wait` would close its input, which ends it.
+        let _input = self.process.stdin.take();
         tokio::time::timeout(START, self.process.wait()).await.expect("the process did not end in time").unwrap()
     }
 }
