@@ -28,6 +28,7 @@ pub struct RunLimits {
     timeout: Duration,
     step_executions: u32,
     log_bytes: u64,
+    spill_bytes: u64,
 }
 
 impl RunLimits {
@@ -49,9 +50,27 @@ impl RunLimits {
         self.log_bytes
     }
 
+    /// Largest sum of a run's outputs that are kept as files before it ends as `LOG_SIZE_EXCEEDED`.
+    #[must_use]
+    pub const fn spill_bytes(&self) -> u64 {
+        self.spill_bytes
+    }
+
+    /// Sets how large outputs of a run may be together that are kept as files, because each is larger than 256 KiB. They
+    /// count little against the run's log; while the run is executed they are in memory.
+    ///
+    /// * Unit: bytes, roughly those of their JSON. Default: 256 MiB. Accepted: 1 MiB to 16 GiB.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_spill_bytes(mut self, bytes: u64) -> Result<Self, LimitError> {
+        self.spill_bytes = number("run files", bytes, 1 << 20, 16 << 30, "bytes")?;
+        Ok(self)
+    }
+
     /// Sets the longest time a run may execute.
     ///
-    /// * Unit: wall-clock time on the runtime's clock, counted from when this process took the run up.
+    /// * Unit: wall-clock time on the runtime's clock while somebody executes the run; pauses do not count.
     /// * Default: 5 min. Accepted: 1 s to 24 h. Source: guide §6.3, `AP_MAX_FLOW_DURATION`.
     ///
     /// # Errors
@@ -89,6 +108,7 @@ impl RunLimits {
         EngineLimits {
             step_executions: self.step_executions,
             log_bytes: self.log_bytes,
+            spill_bytes: self.spill_bytes,
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -96,7 +116,7 @@ impl RunLimits {
 
 impl Default for RunLimits {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(300), step_executions: 10_000, log_bytes: 50 << 20 }
+        Self { timeout: Duration::from_secs(300), step_executions: 10_000, log_bytes: 50 << 20, spill_bytes: 256 << 20 }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Kernel {
     pub(crate) flows: FlowCache,
     pub(crate) replies: Arc<ReplyHub>,
     pub(crate) denials: Denials,
+    /// What stands before a resume token in an address.
+    pub(crate) resume_base: Option<Arc<str>>,
 }
 
 impl Kernel {

@@ -204,6 +204,7 @@ impl RuntimeBuilder {
             flows: FlowCache::default(),
             replies: Arc::new(ReplyHub::default()),
             denials: Denials::default(),
+            resume_base: None,
         });
         let worker = Worker::start(Arc::clone(&kernel));
         let routes = Arc::new(Routes::new(Arc::clone(&kernel)));

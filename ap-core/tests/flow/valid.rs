@@ -45,13 +45,6 @@ fn settings_follow_the_schema_without_the_options() {
 }
 
 #[test]
-fn words_to_come_are_refused() {
-    for word in ["router", "parallel", "subflow", "delay", "wait"] {
-        assert_eq!(check_errors(&one(word, json!({}))), [at("/steps/0", "step.unavailable")]);
-    }
-}
-
-#[test]
 fn lists_without_steps_are_warned_of() {
     let trigger = json!([{ "type": "manual" }]);
     assert_eq!(warnings(&json!({ "triggers": trigger, "steps": [] })), [at("/steps", "steps.empty")]);

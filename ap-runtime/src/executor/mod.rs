@@ -4,7 +4,9 @@
 //! the one file of the runtime that spawns tasks.
 
 mod attempt;
+mod carry;
 mod driver;
+mod outside;
 mod worker;
 
 pub(crate) use worker::{Submission, Worker};

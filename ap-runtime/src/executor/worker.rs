@@ -207,7 +207,7 @@ impl Worker {
         };
         let run = claimed.lease.run;
         match AssertUnwindSafe(driven).catch_unwind().await {
-            Ok(Ok(Stopped::Ended)) => {}
+            Ok(Ok(Stopped::Ended | Stopped::Parked)) => {}
             Ok(Ok(Stopped::GivenBack)) => tracing::info!(%run, "the run is given back"),
             Ok(Ok(Stopped::LeaseLost)) => tracing::info!(%run, "another owner took the run over"),
             Ok(Err(error)) if error.is_final() => {
@@ -231,7 +231,7 @@ impl Worker {
     }
 
     fn hold(self: &Arc<Self>, lease: Lease, permit: Permit) -> Hold {
-        let signals = Signals { lost: CancellationToken::new(), stop: self.stop.clone() };
+        let signals = Signals { stop: self.stop.clone(), ..Signals::default() };
         let previous = self.held().insert(lease.run, Held { lease, lost: signals.lost.clone() });
         // This very process lost the lease, say while it was suspended, and has just claimed the run again.
         if let Some(previous) = previous {

@@ -44,6 +44,7 @@ impl ProjectSession {
             version,
             generation: flow.generation,
             dedupe: None,
+            parent: None,
             payload: Arc::new(payload),
         };
         // The proof names the flow already; the preparation adds the run.

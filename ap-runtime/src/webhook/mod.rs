@@ -200,6 +200,7 @@ impl Door {
             version: endpoint.version,
             generation: endpoint.route.generation,
             dedupe,
+            parent: None,
             payload: Arc::new(payload),
         };
         let (run, submission) = self

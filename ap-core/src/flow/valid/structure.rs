@@ -5,14 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Found;
 use crate::{
     flow::{
         Diagnostic, FlowDefinition, FlowLimits, OnError, PieceStep, Severity, Step, StepKind, StepName, TriggerKind,
         WebhookAuthentication, WebhookSettings,
-        parse::{CONTROL_WORDS, UNAVAILABLE, piece_input},
+        parse::{CONTROL_WORDS, input_of, settings_pointer},
     },
     nearest::nearest_match,
     piece::{Action, Piece, PieceSet},
@@ -118,7 +118,7 @@ impl Walk<'_> {
 
     fn piece(&mut self, step: &Step, piece: &PieceStep) {
         let Some(known) = self.pieces.piece(&piece.piece) else {
-            let names = self.pieces.names().chain(CONTROL_WORDS).chain(UNAVAILABLE);
+            let names = self.pieces.names().chain(CONTROL_WORDS);
             let fix = did_you_mean(nearest_match(&piece.piece, names), "pieces", self.pieces.names());
             let message = format!("there is no piece `{}`", piece.piece);
             self.found.push(Diagnostic::error(&format!("{}/type", step.pointer), "piece.unknown", message, fix));
@@ -135,8 +135,8 @@ impl Walk<'_> {
             self.found.push(Diagnostic::error(&format!("{}/type", step.pointer), "action.unknown", message, fix));
             return;
         };
-        let pointer = format!("{}/settings", step.pointer);
-        let settings = self.source.pointer(&pointer).and_then(Value::as_object).map_or_else(Map::new, piece_input);
+        let pointer = settings_pointer(self.source, &step.pointer);
+        let settings = input_of(self.source, &step.pointer);
         for finding in action.spec().properties.check_settings(&settings, &pointer) {
             match finding.severity {
                 Severity::Error => self.found.push(finding),
