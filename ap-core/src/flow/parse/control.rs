@@ -247,10 +247,10 @@ impl Reader<'_> {
         let status = status.cloned().unwrap_or_else(|| absent(&ok));
         let headers = headers.cloned().unwrap_or_else(|| absent(&none));
         let body = body.cloned().unwrap_or_else(|| absent(&null));
-        let (code, fields, content) = (self.template(&status), self.template(&headers), self.template(&body));
-        let (code, fields, content) = (code?, fields?, content?);
+        let (code, fields, content) = (self.literal(&status), self.template(&headers), self.template(&body));
+        let ((code, literal), fields, content) = (code?, fields?, content?);
         let in_range = |literal: &Value| literal.as_u64().is_some_and(|code| (200..=599).contains(&code));
-        if code.as_literal().is_some_and(|literal| !in_range(literal)) {
+        if literal.is_some_and(|literal| !in_range(&literal)) {
             let fix = "write a number, or a template that gives one";
             self.findings.error(&status.pointer, "respond.status", "a status is a number from 200 to 599", fix);
         }

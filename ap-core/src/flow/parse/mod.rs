@@ -199,6 +199,14 @@ impl Reader<'_> {
         Template::compile(&blanked).or_else(|_| Template::compile(&Value::Null)).ok()
     }
 
+    /// As [`Reader::template`], with the value if nothing is to be resolved in it and nothing was wrong with it.
+    fn literal(&mut self, member: &Member<'_>) -> Option<(Template, Option<Value>)> {
+        let sound = Template::compile(member.value).is_ok();
+        let template = self.template(member)?;
+        let literal = template.as_literal().filter(|_| sound).cloned();
+        Some((template, literal))
+    }
+
     /// Keeps a finding about a template: an expression for publishing, everything else as an error.
     fn keep(&mut self, finding: Diagnostic) {
         if finding.rule == EXPRESSION { self.findings.defer(finding) } else { self.findings.push(finding) }

@@ -38,27 +38,23 @@ impl Reader<'_> {
     }
 
     fn delay_for(&mut self, time: &Member<'_>) -> Option<Template> {
-        let is_text = time.value.is_string();
-        let template = if is_text { Some(self.template(time)?) } else { None };
-        match template {
-            Some(template) if template.as_literal().is_none() => Some(template),
-            _ => {
-                let literal = template.as_ref().and_then(Template::as_literal).unwrap_or(time.value);
-                let literal = Member { value: literal, pointer: time.pointer.clone() };
-                literal.whole(0, MAX_WAIT_MS, "milliseconds", &mut self.findings)?;
-                Template::compile(literal.value).ok()
-            }
-        }
+        let (template, literal) = match time.value {
+            Value::String(_) => self.literal(time)?,
+            other => (Template::compile(&Value::Null).ok()?, Some(other.clone())),
+        };
+        let Some(literal) = literal else { return Some(template) };
+        let literal = Member { value: &literal, pointer: time.pointer.clone() };
+        literal.whole(0, MAX_WAIT_MS, "milliseconds", &mut self.findings)?;
+        Template::compile(literal.value).ok()
     }
 
     fn delay_until(&mut self, until: &Member<'_>) -> Option<Template> {
         until.text(&mut self.findings)?;
-        let template = self.template(until)?;
-        let literal = template.as_literal();
-        if literal.is_some_and(|time| time.as_str().and_then(|text| text.parse::<Timestamp>().ok()).is_none()) {
-            let (message, fix) =
-                ("this is no RFC 3339 time", "write one such as `2030-01-02T03:04:05Z`, or a template");
-            self.findings.error(&until.pointer, "delay.until", message, fix);
+        let (template, literal) = self.literal(until)?;
+        let is_time = |value: &Value| value.as_str().is_some_and(|text| text.parse::<Timestamp>().is_ok());
+        if literal.is_some_and(|literal| !is_time(&literal)) {
+            let fix = "write one such as `2030-01-02T03:04:05Z`, or a template";
+            self.findings.error(&until.pointer, "delay.until", "this is no RFC 3339 time", fix);
             return None;
         }
         Some(template)
