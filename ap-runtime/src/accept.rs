@@ -53,8 +53,16 @@ impl Kernel {
         batch.push(&first)?;
         let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;
         let status = RunStatus::Queued;
-        let record =
-            RunRecord { id: run, project, flow: flow_id, version, parent: parent_run, status, created: at, finished: None };
+        let record = RunRecord {
+            id: run,
+            project,
+            flow: flow_id,
+            version,
+            parent: parent_run,
+            status,
+            created: at,
+            finished: None,
+        };
         let event = event(at).with_resource(flow_id).with_resource(run);
         let audit = vec![self.seal_event(keys, &event)?];
         let accept = Accept { run: record, generation, dedupe, control: RunControl::default(), entry, lease: None };

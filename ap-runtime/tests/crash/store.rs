@@ -1,12 +1,9 @@
 //! Where the host keeps everything, and what can be asked of it without a host.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use ap_runtime::{backend::sqlite::SqliteBackend, clock::SystemClock, store::Backend};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use rusqlite::Connection;
 
 /// A place that outlives the processes.
 #[derive(Clone, Debug)]
@@ -45,24 +42,22 @@ impl Store {
     }
 
     /// What the database says about itself; a whole one says `ok` and nothing else. Nobody has it open.
-    pub async fn integrity(&self) -> Vec<String> {
+    pub fn integrity(&self) -> Vec<String> {
         match self {
             Self::Sqlite(path) => {
-                let mut connection = connect(path).await;
-                let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut connection).await.unwrap();
-                connection.close().await.unwrap();
-                lines
+                let connection = Connection::open(path).unwrap();
+                let mut check = connection.prepare("PRAGMA integrity_check").unwrap();
+                check.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
             }
         }
     }
 
     /// How many rows a query without arguments counts. Nobody has the database open.
-    pub async fn count(&self, query: &'static str) -> usize {
+    pub fn count(&self, query: &str) -> usize {
         match self {
             Self::Sqlite(path) => {
-                let mut connection = connect(path).await;
-                let count: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
-                connection.close().await.unwrap();
+                let connection = Connection::open(path).unwrap();
+                let count: i64 = connection.query_one(query, [], |row| row.get(0)).unwrap();
                 usize::try_from(count).unwrap()
             }
         }
@@ -81,10 +76,6 @@ impl Opened {
             Self::Sqlite(backend) => backend.close().await,
         }
     }
-}
-
-async fn connect(path: &Path) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(path).connect().await.unwrap()
 }
 
 const SQLITE: &str = "sqlite:";

@@ -56,13 +56,13 @@ impl World {
 
     /// Once no process is left: serves what is under way to its end, and looks at everything.
     pub async fn verdict(&self) -> Verdict {
-        let before = self.store.integrity().await;
+        let before = self.store.integrity();
         let host = Host::open(&self.store, self.peer.address()).await;
         self.load.send_to(&[host.serve(Acknowledge::Committed).await]);
         let left = self.load.drain(QUIET).await;
         let mut verdict = Verdict::of(&host, &self.setup, &self.load, &self.peer, QUIET).await;
         host.close().await;
-        verdict.add_database(&self.store, before).await;
+        verdict.add_database(&self.store, before);
         verdict.add_left_unacknowledged(left);
         verdict
     }

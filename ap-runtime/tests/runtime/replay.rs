@@ -13,9 +13,7 @@ use ap_crypto::keyring::Keyring;
 use ap_runtime::{
     backend::memory::MemoryBackend,
     clock::SystemClock,
-    engine::{
-        AnswerDecision, AttemptOutcome, Command, EngineLimits, Event, ResumeTokens, RunState, Signal, TakenJob,
-    },
+    engine::{AnswerDecision, AttemptOutcome, Command, EngineLimits, Event, ResumeTokens, RunState, Signal, TakenJob},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -183,7 +181,8 @@ fn answer(state: &RunState, dice: &SeededEntropy, at: Timestamp) -> Event {
             Event::ChildStarted { at, path: call.path.clone(), run: RunId::from_u128(u128::from(dice.next())) }
         }
         Command::TakeJobs(call) => {
-            let job = |_| TakenJob { id: JobId::from_u128(u128::from(dice.next())), start: at, data: Arc::new(json!(1)) };
+            let job =
+                |_| TakenJob { id: JobId::from_u128(u128::from(dice.next())), start: at, data: Arc::new(json!(1)) };
             let jobs = (0..dice.next() % 3).map(job).collect();
             Event::JobsTaken { at, path: call.path.clone(), jobs, more: dice.one_in(3) }
         }
@@ -195,7 +194,8 @@ fn answer(state: &RunState, dice: &SeededEntropy, at: Timestamp) -> Event {
 fn play(flow: &ValidFlow, trigger: Value, seed: u64) -> (Vec<Event>, Vec<RunState>) {
     let dice = SeededEntropy::new(seed);
     let mut now = Timestamp::from_millis(1_000);
-    let first = Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS, parent: None };
+    let first =
+        Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS, parent: None };
     let mut state = RunState::accepted(&first, resume()).unwrap();
     let (mut events, mut states) = (vec![first], vec![state.clone()]);
     let mut next = Event::Started { at: now, connections: Arc::default() };
