@@ -10,6 +10,10 @@ use ap_core::{
 use ap_crypto::{key::RootKey, provider::MemoryKeyProvider};
 use ap_runtime::{
     config::WorkerOptions,
+    egress::{
+        guard::{EgressPolicy, Guard, SystemResolver},
+        http::HttpEgress,
+    },
     runtime::Runtime,
     session::{ProjectSession, Session},
     webhook::WebhookDoor,
@@ -18,11 +22,12 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    flows::{Kind, PeerPiece},
+    flows::{self, Kind, PeerPiece, Places},
     peer::Peer,
     store::{Opened, Store},
     wire::{self, Message},
@@ -60,9 +65,14 @@ pub async fn set_up(store: &Store, peer: &Peer) -> Setup {
     let project = host.session(None).create_project("Crash").await.unwrap();
     let admin = host.admin(project);
     let mut paths = BTreeMap::new();
-    for kind in Kind::ALL {
-        let flow = admin.create_flow(kind.source().to_string().as_bytes()).await.unwrap();
+    let publish = async |source: Value| {
+        let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap();
         admin.publish_flow(flow.id).await.unwrap();
+        flow
+    };
+    let places = Places { peer: peer.address(), called: publish(flows::called()).await.id };
+    for kind in Kind::ALL {
+        let flow = publish(kind.source(&places)).await;
         let token = admin.webhook_token(flow.id).await.unwrap();
         paths.insert(kind, format!("/hooks/{}", token.expose_secret()));
     }
@@ -75,11 +85,14 @@ impl Host {
         let opened = store.open().await;
         // Fewer than there are senders: some runs are accepted into the queue, and claimed from it.
         let worker = WorkerOptions::default().with_concurrency(10).unwrap().with_lease(Duration::from_secs(5)).unwrap();
+        let here = EgressPolicy::new().allow_network("127.0.0.1/32".parse().unwrap()).unwrap();
         let keys = MemoryKeyProvider::new(
             RootKey::from_slice(b"the 32 bytes of a key for a test.".first_chunk::<32>().unwrap()).unwrap(),
         );
         let runtime = Runtime::builder(opened.backend(), keys)
+            .pieces(ap_pieces::standard())
             .pieces([Arc::new(PeerPiece(peer)) as Arc<dyn Piece>])
+            .egress(HttpEgress::builder(Guard::new(here, Arc::new(SystemResolver))).build().unwrap())
             .worker(worker)
             .build()
             .await

@@ -32,6 +32,8 @@ pub struct Books {
     /// Requests whose key was known already.
     pub repeats: u64,
     done: u64,
+    /// How often each label came over `/flaky`.
+    tries: BTreeMap<String, u64>,
 }
 
 impl Peer {
@@ -49,9 +51,9 @@ impl Peer {
                     let pause = || Duration::from_millis(rng.lock().unwrap().below(12));
                     let (before, after) = (pause(), pause());
                     tokio::time::sleep(before).await;
-                    let answer = books.lock().unwrap().act(&request);
+                    let answer = books.lock().unwrap().answer(&request);
                     tokio::time::sleep(after).await;
-                    Message::new("HTTP/1.1 200 OK", answer.to_string())
+                    answer
                 }
             }
         }));
@@ -68,6 +70,25 @@ impl Peer {
 }
 
 impl Books {
+    /// `/act` acts. `/flaky` refuses the first time, loses its answer the second time, and then acts.
+    fn answer(&mut self, request: &Message) -> Message {
+        let unavailable = || Message::new("HTTP/1.1 503 Service Unavailable", []);
+        if request.target() == "/flaky" {
+            let label = String::from_utf8(request.body.clone()).unwrap();
+            let tries = self.tries.entry(label).or_default();
+            *tries += 1;
+            match *tries {
+                1 => return unavailable(),
+                2 => {
+                    self.act(request);
+                    return unavailable();
+                }
+                _ => {}
+            }
+        }
+        Message::new("HTTP/1.1 200 OK", self.act(request).to_string()).with("content-type", "application/json")
+    }
+
     fn act(&mut self, request: &Message) -> Value {
         let key = request.header("idempotency-key").map(str::to_owned);
         if let Some(first) = key.as_ref().and_then(|key| self.keys.get(key)) {

@@ -16,10 +16,10 @@ use ap_runtime::{
     session::ProjectSession,
     store::{RunFilter, RunRecord},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
-    flows::Kind,
+    flows::{Kind, delivery_of},
     host::{Host, Setup},
     load::{Ack, Book, Load},
     peer::{Books, Peer},
@@ -123,7 +123,7 @@ impl Verdict {
             }
             match admin.run(record.id).await {
                 Ok(view) => {
-                    let delivery = view.trigger["headers"]["webhook-id"].as_str().unwrap_or_default().to_owned();
+                    let delivery = delivery_of(&view.trigger).to_owned();
                     runs.insert(record.id, (delivery, view));
                 }
                 Err(error) => self.problems.push(format!("{} cannot be read: {error}", record.id)),
@@ -179,15 +179,15 @@ impl Verdict {
             500 => view.status == RunStatus::Failed && view.reply.is_none(),
             _ => true,
         };
-        let expected = match Kind::of(delivery) {
-            _ if ack.status != 200 => ack.body.clone(),
-            Kind::Keyed => {
-                let key = format!("{run}/act");
-                json!({ "id": delivery, "answer": books.keys.get(&key).map_or(&Value::Null, |first| &first["answer"]) })
-            }
+        let kind = Kind::of(delivery);
+        let expected = if ack.status != 200 {
+            ack.body.clone()
+        } else if kind.is_unkeyed() {
             // The peer keeps no record of which answer it gave to whom.
-            Kind::Once => json!({ "id": delivery, "answer": ack.body["answer"] }),
-            Kind::Late | Kind::Looped | Kind::Plain => json!({ "id": delivery }),
+            kind.reply(delivery, &ack.body["answer"])
+        } else {
+            let first = books.keys.get(&format!("{run}/act"));
+            kind.reply(delivery, first.map_or(&Value::Null, |first| &first["answer"]))
         };
         if !agrees || ack.body != expected {
             let (told, stored) = (&ack.body, &view.reply);
@@ -197,9 +197,12 @@ impl Verdict {
 
     /// One run per delivery, and each ended as it should.
     fn check_runs(&mut self, runs: &Runs, book: &Book, books: &Books) {
-        let mut of_delivery: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut of_delivery, mut called) = (BTreeMap::<&str, usize>::new(), BTreeMap::<RunId, usize>::new());
         for (id, (delivery, view)) in runs {
-            *of_delivery.entry(delivery).or_default() += 1;
+            match view.parent {
+                None => *of_delivery.entry(delivery).or_default() += 1,
+                Some(parent) => *called.entry(parent).or_default() += 1,
+            }
             if !book.sent.contains_key(delivery) {
                 self.problems.push(format!("{id} is of `{delivery}`, which nobody sent"));
                 continue;
@@ -210,16 +213,24 @@ impl Verdict {
             let counts: Vec<u64> = kind.labels(delivery).iter().map(effects).collect();
             let well = match (view.status, kind) {
                 (RunStatus::Succeeded, _) => counts.iter().all(|count| *count == 1),
-                (RunStatus::Failed, Kind::Once) => unknown && counts.iter().all(|count| *count <= 1),
+                (RunStatus::Failed, kind) if kind.is_unkeyed() => unknown && counts.iter().all(|count| *count <= 1),
                 _ => false,
             };
-            self.interrupted += usize::from(unknown && kind == Kind::Once);
-            self.unknown_keyed += usize::from(unknown && kind != Kind::Once);
+            self.interrupted += usize::from(unknown && kind.is_unkeyed());
+            self.unknown_keyed += usize::from(unknown && !kind.is_unkeyed());
             if !well {
                 let error = view.error.as_ref();
                 self.problems.push(format!("{id} of {delivery}: {}, {error:?}, effects {counts:?}", view.status));
             }
         }
+        for (id, (delivery, _)) in runs.iter().filter(|(_, (_, view))| view.parent.is_none()) {
+            let (calls, expected) = (called.remove(id).unwrap_or_default(), Kind::of(delivery).calls());
+            self.duplicate_runs += calls.saturating_sub(expected);
+            if calls != expected {
+                self.problems.push(format!("{id} of {delivery} called {calls} runs"));
+            }
+        }
+        self.problems.extend(called.keys().map(|parent| format!("{parent} called a run, and is not there")));
         self.deliveries = of_delivery.len();
         for (delivery, count) in of_delivery.into_iter().filter(|(_, count)| *count > 1) {
             self.duplicate_runs += count - 1;
