@@ -104,10 +104,15 @@ impl Load {
         acknowledged.wait_for(|now| *now >= count).await.unwrap();
     }
 
+    /// Waits until there are `count` more acknowledgements.
+    pub async fn acknowledged_more(&self, count: usize) {
+        let now = *self.shared.acknowledged.borrow();
+        self.acknowledged(now + count).await;
+    }
+
     /// Waits until there are `count` more acknowledgements than could be on their way by now.
     pub async fn acknowledged_after_now(&self, count: usize) {
-        let now = *self.shared.acknowledged.borrow();
-        self.acknowledged(now + 2 * SENDERS as usize + count).await;
+        self.acknowledged_more(2 * SENDERS as usize + count).await;
     }
 
     /// Starts no new delivery, waits until those under way are acknowledged, and returns how many are not in time.
