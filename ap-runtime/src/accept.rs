@@ -30,6 +30,8 @@ pub(crate) struct RunStart {
     pub(crate) dedupe: Option<Dedupe>,
     /// The step of another run that starts it.
     pub(crate) parent: Option<ParentStep>,
+    /// When and beside which others it may run.
+    pub(crate) control: RunControl,
     /// What the trigger delivered.
     pub(crate) payload: Arc<Value>,
 }
@@ -45,7 +47,7 @@ impl Kernel {
     ) -> Result<(RunId, Submission), RunError> {
         let at = self.clock.now();
         let run = RunId::from_parts(at, self.id_entropy()?);
-        let RunStart { project, flow: flow_id, version, generation, dedupe, parent, payload } = start;
+        let RunStart { project, flow: flow_id, version, generation, dedupe, parent, control, payload } = start;
         let parent_run = parent.as_ref().map(|parent| parent.run);
         let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine(), parent };
         let state = RunState::accepted(&first, self.resume_tokens(keys, (project, run)))?;
@@ -65,7 +67,7 @@ impl Kernel {
         };
         let event = event(at).with_resource(flow_id).with_resource(run);
         let audit = vec![self.seal_event(keys, &event)?];
-        let accept = Accept { run: record, generation, dedupe, control: RunControl::default(), entry, lease: None };
+        let accept = Accept { run: record, generation, dedupe, control, entry, lease: None };
         Ok((run, Submission { accept, audit, flow, state }))
     }
 

@@ -1,6 +1,6 @@
 //! Limits and options, in groups that are each valid alone.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::engine::EngineLimits;
 
@@ -121,10 +121,13 @@ impl Default for RunLimits {
 }
 
 /// How this process executes runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerOptions {
+    name: Arc<str>,
     concurrency: u32,
     lease: Duration,
+    project_concurrency: u32,
+    total_concurrency: u32,
 }
 
 impl WorkerOptions {
@@ -140,9 +143,68 @@ impl WorkerOptions {
         self.lease
     }
 
-    /// Sets how many runs are executed at once; more are accepted and queued.
+    /// What the host calls this worker; empty if it did not say.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many runs of one project are executed at once over all workers, unless its share says otherwise.
+    #[must_use]
+    pub const fn project_concurrency(&self) -> u32 {
+        self.project_concurrency
+    }
+
+    /// How many runs are executed at once over all workers and projects.
+    #[must_use]
+    pub const fn total_concurrency(&self) -> u32 {
+        self.total_concurrency
+    }
+
+    /// Names this worker, such as after its host; the list of workers shows it.
+    ///
+    /// * Unit: bytes. Default: empty. Accepted: 1 to 128, no control characters.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_name(mut self, name: &str) -> Result<Self, LimitError> {
+        let bytes = if name.contains(char::is_control) { 0 } else { name.len() as u64 };
+        number("worker name", bytes, 1, 128, "bytes without control characters")?;
+        self.name = name.into();
+        Ok(self)
+    }
+
+    /// Sets how many runs of one project are executed at once over all workers, unless the project's share says otherwise.
+    /// Paused runs do not count.
+    ///
+    /// * Unit: runs. Default: 100. Accepted: 1 to 100,000.
+    /// * Give every worker the same. A process that takes up a run in the moment it accepts it counts its own part of the
+    ///   limit only, so several workers may exceed the default for a moment, by less than as much again. A limit set as a
+    ///   project's share is never exceeded.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_project_concurrency(mut self, runs: u32) -> Result<Self, LimitError> {
+        self.project_concurrency = number("project concurrency", u64::from(runs), 1, 100_000, "runs").map(|_| runs)?;
+        Ok(self)
+    }
+
+    /// Sets how many runs are executed at once over all workers and projects.
+    ///
+    /// * Unit: runs. Default: as many as the workers take. Accepted: 1 to 1,000,000. Give every worker the same.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_total_concurrency(mut self, runs: u32) -> Result<Self, LimitError> {
+        self.total_concurrency = number("total concurrency", u64::from(runs), 1, 1_000_000, "runs").map(|_| runs)?;
+        Ok(self)
+    }
+
+    /// Sets how many runs this process executes at once; more are accepted and queued.
     ///
     /// * Unit: runs. Default: 100 (guide §6.3, `AP_MAX_CONCURRENT_FLOWS`). Accepted: 1 to 100,000.
+    /// * An eighth of them is kept for projects that have next to nothing under way here, so that one busy project does not
+    ///   make all others wait.
     ///
     /// # Errors
     /// [`LimitError::OutOfRange`].
@@ -165,7 +227,13 @@ impl WorkerOptions {
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        Self { concurrency: 100, lease: Duration::from_secs(30) }
+        Self {
+            name: Arc::from(""),
+            concurrency: 100,
+            lease: Duration::from_secs(30),
+            project_concurrency: 100,
+            total_concurrency: u32::MAX,
+        }
     }
 }
 
@@ -264,10 +332,20 @@ mod tests {
         assert!(run.with_step_executions(0).is_err());
         assert!(run.with_step_executions(1_000_001).is_err());
         assert!(run.with_log_bytes((64 << 10) - 1).is_err());
-        let worker = WorkerOptions::default();
-        assert!(worker.with_concurrency(0).is_err());
-        assert!(worker.with_concurrency(100_000).is_ok());
-        assert!(worker.with_lease(Duration::from_secs(601)).is_err());
+        let worker = WorkerOptions::default;
+        assert!(worker().with_concurrency(0).is_err());
+        assert!(worker().with_concurrency(100_000).is_ok());
+        assert!(worker().with_lease(Duration::from_secs(601)).is_err());
+        assert!(worker().with_project_concurrency(0).is_err());
+        assert!(worker().with_project_concurrency(100_000).is_ok());
+        assert!(worker().with_project_concurrency(100_001).is_err());
+        assert!(worker().with_total_concurrency(0).is_err());
+        assert!(worker().with_total_concurrency(1_000_000).is_ok());
+        assert!(worker().with_total_concurrency(1_000_001).is_err());
+        assert!(worker().with_name("").is_err());
+        assert!(worker().with_name(&"n".repeat(128)).is_ok());
+        assert!(worker().with_name(&"n".repeat(129)).is_err());
+        assert!(worker().with_name("a\nb").is_err());
         let webhook = WebhookOptions::default();
         assert!(webhook.with_body_bytes(0).is_err());
         assert!(webhook.with_body_bytes(25 << 20).is_ok());

@@ -215,6 +215,11 @@ pub(crate) fn signal_key(run: RunId, id: SignalId) -> [u8; 32] {
     key
 }
 
+/// The hash under which the jobs of a queue are found.
+pub(crate) fn queue_name(keys: &TenantKeys, name: &str) -> LookupHash {
+    keys.lookup_hash("queue", &[name.as_bytes()])
+}
+
 /// The seal of a job of a queue.
 pub(crate) fn job(id: &JobId, project: ProjectId) -> SealContext<'_> {
     let scope = project.into();

@@ -21,6 +21,7 @@ use crate::{
     kernel::Kernel,
     replies::Outcome,
     store::{Claimed, Lease, RunChange},
+    wakeup::Hint,
 };
 
 /// One run, in the hands of this process.
@@ -51,10 +52,10 @@ struct UnderWay {
 pub(super) struct Signals {
     /// The lease is lost: nothing this driver does counts any more.
     pub(super) lost: CancellationToken,
-    /// The run has signals.
-    pub(super) signaled: Arc<Notify>,
     /// The process stops: what is known is to be made durable, and the run given back.
     pub(super) stop: CancellationToken,
+    /// The run may have signals that no commit has taken: look at the store.
+    pub(super) signaled: Arc<Notify>,
 }
 
 /// How a driver stopped without error.
@@ -423,6 +424,12 @@ impl Driver {
             Err(error) => return Err(error.into()),
         }
         self.next_seq += u64::from(has_entry);
+        for signal in &self.carry.signals {
+            self.kernel.wakeup.notify(Hint::Signaled(signal.run));
+        }
+        if !self.carry.starts.is_empty() {
+            self.kernel.wakeup.notify(Hint::Ready);
+        }
         self.carry.clear();
         Ok(None)
     }

@@ -19,6 +19,7 @@ use crate::{
     accept::RunStart,
     engine::{AttemptOutcome, ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
     executor::Submission,
+    flow_control::{Origin, control_of},
     journal::RunError,
     records,
     store::{JobRequest, NewJob, RunChange},
@@ -107,6 +108,11 @@ impl Driver {
         if !matches!(valid.trigger().kind, TriggerKind::Manual) {
             return Ok(Err(format!("the flow `{}` is not started by others: its trigger is not `manual`", call.flow)));
         }
+        // The other flow's bounds hold; what it would refuse starts later.
+        let control = match control_of(&valid, flow.id, &self.keys, &call.payload, Origin::Poll) {
+            Ok(control) => control,
+            Err(error) => return Ok(Err(format!("the bounds of the flow `{}` do not fit: {error}", call.flow))),
+        };
         let start = RunStart {
             project,
             flow: flow.id,
@@ -119,6 +125,7 @@ impl Driver {
                 waits: call.waits,
                 depth: call.depth,
             }),
+            control,
             payload: Arc::clone(&call.payload),
         };
         let parent = self.lease.run;
