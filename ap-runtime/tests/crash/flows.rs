@@ -40,6 +40,8 @@ pub enum Kind {
     Queued,
     /// Is refused by the peer, then loses the peer's answer, then acts under a key, then responds with the answer.
     Retried,
+    /// Sends the peer a token under a key, waits for the answer, then responds with it.
+    Waiting,
 }
 
 /// What flows refer to.
@@ -51,7 +53,7 @@ pub struct Places {
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Caller,
         Self::Delayed,
         Self::Fetched,
@@ -64,6 +66,7 @@ impl Kind {
         Self::Posted,
         Self::Queued,
         Self::Retried,
+        Self::Waiting,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -80,6 +83,7 @@ impl Kind {
             Self::Posted => "posted",
             Self::Queued => "queued",
             Self::Retried => "retried",
+            Self::Waiting => "waiting",
         }
     }
 
@@ -115,6 +119,7 @@ impl Kind {
             Self::Fetched | Self::Keyed | Self::Once | Self::Posted | Self::Retried => {
                 json!({ "id": delivery, "answer": answer })
             }
+            Self::Waiting => json!({ "id": delivery, "answer": format!("{delivery}/act") }),
             _ => json!({ "id": delivery }),
         }
     }
@@ -171,6 +176,12 @@ impl Kind {
                 act["retry"] = json!({ "maxAttempts": 5, "backoff": { "type": "fixed", "initialMs": 10 } });
                 json!([act, with(received)])
             }
+            Self::Waiting => {
+                let mut ask = act(true);
+                ask["settings"]["token"] = "{{$wait.hold.token}}".into();
+                let hold = step("hold", "wait", json!({ "mode": "webhook", "timeoutMs": 600_000 }));
+                json!([ask, hold, with("{{steps.hold.output.label}}")])
+            }
         };
         let settings = json!({ "authentication": { "type": "NONE" } });
         let trigger = json!({ "name": "hook", "type": "webhook", "settings": settings });
@@ -219,7 +230,10 @@ impl Piece for PeerPiece {
         [("act", Effect::Once), ("put", Effect::Repeatable)]
             .into_iter()
             .map(|(name, effect)| {
-                let properties = Properties::new([Property::new("label", "Label", PropertyKind::Json).required()]);
+                let properties = Properties::new([
+                    Property::new("label", "Label", PropertyKind::Json).required(),
+                    Property::new("token", "Token", PropertyKind::Json),
+                ]);
                 let spec = ActionSpec { name, display_name: name, description: "Acts and returns.", properties };
                 Arc::new(PeerAction { spec, effect, peer: self.0 }) as Arc<dyn Action>
             })
@@ -243,6 +257,10 @@ impl Action for PeerAction {
         let request = Message::new("POST /act HTTP/1.1", label);
         let keyed = context.send_idempotency_key || self.effect == Effect::Repeatable;
         let request = if keyed { request.with("idempotency-key", context.idempotency_key) } else { request };
+        let request = match input["token"].as_str() {
+            Some(token) => request.with("x-token", token),
+            None => request,
+        };
         let failed = |message: String| StepError::new(StepErrorKind::Connection, message);
         let response = wire::exchange(self.peer, &request).await.map_err(|error| failed(error.to_string()))?;
         Ok(serde_json::from_slice(&response.body).map_err(|error| failed(error.to_string()))?)

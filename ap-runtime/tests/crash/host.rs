@@ -14,6 +14,7 @@ use ap_runtime::{
         guard::{EgressPolicy, Guard, SystemResolver},
         http::HttpEgress,
     },
+    resume::ResumeDoor,
     runtime::Runtime,
     session::{ProjectSession, Session},
     webhook::WebhookDoor,
@@ -113,9 +114,9 @@ impl Host {
     pub async fn serve(&self, acknowledge: Acknowledge) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (door, early) = (self.runtime.webhooks(), self.early.clone());
+        let (doors, early) = ((self.runtime.webhooks(), self.runtime.resumes()), self.early.clone());
         tokio::spawn(wire::serve(listener, move |request| {
-            let (handled, early) = (pass(door.clone(), request), early.clone());
+            let (handled, early) = (pass(doors.clone(), request), early.clone());
             async move {
                 match acknowledge {
                     Acknowledge::Committed => handled.await,
@@ -138,13 +139,17 @@ impl Host {
     }
 }
 
-/// Hands a request to the door.
-async fn pass(door: WebhookDoor, message: Message) -> Message {
+/// Hands a request to its door.
+async fn pass((webhooks, resumes): (WebhookDoor, ResumeDoor), message: Message) -> Message {
     let mut request = Request::post(message.target());
     for (name, value) in &message.headers {
         request = request.header(name, value);
     }
-    let response = door.handle(request.body(Full::new(Bytes::from(message.body))).unwrap()).await;
+    let request = request.body(Full::new(Bytes::from(message.body))).unwrap();
+    let response = match request.uri().path().starts_with("/resume/") {
+        true => resumes.handle(request).await,
+        false => webhooks.handle(request).await,
+    };
     let (parts, body) = response.into_parts();
     let answer = Message::new(format!("HTTP/1.1 {}", parts.status), body.to_vec());
     parts.headers.iter().fold(answer, |answer, (name, value)| answer.with(name.as_str(), value.to_str().unwrap()))

@@ -12,9 +12,14 @@ use std::{
 
 use ap_core::id::RunId;
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet, time};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time,
+};
 
 use crate::{
+    answers::{self, Asked},
     flows::Kind,
     host::Setup,
     rng::Rng,
@@ -51,7 +56,7 @@ pub struct Ack {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub struct Shared {
     paths: BTreeMap<Kind, String>,
     doors: watch::Sender<Vec<SocketAddr>>,
     turn: AtomicUsize,
@@ -71,7 +76,8 @@ struct Delivery {
 }
 
 impl Load {
-    pub fn start(setup: &Setup, seed: u64) -> Self {
+    /// Senders, and those who answer what was `asked`.
+    pub fn start(setup: &Setup, asked: mpsc::UnboundedReceiver<Asked>, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             paths: setup.paths.clone(),
             doors: watch::Sender::new(Vec::new()),
@@ -85,6 +91,7 @@ impl Load {
         for sender in 0..SENDERS {
             senders.spawn(Arc::clone(&shared).send(sender, Rng::new(seed.wrapping_mul(0x1_0000) ^ sender)));
         }
+        tokio::spawn(answers::give(Arc::clone(&shared), asked, Rng::new(seed ^ 0x616e_7377)));
         Self { shared, senders: Mutex::new(senders) }
     }
 
@@ -178,7 +185,12 @@ impl Shared {
             .with("webhook-id", &delivery.id)
     }
 
-    async fn wait_for_host(&self) -> SocketAddr {
+    /// Writes down what nobody should see.
+    pub fn surprise(&self, what: String) {
+        self.book.lock().unwrap().surprises.push(what);
+    }
+
+    pub async fn wait_for_host(&self) -> SocketAddr {
         let mut doors = self.doors.subscribe();
         let open = doors.wait_for(|doors| !doors.is_empty()).await.unwrap();
         open[self.turn.fetch_add(1, Ordering::Relaxed) % open.len()]

@@ -14,6 +14,7 @@
     reason = "tests"
 )]
 
+mod answers;
 mod child;
 mod disk;
 mod flows;

@@ -37,9 +37,9 @@ impl World {
     }
 
     async fn on(store: Store, directory: TempDir, seed: u64) -> Self {
-        let peer = Peer::start(seed).await;
+        let (peer, asked) = Peer::start(seed).await;
         let setup = host::set_up(&store, &peer).await;
-        let load = Load::start(&setup, seed);
+        let load = Load::start(&setup, asked, seed);
         Self { store, load, seed, peer, setup, directory, began: Instant::now() }
     }
 
