@@ -6,6 +6,8 @@
 
 mod flow;
 mod run;
+#[cfg(feature = "sim")]
+mod snapshot;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +26,8 @@ use ap_core::{
 use ap_crypto::keyring::{KeyStore, WrappedKey};
 use async_trait::async_trait;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::snapshot::MemorySnapshot;
 use super::check_project;
 use crate::{
     clock::Clock,
@@ -141,7 +145,7 @@ impl AuditStore for MemoryBackend {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, WrappedKey>,
@@ -181,6 +185,7 @@ impl State {
     }
 }
 
+#[derive(Clone)]
 struct Run {
     record: RunRecord,
     epoch: u64,
@@ -188,6 +193,7 @@ struct Run {
     journal: BTreeMap<u64, JournalEntry>,
 }
 
+#[derive(Clone)]
 struct Delivery {
     run: RunId,
     expires: Timestamp,
