@@ -45,7 +45,7 @@ macro_rules! caught {
 }
 
 caught! {
-    an_acknowledgement_before_the_commit: AckBeforeCommit in effects by "acknowledged" | "effects" | "audit";
+    an_acknowledgement_before_the_commit: AckBeforeCommit in effects by "acknowledged" | "effects" | "audit" | "journal";
     a_dropped_audit_record: AuditDropped in effects by "audit";
     a_claim_that_keeps_the_epoch: ClaimKeepsEpoch in effects by "epochs";
     a_run_claimed_twice: ClaimedTwice in effects by "epochs";
