@@ -310,7 +310,7 @@ mod tests {
     const PLATFORM: PlatformId = PlatformId::from_u128(1);
 
     /// Who has what: permission, level, then Admin, Editor, Viewer.
-    const TABLE: [(&str, char, [bool; 3]); 15] = [
+    const TABLE: [(&str, char, [bool; 3]); 20] = [
         ("audit.read", 'p', [true, false, false]),
         ("connection.delete", 'p', [true, false, false]),
         ("connection.read", 'p', [true, true, true]),
@@ -322,10 +322,15 @@ mod tests {
         ("platform.audit.read", 'P', [true, false, false]),
         ("project.create", 'P', [true, false, false]),
         ("project.read", 'p', [true, true, true]),
+        ("project.share", 'P', [true, false, false]),
         ("project.write", 'p', [true, false, false]),
+        ("queue.read", 'p', [true, true, true]),
+        ("queue.redrive", 'p', [true, true, false]),
         ("run.cancel", 'p', [true, true, false]),
         ("run.read", 'p', [true, true, true]),
+        ("run.retry", 'p', [true, true, false]),
         ("run.start", 'p', [true, true, false]),
+        ("worker.read", 'P', [true, false, false]),
     ];
 
     fn user() -> Principal {
@@ -366,7 +371,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 15 * 3 * 4 * 4 * 2);
+        assert_eq!(checked, 20 * 3 * 4 * 4 * 2);
     }
 
     #[test]

@@ -76,14 +76,24 @@ permissions! {
     ProjectCreate = "project.create" in PlatformId;
     /// Reading a project's settings.
     ProjectRead = "project.read" in ProjectId;
+    /// Changing a project's share of the workers.
+    ProjectShare = "project.share" in PlatformId;
     /// Changing a project's settings.
     ProjectWrite = "project.write" in ProjectId;
+    /// Seeing how many jobs the queues of a project have.
+    QueueRead = "queue.read" in ProjectId;
+    /// Making dead letters of a queue wait again.
+    QueueRedrive = "queue.redrive" in ProjectId;
     /// Ending a run before its time.
     RunCancel = "run.cancel" in ProjectId;
     /// Reading runs: status, inputs, outputs and logs, redacted.
     RunRead = "run.read" in ProjectId;
+    /// Trying a run again that did not succeed.
+    RunRetry = "run.retry" in ProjectId;
     /// Starting a run by hand.
     RunStart = "run.start" in ProjectId;
+    /// Seeing which workers there are.
+    WorkerRead = "worker.read" in PlatformId;
 }
 
 /// A type that names a [`Permission`]. Only the markers of this module implement it.
@@ -155,10 +165,15 @@ mod tests {
                 "platform.audit.read",
                 "project.create",
                 "project.read",
+                "project.share",
                 "project.write",
+                "queue.read",
+                "queue.redrive",
                 "run.cancel",
                 "run.read",
+                "run.retry",
                 "run.start",
+                "worker.read",
             ]
         );
     }

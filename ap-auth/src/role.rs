@@ -14,9 +14,9 @@ use crate::permission::Permission;
 pub enum Role {
     /// Everything in its scope. The only role that means something in a platform.
     Admin,
-    /// Makes and publishes flows, writes connections, starts and cancels runs.
+    /// Makes and publishes flows, writes connections, starts, cancels and retries runs, redrives queues.
     Editor,
-    /// Looks at flows, runs and the names of connections.
+    /// Looks at flows, runs, queues and the names of connections.
     Viewer,
 }
 
@@ -39,20 +39,26 @@ impl Role {
     pub const fn allows(self, permission: Permission) -> bool {
         // Listed by permission, without a catch-all: a new permission does not compile until somebody decides who has it.
         match permission {
-            Permission::ConnectionRead | Permission::FlowRead | Permission::ProjectRead | Permission::RunRead => {
-                matches!(self, Self::Admin | Self::Editor | Self::Viewer)
-            }
+            Permission::ConnectionRead
+            | Permission::FlowRead
+            | Permission::ProjectRead
+            | Permission::QueueRead
+            | Permission::RunRead => matches!(self, Self::Admin | Self::Editor | Self::Viewer),
             Permission::ConnectionWrite
             | Permission::FlowPublish
             | Permission::FlowWrite
+            | Permission::QueueRedrive
             | Permission::RunCancel
+            | Permission::RunRetry
             | Permission::RunStart => matches!(self, Self::Admin | Self::Editor),
             Permission::AuditRead
             | Permission::ConnectionDelete
             | Permission::FlowDelete
             | Permission::PlatformAuditRead
             | Permission::ProjectCreate
-            | Permission::ProjectWrite => matches!(self, Self::Admin),
+            | Permission::ProjectShare
+            | Permission::ProjectWrite
+            | Permission::WorkerRead => matches!(self, Self::Admin),
         }
     }
 }

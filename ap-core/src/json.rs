@@ -401,6 +401,22 @@ pub fn check_stored(value: &Value) -> Result<(), StoredLimit> {
     }
 }
 
+/// As [`check_stored`], for the output of a step: one that is large is kept as a file, up to [`MAX_OUTPUT_BYTES`].
+///
+/// # Errors
+/// Says which limit is exceeded, as the end of a sentence.
+pub fn check_output(value: &Value) -> Result<(), StoredLimit> {
+    if depth_exceeds(value, MAX_STORED_DEPTH) {
+        Err(StoredLimit::Depth)
+    } else if size_of(value) > MAX_OUTPUT_BYTES {
+        Err(StoredLimit::Output)
+    } else {
+        Ok(())
+    }
+}
+
+/// Largest output of a step, by [`size_of`]. Unit: bytes.
+pub const MAX_OUTPUT_BYTES: u64 = 48 << 20;
 /// Deepest nesting of arrays and objects in a value that is kept: deeper ones could be written and not be read back.
 pub const MAX_STORED_DEPTH: usize = 100;
 /// Largest value that is kept, by [`size_of`]. Unit: bytes. Escaping can make JSON text six times as large.
@@ -412,6 +428,9 @@ pub enum StoredLimit {
     /// Too deep.
     #[error("is nested deeper than {MAX_STORED_DEPTH} levels")]
     Depth,
+    /// Too large for an output.
+    #[error("is larger than {MAX_OUTPUT_BYTES} bytes")]
+    Output,
     /// Too large.
     #[error("is larger than {MAX_STORED_BYTES} bytes")]
     Size,

@@ -148,6 +148,7 @@ pub struct PollOutcome {
 pub struct PieceSet {
     pieces: BTreeMap<String, Arc<dyn Piece>>,
     actions: BTreeMap<(String, String), Arc<dyn Action>>,
+    triggers: BTreeMap<(String, String), Arc<dyn Trigger>>,
 }
 
 impl PieceSet {
@@ -160,6 +161,10 @@ impl PieceSet {
             set.actions.retain(|(owner, _), _| *owner != name);
             for action in piece.actions() {
                 set.actions.insert((name.clone(), action.spec().name.to_owned()), action);
+            }
+            set.triggers.retain(|(owner, _), _| *owner != name);
+            for trigger in piece.triggers() {
+                set.triggers.insert((name.clone(), trigger.spec().name.to_owned()), trigger);
             }
             set.pieces.insert(name, piece);
         }
@@ -187,5 +192,16 @@ impl PieceSet {
     /// Names of a piece's actions, in order.
     pub fn action_names<'a>(&'a self, piece: &'a str) -> impl Iterator<Item = &'a str> {
         self.actions.keys().filter(move |(owner, _)| owner == piece).map(|(_, action)| action.as_str())
+    }
+
+    /// The trigger `piece.trigger`.
+    #[must_use]
+    pub fn trigger(&self, piece: &str, trigger: &str) -> Option<&Arc<dyn Trigger>> {
+        self.triggers.get(&(piece.to_owned(), trigger.to_owned()))
+    }
+
+    /// Names of a piece's triggers, in order.
+    pub fn trigger_names<'a>(&'a self, piece: &'a str) -> impl Iterator<Item = &'a str> {
+        self.triggers.keys().filter(move |(owner, _)| owner == piece).map(|(_, trigger)| trigger.as_str())
     }
 }

@@ -100,6 +100,8 @@ impl FromStr for RunStatus {
 pub enum StepStatus {
     /// Its last attempt failed.
     Failed,
+    /// It waits for time to pass, for somebody outside, or for another run.
+    Paused,
     /// It is being executed, or waits for its next attempt.
     Running,
     /// It was passed over because the flow says `skip`.
@@ -127,6 +129,15 @@ impl StepPath {
     #[must_use]
     pub fn in_iteration(&self, index: usize, name: &str) -> Self {
         Self(format!("{}:{index}/{name}", self.0))
+    }
+
+    /// The step `name` in the same iteration as this one.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        match self.0.rsplit_once('/') {
+            Some((around, _)) => Self(format!("{around}/{name}")),
+            None => Self::top(name),
+        }
     }
 
     /// The text form.
@@ -187,6 +198,8 @@ impl std::error::Error for StepError {}
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StepErrorKind {
+    /// It was stopped: the run was canceled, or something beside it failed.
+    Canceled,
     /// The connection a step names is missing, of another type, or not allowed where it is used.
     Connection,
     /// A `fail` step ended the run on purpose.
@@ -213,6 +226,8 @@ pub enum StepErrorKind {
     Remote,
     /// The script of a code step threw.
     Script,
+    /// The run that a `subflow` step waited for did not succeed.
+    Subflow,
     /// The attempt took longer than the step allows.
     Timeout,
 }
@@ -248,6 +263,7 @@ mod tests {
             assert!(kind.is_retryable(), "{kind:?}");
         }
         for kind in [
+            Kind::Canceled,
             Kind::Connection,
             Kind::Explicit,
             Kind::Input,
@@ -257,6 +273,7 @@ mod tests {
             Kind::OutcomeUnknown,
             Kind::Refused,
             Kind::Remote,
+            Kind::Subflow,
         ] {
             assert!(!kind.is_retryable(), "{kind:?}");
         }
@@ -268,5 +285,7 @@ mod tests {
         assert_eq!(inner.as_str(), "loop_1:3/approval");
         assert_eq!(inner.step_name(), "approval");
         assert_eq!(inner.in_iteration(0, "x").as_str(), "loop_1:3/approval:0/x");
+        assert_eq!(inner.beside("x").as_str(), "loop_1:3/x");
+        assert_eq!(StepPath::top("a").beside("x").as_str(), "x");
     }
 }

@@ -13,7 +13,7 @@ use ap_crypto::vault::TenantKeys;
 use serde_json::Value;
 
 use crate::{
-    engine::{Event, RunState},
+    engine::{Event, ParentStep, ResumeTokens, RunState},
     executor::Submission,
     journal::{self, Batch, RunError},
     kernel::Kernel,
@@ -28,6 +28,10 @@ pub(crate) struct RunStart {
     pub(crate) version: FlowVersionId,
     pub(crate) generation: u64,
     pub(crate) dedupe: Option<Dedupe>,
+    /// The step of another run that starts it.
+    pub(crate) parent: Option<ParentStep>,
+    /// When and beside which others it may run.
+    pub(crate) control: RunControl,
     /// What the trigger delivered.
     pub(crate) payload: Arc<Value>,
 }
@@ -43,19 +47,33 @@ impl Kernel {
     ) -> Result<(RunId, Submission), RunError> {
         let at = self.clock.now();
         let run = RunId::from_parts(at, self.id_entropy()?);
-        let RunStart { project, flow: flow_id, version, generation, dedupe, payload } = start;
-        let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine(), parent: None };
-        let state = RunState::accepted(&first)?;
+        let RunStart { project, flow: flow_id, version, generation, dedupe, parent, control, payload } = start;
+        let parent_run = parent.as_ref().map(|parent| parent.run);
+        let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine(), parent };
+        let state = RunState::accepted(&first, self.resume_tokens(keys, (project, run)))?;
         let mut batch = Batch::default();
         batch.push(&first)?;
         let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;
         let status = RunStatus::Queued;
-        let record =
-            RunRecord { id: run, project, flow: flow_id, version, parent: None, status, created: at, finished: None };
+        let record = RunRecord {
+            id: run,
+            project,
+            flow: flow_id,
+            version,
+            parent: parent_run,
+            status,
+            created: at,
+            finished: None,
+        };
         let event = event(at).with_resource(flow_id).with_resource(run);
         let audit = vec![self.seal_event(keys, &event)?];
-        let accept = Accept { run: record, generation, dedupe, control: RunControl::default(), entry, lease: None };
+        let accept = Accept { run: record, generation, dedupe, control, entry, lease: None };
         Ok((run, Submission { accept, audit, flow, state }))
+    }
+
+    /// What the resume tokens of a run are made from.
+    pub(crate) fn resume_tokens(&self, keys: &TenantKeys, (project, run): (ProjectId, RunId)) -> Arc<ResumeTokens> {
+        Arc::new(ResumeTokens { project, key: keys.resume_key(run), base: self.resume_base.clone() })
     }
 
     /// Seals an audit event under the keys of its scope.
@@ -77,6 +95,7 @@ impl Kernel {
         let flow = self.flow_version(record.version, record.project).await?;
         let entries = self.backend.journal(record.id, record.project).await?;
         let ids = (record.project, record.id);
-        Ok(journal::replay(keys, ids, &flow, &entries)?.state)
+        let resume = self.resume_tokens(keys, ids);
+        Ok(journal::replay(&*self.backend, keys, ids, &flow, (&entries, resume)).await?.state)
     }
 }

@@ -1,6 +1,6 @@
 //! Limits and options, in groups that are each valid alone.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::engine::EngineLimits;
 
@@ -28,6 +28,7 @@ pub struct RunLimits {
     timeout: Duration,
     step_executions: u32,
     log_bytes: u64,
+    spill_bytes: u64,
 }
 
 impl RunLimits {
@@ -49,9 +50,27 @@ impl RunLimits {
         self.log_bytes
     }
 
+    /// Largest sum of a run's outputs that are kept as files before it ends as `LOG_SIZE_EXCEEDED`.
+    #[must_use]
+    pub const fn spill_bytes(&self) -> u64 {
+        self.spill_bytes
+    }
+
+    /// Sets how large outputs of a run may be together that are kept as files, because each is larger than 256 KiB. They
+    /// count little against the run's log; while the run is executed they are in memory.
+    ///
+    /// * Unit: bytes, roughly those of their JSON. Default: 256 MiB. Accepted: 1 MiB to 16 GiB.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_spill_bytes(mut self, bytes: u64) -> Result<Self, LimitError> {
+        self.spill_bytes = number("run files", bytes, 1 << 20, 16 << 30, "bytes")?;
+        Ok(self)
+    }
+
     /// Sets the longest time a run may execute.
     ///
-    /// * Unit: wall-clock time on the runtime's clock, counted from when this process took the run up.
+    /// * Unit: wall-clock time on the runtime's clock while somebody executes the run; pauses do not count.
     /// * Default: 5 min. Accepted: 1 s to 24 h. Source: guide §6.3, `AP_MAX_FLOW_DURATION`.
     ///
     /// # Errors
@@ -89,6 +108,7 @@ impl RunLimits {
         EngineLimits {
             step_executions: self.step_executions,
             log_bytes: self.log_bytes,
+            spill_bytes: self.spill_bytes,
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -96,15 +116,18 @@ impl RunLimits {
 
 impl Default for RunLimits {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(300), step_executions: 10_000, log_bytes: 50 << 20 }
+        Self { timeout: Duration::from_secs(300), step_executions: 10_000, log_bytes: 50 << 20, spill_bytes: 256 << 20 }
     }
 }
 
 /// How this process executes runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerOptions {
+    name: Arc<str>,
     concurrency: u32,
     lease: Duration,
+    project_concurrency: u32,
+    total_concurrency: u32,
 }
 
 impl WorkerOptions {
@@ -120,9 +143,68 @@ impl WorkerOptions {
         self.lease
     }
 
-    /// Sets how many runs are executed at once; more are accepted and queued.
+    /// What the host calls this worker; empty if it did not say.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many runs of one project are executed at once over all workers, unless its share says otherwise.
+    #[must_use]
+    pub const fn project_concurrency(&self) -> u32 {
+        self.project_concurrency
+    }
+
+    /// How many runs are executed at once over all workers and projects.
+    #[must_use]
+    pub const fn total_concurrency(&self) -> u32 {
+        self.total_concurrency
+    }
+
+    /// Names this worker, such as after its host; the list of workers shows it.
+    ///
+    /// * Unit: bytes. Default: empty. Accepted: 1 to 128, no control characters.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_name(mut self, name: &str) -> Result<Self, LimitError> {
+        let bytes = if name.contains(char::is_control) { 0 } else { name.len() as u64 };
+        number("worker name", bytes, 1, 128, "bytes without control characters")?;
+        self.name = name.into();
+        Ok(self)
+    }
+
+    /// Sets how many runs of one project are executed at once over all workers, unless the project's share says otherwise.
+    /// Paused runs do not count.
+    ///
+    /// * Unit: runs. Default: 100. Accepted: 1 to 100,000.
+    /// * Give every worker the same. A process that takes up a run in the moment it accepts it counts its own part of the
+    ///   limit only, so several workers may exceed the default for a moment, by less than as much again. A limit set as a
+    ///   project's share is never exceeded.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_project_concurrency(mut self, runs: u32) -> Result<Self, LimitError> {
+        self.project_concurrency = number("project concurrency", u64::from(runs), 1, 100_000, "runs").map(|_| runs)?;
+        Ok(self)
+    }
+
+    /// Sets how many runs are executed at once over all workers and projects.
+    ///
+    /// * Unit: runs. Default: as many as the workers take. Accepted: 1 to 1,000,000. Give every worker the same.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_total_concurrency(mut self, runs: u32) -> Result<Self, LimitError> {
+        self.total_concurrency = number("total concurrency", u64::from(runs), 1, 1_000_000, "runs").map(|_| runs)?;
+        Ok(self)
+    }
+
+    /// Sets how many runs this process executes at once; more are accepted and queued.
     ///
     /// * Unit: runs. Default: 100 (guide §6.3, `AP_MAX_CONCURRENT_FLOWS`). Accepted: 1 to 100,000.
+    /// * An eighth of them is kept for projects that have next to nothing under way here, so that one busy project does not
+    ///   make all others wait.
     ///
     /// # Errors
     /// [`LimitError::OutOfRange`].
@@ -145,7 +227,13 @@ impl WorkerOptions {
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        Self { concurrency: 100, lease: Duration::from_secs(30) }
+        Self {
+            name: Arc::from(""),
+            concurrency: 100,
+            lease: Duration::from_secs(30),
+            project_concurrency: 100,
+            total_concurrency: u32::MAX,
+        }
     }
 }
 
@@ -244,10 +332,20 @@ mod tests {
         assert!(run.with_step_executions(0).is_err());
         assert!(run.with_step_executions(1_000_001).is_err());
         assert!(run.with_log_bytes((64 << 10) - 1).is_err());
-        let worker = WorkerOptions::default();
-        assert!(worker.with_concurrency(0).is_err());
-        assert!(worker.with_concurrency(100_000).is_ok());
-        assert!(worker.with_lease(Duration::from_secs(601)).is_err());
+        let worker = WorkerOptions::default;
+        assert!(worker().with_concurrency(0).is_err());
+        assert!(worker().with_concurrency(100_000).is_ok());
+        assert!(worker().with_lease(Duration::from_secs(601)).is_err());
+        assert!(worker().with_project_concurrency(0).is_err());
+        assert!(worker().with_project_concurrency(100_000).is_ok());
+        assert!(worker().with_project_concurrency(100_001).is_err());
+        assert!(worker().with_total_concurrency(0).is_err());
+        assert!(worker().with_total_concurrency(1_000_000).is_ok());
+        assert!(worker().with_total_concurrency(1_000_001).is_err());
+        assert!(worker().with_name("").is_err());
+        assert!(worker().with_name(&"n".repeat(128)).is_ok());
+        assert!(worker().with_name(&"n".repeat(129)).is_err());
+        assert!(worker().with_name("a\nb").is_err());
         let webhook = WebhookOptions::default();
         assert!(webhook.with_body_bytes(0).is_err());
         assert!(webhook.with_body_bytes(25 << 20).is_ok());

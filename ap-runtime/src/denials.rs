@@ -1,7 +1,7 @@
 //! What was refused, on its way to the audit trail: an attack must not write a row per request.
 //!
-//! Refused webhook requests are counted per flow and reason, denied calls are kept whole up to a bound; both are written
-//! once a minute and at shutdown.
+//! What comes from outside is counted per door, flow and reason; denied calls are kept whole up to a bound. Both are written once
+//! a minute and at shutdown.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ pub(crate) struct Denials {
 
 #[derive(Debug, Default)]
 struct Pending {
-    webhooks: BTreeMap<(ProjectId, FlowId, &'static str), u64>,
+    counts: BTreeMap<(ProjectId, Subject, &'static str), u64>,
     calls: Vec<AuditEvent>,
     dropped: u64,
 }
@@ -37,10 +37,24 @@ struct Pending {
 impl Denials {
     /// Counts one refused webhook request.
     pub(crate) fn webhook(&self, project: ProjectId, flow: FlowId, reason: &'static str) {
+        self.count(project, Subject::Webhook(flow), reason);
+    }
+
+    /// Counts one resume token that did nothing.
+    pub(crate) fn resume(&self, project: ProjectId, reason: &'static str) {
+        self.count(project, Subject::Resume, reason);
+    }
+
+    /// Counts one firing of a flow's schedule or poll that came to nothing.
+    pub(crate) fn trigger(&self, project: ProjectId, flow: FlowId, reason: &'static str) {
+        self.count(project, Subject::Trigger(flow), reason);
+    }
+
+    fn count(&self, project: ProjectId, subject: Subject, reason: &'static str) {
         let mut pending = self.lock();
-        // Flows are known ones and reasons are ours, so the map is bounded by the number of flows; cap it all the same.
-        if pending.webhooks.len() < CAPACITY || pending.webhooks.contains_key(&(project, flow, reason)) {
-            *pending.webhooks.entry((project, flow, reason)).or_default() += 1;
+        // Subjects are known ones and reasons are ours, so the map is bounded by the number of flows; cap it all the same.
+        if pending.counts.len() < CAPACITY || pending.counts.contains_key(&(project, subject, reason)) {
+            *pending.counts.entry((project, subject, reason)).or_default() += 1;
         }
     }
 
@@ -56,16 +70,13 @@ impl Denials {
 
     /// Writes everything to the audit trail. What cannot be written is logged and let go: it must not grow for ever.
     pub(crate) async fn flush(&self, kernel: &Kernel) {
-        let Pending { webhooks, calls, dropped } = std::mem::take(&mut *self.lock());
+        let Pending { counts, calls, dropped } = std::mem::take(&mut *self.lock());
         if dropped > 0 {
             tracing::warn!(dropped, "denied calls were too many to audit one by one");
         }
         let now = kernel.clock.now();
-        let counted = webhooks.into_iter().map(|((project, flow, reason), count)| {
-            AuditEvent::by(&Actor::new(Identity::Anonymous), "webhook.deny", project.into(), now)
-                .with_resource(flow)
-                .with_detail("requests", count)
-                .with_outcome(AuditOutcome::Denied, reason)
+        let counted = counts.into_iter().map(|((project, subject, reason), count)| {
+            subject.event(project, now, count).with_outcome(subject.outcome(), reason)
         });
         let mut records = Vec::new();
         for event in calls.into_iter().chain(counted) {
@@ -87,6 +98,34 @@ impl Denials {
     }
 }
 
+/// What something was refused of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Resume,
+    Trigger(FlowId),
+    Webhook(FlowId),
+}
+
+impl Subject {
+    fn event(self, project: ProjectId, at: Timestamp, count: u64) -> AuditEvent {
+        let by = |identity, action| AuditEvent::by(&Actor::new(identity), action, project.into(), at);
+        match self {
+            Self::Resume => by(Identity::Anonymous, "run.resume.deny").with_detail("requests", count),
+            Self::Trigger(flow) => by(Identity::Engine, "trigger.fail").with_resource(flow).with_detail("times", count),
+            Self::Webhook(flow) => {
+                by(Identity::Anonymous, "webhook.deny").with_resource(flow).with_detail("requests", count)
+            }
+        }
+    }
+
+    const fn outcome(self) -> AuditOutcome {
+        match self {
+            Self::Resume | Self::Webhook(_) => AuditOutcome::Denied,
+            Self::Trigger(_) => AuditOutcome::Failure,
+        }
+    }
+}
+
 /// Records written in one transaction.
 const CHUNK: usize = 500;
 /// Entries kept at most, of each kind.
@@ -105,7 +144,7 @@ mod tests {
         }
         denials.webhook(project, flow, "body too large");
         let pending = denials.lock();
-        assert_eq!(pending.webhooks.get(&(project, flow, "not authenticated")), Some(&3));
-        assert_eq!(pending.webhooks.len(), 2);
+        assert_eq!(pending.counts.get(&(project, Subject::Webhook(flow), "not authenticated")), Some(&3));
+        assert_eq!(pending.counts.len(), 2);
     }
 }

@@ -1,8 +1,12 @@
 //! The journal of a run: events, sealed entry by entry, and the state they rebuild.
+//!
+//! An output that is too large for an entry is kept as a file of its own; the stored event says which.
+
+use std::{borrow::Cow, sync::Arc};
 
 use ap_core::{
     flow::ValidFlow,
-    id::{ProjectId, RunId},
+    id::{FileId, ProjectId, RunId},
     scope::Scope,
     store::StoreError,
 };
@@ -17,8 +21,9 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::{
-    engine::{ApplyError, Event, RunState},
-    store::JournalEntry,
+    engine::{ApplyError, AttemptOutcome, Event, ResumeTokens, RunState, Spilled},
+    records,
+    store::{Backend, FileRecord, JournalEntry},
 };
 
 /// Why a run could not be taken further by this process.
@@ -83,9 +88,20 @@ impl Batch {
     /// Adds an event.
     pub(crate) fn push(&mut self, event: &Event) -> Result<(), RunError> {
         self.json.extend_from_slice(if self.events == 0 { PREFIX } else { b"," });
-        serde_json::to_writer(&mut *self.json, event).map_err(RunError::Encoding)?;
+        serde_json::to_writer(&mut *self.json, &*stored(event)).map_err(RunError::Encoding)?;
         self.events += 1;
         Ok(())
+    }
+
+    /// Where the batch stands, to go back to.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { bytes: self.json.len(), events: self.events }
+    }
+
+    /// Takes back what was pushed since `mark`.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.json.truncate(mark.bytes);
+        self.events = mark.events;
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -120,6 +136,67 @@ impl Batch {
     }
 }
 
+/// See [`Batch::mark`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    bytes: usize,
+    events: usize,
+}
+
+/// The form in which an event is stored: an output that is kept as a file is left out.
+fn stored(event: &Event) -> Cow<'_, Event> {
+    match event {
+        Event::AttemptFinished {
+            at,
+            path,
+            attempt,
+            outcome: AttemptOutcome::Succeeded { spilled: Some(spilled), console, .. },
+            entropy,
+        } => {
+            let (output, spilled, console) = (Arc::default(), Some(spilled.clone()), console.clone());
+            let outcome = AttemptOutcome::Succeeded { output, spilled, console };
+            Cow::Owned(Event::AttemptFinished {
+                at: *at,
+                path: path.clone(),
+                attempt: *attempt,
+                outcome,
+                entropy: *entropy,
+            })
+        }
+        other => Cow::Borrowed(other),
+    }
+}
+
+/// Makes a file of an output that is too large for the journal, `json` being its text.
+pub(crate) fn spill(
+    keys: &TenantKeys,
+    (project, run, id): (ProjectId, RunId, FileId),
+    (json, bytes): (&[u8], u64),
+    created: ap_core::time::Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<(FileRecord, Spilled), RunError> {
+    let sealed = keys.seal(&records::file(&id, project), json, entropy).map_err(RunError::Seal)?;
+    Ok((FileRecord { id, project, run: Some(run), created, sealed }, Spilled { file: id, bytes }))
+}
+
+/// Puts an output that was kept as a file back into its event.
+pub(crate) async fn unspill(
+    backend: &dyn Backend,
+    keys: &TenantKeys,
+    project: ProjectId,
+    event: &mut Event,
+) -> Result<(), RunError> {
+    let Event::AttemptFinished { outcome: AttemptOutcome::Succeeded { output, spilled: Some(spilled), .. }, .. } =
+        event
+    else {
+        return Ok(());
+    };
+    let file = backend.file(spilled.file, project).await?;
+    let plain = keys.open(&records::file(&file.id, project), &file.sealed).map_err(RunError::Seal)?;
+    *output = Arc::new(serde_json::from_slice(&plain).map_err(RunError::Encoding)?);
+    Ok(())
+}
+
 /// Opens one entry.
 pub(crate) fn open(
     keys: &TenantKeys,
@@ -141,23 +218,24 @@ pub(crate) struct Replayed {
 }
 
 /// Rebuilds a run from its whole journal.
-pub(crate) fn replay(
+pub(crate) async fn replay(
+    backend: &dyn Backend,
     keys: &TenantKeys,
     ids: (ProjectId, RunId),
     flow: &ValidFlow,
-    entries: &[JournalEntry],
+    (entries, resume): (&[JournalEntry], Arc<ResumeTokens>),
 ) -> Result<Replayed, RunError> {
     let mut state: Option<RunState> = None;
     for (expected, entry) in (0_u64..).zip(entries) {
         if entry.seq != expected {
             return Err(RunError::Encoding(serde::de::Error::custom("an entry is missing")));
         }
-        let events = open(keys, ids, entry)?;
-        for event in &events {
+        for mut event in open(keys, ids, entry)? {
+            unspill(backend, keys, ids.0, &mut event).await?;
             match &mut state {
-                None => state = Some(RunState::accepted(event)?),
+                None => state = Some(RunState::accepted(&event, Arc::clone(&resume))?),
                 Some(state) => {
-                    state.apply(flow, event)?;
+                    state.apply(flow, &event)?;
                 }
             }
         }
@@ -238,7 +316,13 @@ mod tests {
         let large = serde_json::Value::from("x".repeat(DUE_BYTES));
         let trigger = Arc::new(large);
         batch
-            .push(&Event::Accepted { at: Timestamp::EPOCH, run: IDS.1, trigger, limits: RunLimits::default().engine() })
+            .push(&Event::Accepted {
+                at: Timestamp::EPOCH,
+                run: IDS.1,
+                trigger,
+                limits: RunLimits::default().engine(),
+                parent: None,
+            })
             .expect("serialises");
         assert!(batch.is_due());
     }

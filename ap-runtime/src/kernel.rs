@@ -26,6 +26,7 @@ use crate::{
     replies::ReplyHub,
     sandbox::CodeSandbox,
     store::{Backend, RunChange, RunCommit},
+    wakeup::Wakeup,
 };
 
 /// What every part of the runtime shares.
@@ -44,6 +45,9 @@ pub(crate) struct Kernel {
     pub(crate) flows: FlowCache,
     pub(crate) replies: Arc<ReplyHub>,
     pub(crate) denials: Denials,
+    pub(crate) wakeup: Arc<dyn Wakeup>,
+    /// Where the host's resume door is, without a slash at the end: what stands before a token.
+    pub(crate) resume_base: Option<Arc<str>>,
 }
 
 impl Kernel {

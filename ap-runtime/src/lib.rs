@@ -7,6 +7,7 @@
 //! | [`runtime`], [`config`] | [`runtime::Runtime`] and its builder, limits and options |
 //! | [`session`] | what a host does in the name of a principal |
 //! | [`webhook`] | the door for HTTP requests |
+//! | [`resume`] | the door for those whom a run waits for |
 //! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
 //! | [`backend`] | the backends: memory, SQLite |
 //! | [`engine`] | the pure state machine, and a run as its owner sees it |
@@ -28,13 +29,16 @@ pub mod egress;
 pub mod engine;
 mod executor;
 mod flow_cache;
+mod flow_control;
 mod journal;
 mod kernel;
 mod records;
 mod replies;
+pub mod resume;
 pub mod runtime;
 pub mod sandbox;
 pub mod session;
+mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;

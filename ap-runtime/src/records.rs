@@ -185,6 +185,21 @@ fn audit(id: &AuditId, scope: Scope) -> SealContext<'_> {
     SealContext { scope, table: "audit", record: id.as_bytes(), field: "body", version: 1, purpose: AT_REST }
 }
 
+/// The slot of a cancel: a run is canceled once.
+pub(crate) fn cancel_slot(keys: &TenantKeys) -> LookupHash {
+    keys.lookup_hash("signal", &[b"cancel"])
+}
+
+/// The slot of the end of a run that a `subflow` step waits for.
+pub(crate) fn child_slot(keys: &TenantKeys, child: RunId) -> LookupHash {
+    keys.lookup_hash("signal", &[b"child", child.as_bytes()])
+}
+
+/// The hash under which a queue is kept.
+pub(crate) fn queue_hash(keys: &TenantKeys, name: &str) -> LookupHash {
+    keys.lookup_hash("queue", &[name.as_bytes()])
+}
+
 /// The seal of a signal: bound to the run it is for.
 pub(crate) fn signal(key: &[u8; 32], project: ProjectId) -> SealContext<'_> {
     let scope = project.into();
@@ -198,6 +213,11 @@ pub(crate) fn signal_key(run: RunId, id: SignalId) -> [u8; 32] {
     head.copy_from_slice(run.as_bytes());
     tail.copy_from_slice(id.as_bytes());
     key
+}
+
+/// The hash under which the jobs of a queue are found.
+pub(crate) fn queue_name(keys: &TenantKeys, name: &str) -> LookupHash {
+    keys.lookup_hash("queue", &[name.as_bytes()])
 }
 
 /// The seal of a job of a queue.

@@ -5,12 +5,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use ap_auth::{authorizer::Authorizer, principal::Principal};
 use ap_core::{
     flow::FlowLimits,
-    id::PlatformId,
+    id::{PlatformId, WorkerId},
     piece::{Piece, PieceSet},
     scope::Scope,
 };
 use ap_crypto::{
-    entropy::{Entropy, SystemEntropy},
+    entropy::{Entropy, EntropyError, SystemEntropy, random_array},
     error::KeyError,
     keyring::{KeyStore, Keyring},
     provider::KeyProvider,
@@ -25,9 +25,11 @@ use crate::{
     flow_cache::FlowCache,
     kernel::Kernel,
     replies::ReplyHub,
+    resume::ResumeDoor,
     sandbox::CodeSandbox,
     session::Session,
     store::Backend,
+    wakeup::{LocalWakeup, Wakeup},
     webhook::{Routes, WebhookDoor},
 };
 
@@ -48,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) authorizer: Authorizer,
     pub(crate) platform: PlatformId,
     door: WebhookDoor,
+    resumes: ResumeDoor,
 }
 
 impl Runtime {
@@ -67,6 +70,8 @@ impl Runtime {
             run_limits: RunLimits::default(),
             worker: WorkerOptions::default(),
             webhook: WebhookOptions::default(),
+            wakeup: None,
+            resume_base: None,
         }
     }
 
@@ -80,6 +85,12 @@ impl Runtime {
     #[must_use]
     pub fn webhooks(&self) -> WebhookDoor {
         self.parts.door.clone()
+    }
+
+    /// The door for those whom a run waits for.
+    #[must_use]
+    pub fn resumes(&self) -> ResumeDoor {
+        self.parts.resumes.clone()
     }
 
     /// The platform this runtime serves; roles on it are granted to principals who create projects.
@@ -116,6 +127,8 @@ pub struct RuntimeBuilder {
     run_limits: RunLimits,
     worker: WorkerOptions,
     webhook: WebhookOptions,
+    wakeup: Option<Arc<dyn Wakeup>>,
+    resume_base: Option<Arc<str>>,
 }
 
 impl RuntimeBuilder {
@@ -162,6 +175,22 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Sets how workers hint to each other that there is work. Default: within this process only, which is all that a
+    /// backend of one process needs. With several, hints save up to half a lease of waiting; nothing depends on them.
+    pub fn wakeup(mut self, wakeup: Arc<dyn Wakeup>) -> Self {
+        self.wakeup = Some(wakeup);
+        self
+    }
+
+    /// Says where the world reaches [`Runtime::resumes`]: `https://flows.example/resume`, and tokens follow after a slash.
+    /// Default: nowhere; flows then have the tokens of `wait` steps, and no addresses.
+    ///
+    /// [`RuntimeBuilder::build`] refuses what is not an absolute `http` or `https` URL without query and fragment.
+    pub fn resume_base_url(mut self, url: &str) -> Self {
+        self.resume_base = Some(url.trim_end_matches('/').into());
+        self
+    }
+
     /// Sets where time comes from. Default: the machine's clock. Give the backend the same one.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -178,8 +207,11 @@ impl RuntimeBuilder {
     /// Opens the keys, checks that they are the ones the backend's data is sealed under, and starts working.
     ///
     /// # Errors
-    /// [`BuildError`] if the root key is not to be had, is not the right one, or the backend fails.
+    /// [`BuildError`] if the root key is not to be had, is not the right one, the backend fails, or an option cannot be.
     pub async fn build(self) -> Result<Runtime, BuildError> {
+        if self.resume_base.as_deref().is_some_and(|base| !is_base_url(base)) {
+            return Err(BuildError::ResumeBaseUrl);
+        }
         let root = self.keys.root_key().await?;
         let keyring = Keyring::new(root, Arc::clone(&self.backend) as Arc<dyn KeyStore>);
         // Opening the platform's own key shows at once whether the root key is the right one.
@@ -189,6 +221,8 @@ impl RuntimeBuilder {
             Some(egress) => egress,
             None => default_egress()?,
         };
+        let worker_id = WorkerId::from_parts(now, random_array(&*self.entropy)?);
+        let wakeup = self.wakeup.unwrap_or_else(|| Arc::new(LocalWakeup::default()));
         let kernel = Arc::new(Kernel {
             backend: self.backend,
             keyring,
@@ -202,13 +236,16 @@ impl RuntimeBuilder {
             worker_options: self.worker,
             webhook_options: self.webhook,
             flows: FlowCache::default(),
-            replies: Arc::new(ReplyHub::default()),
+            replies: Arc::new(ReplyHub::new(Arc::clone(&wakeup))),
             denials: Denials::default(),
+            wakeup,
+            resume_base: self.resume_base,
         });
-        let worker = Worker::start(Arc::clone(&kernel));
+        let worker = Worker::start(Arc::clone(&kernel), worker_id);
         let routes = Arc::new(Routes::new(Arc::clone(&kernel)));
         let door = WebhookDoor::new(Arc::clone(&kernel), Arc::clone(&worker), Arc::clone(&routes));
-        let parts = Parts { kernel, worker, routes, authorizer: Authorizer, platform: PLATFORM, door };
+        let resumes = ResumeDoor::new(Arc::clone(&kernel));
+        let parts = Parts { kernel, worker, routes, authorizer: Authorizer, platform: PLATFORM, door, resumes };
         Ok(Runtime { parts: Arc::new(parts) })
     }
 }
@@ -227,9 +264,21 @@ pub enum BuildError {
     #[cfg(feature = "http")]
     #[error(transparent)]
     Egress(#[from] crate::egress::http::HttpEgressError),
+    /// No randomness is to be had.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
     /// The root key is not to be had, or not the one the data is sealed under.
     #[error("the keys cannot be opened")]
     Keys(#[from] KeyError),
+    /// The base URL of the resume door cannot be one.
+    #[error("the resume base URL must be an absolute `http` or `https` URL without query and fragment")]
+    ResumeBaseUrl,
+}
+
+fn is_base_url(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() && url.fragment().is_none()
+    })
 }
 
 #[cfg(feature = "http")]

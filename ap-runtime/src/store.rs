@@ -189,14 +189,15 @@ pub enum TriggerChange {
     /// Leaves it as it is.
     #[default]
     Keep,
-    /// Removes it, if there is one.
+    /// Removes it, if there is one, with its state. Its epoch goes on: one that is set later has a higher one, so nobody who
+    /// had claimed it before can fire it after.
     Remove,
-    /// Sets it, replacing one that is there; its epoch becomes one more than that of the replaced one, else 0, and it is
-    /// not leased. `state: None` keeps what the replaced one had.
+    /// Sets it, replacing one that is there; its epoch becomes one more than that of the replaced or removed one, else 0, and
+    /// it is not leased. `state: None` keeps what the replaced one had.
     Set {
         /// When it is to be looked at next.
         due: Timestamp,
-        /// Where a poll goes on from, sealed.
+        /// Where a poll goes on from, sealed for the epoch that it gets.
         state: Option<Sealed>,
     },
 }
@@ -381,7 +382,7 @@ pub struct Lease {
 /// What a commit does to the run itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunChange {
-    /// Ends it; the lease is over, its signals are forgotten, and the jobs it holds go back to their queues.
+    /// Ends it; the lease is over, its signals and their slots are forgotten, and the jobs it holds go back to their queues.
     End {
         /// A terminal status.
         status: RunStatus,
@@ -400,18 +401,20 @@ pub enum RunChange {
     Stay,
 }
 
-/// Journal entries of a run and what they do to it, to its signals and to others: one transaction.
+/// Journal entries of a run and what they do to it, to its signals and to others: one transaction, in the order of the fields
+/// as far as it matters, but what happens to the run comes last.
 #[derive(Clone, Debug)]
 pub struct RunCommit {
     /// Under which lease.
     pub lease: Lease,
     /// Entries to append; their sequence numbers rise and are new to the run.
     pub entries: Vec<JournalEntry>,
-    /// Files that the entries refer to.
+    /// Files that the entries refer to; they are the run's own.
     pub files: Vec<FileRecord>,
     /// What happens to the run.
     pub change: RunChange,
-    /// Signals that the entries have taken in: they are not delivered again. Their slots stay used.
+    /// Signals that the entries have taken in: they are not delivered again. Their slots stay used until the run ends. One
+    /// that is not there is passed over.
     pub taken: Vec<SignalId>,
     /// Signals for other runs of the project. One for a run that is over, or whose slot is used, is dropped.
     pub signals: Vec<SignalRecord>,
@@ -420,7 +423,8 @@ pub struct RunCommit {
     pub starts: Vec<(Accept, Vec<AuditRecord>)>,
     /// Jobs to add to queues.
     pub jobs: Vec<NewJob>,
-    /// What became of jobs the run holds.
+    /// What became of jobs the run holds. One that it does not hold is passed over: it went back when the run ended, and the
+    /// run was opened again.
     pub job_ends: Vec<(JobId, JobEnd)>,
 }
 
@@ -457,7 +461,7 @@ pub struct SignalRecord {
     pub project: ProjectId,
     /// The run.
     pub run: RunId,
-    /// What it is about: a run takes one signal per slot, ever.
+    /// What it is about: a run takes one signal per slot until it ends, taken in or not.
     pub slot: LookupHash,
     /// When it came.
     pub at: Timestamp,
@@ -495,12 +499,14 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Fenced` if the lease's epoch is not the stored one or the lease is over (the run ended, was parked or given back);
     /// `AlreadyExists` if a sequence number or another id was used before; `Conflict` of a flow if a start met another
-    /// published version or generation than its own; [`StoreError`] lists the rest. A lease that expired without anybody
-    /// claiming the run is still good.
+    /// published version or generation than its own, or a flow that is disabled; [`StoreError`] lists the rest. They are
+    /// looked at in this order, so a commit that is tried again after it happened is told `AlreadyExists` of a journal entry,
+    /// or `Fenced` if it let go of the run. A lease that expired without anybody claiming the run is still good.
     async fn commit(&self, commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError>;
 
     /// Opens a run again that ended `FAILED`, `TIMEOUT`, `CANCELED`, `INTERNAL_ERROR`, `QUOTA_EXCEEDED` or
-    /// `MEMORY_LIMIT_EXCEEDED`: appends `entry` and puts it into the queue.
+    /// `MEMORY_LIMIT_EXCEEDED`: appends `entry` and puts it into the queue, before its gate if that is full. Every slot for
+    /// signals is unused again; throttle and debounce are over.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` of the run (its `current` is meaningless) if it has another status, or if `entry.seq` is not
@@ -516,7 +522,7 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     /// Keeps a signal for a run and makes the run claimable if it is paused.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// `AlreadyExists` if the run has an untaken signal of this id; [`StoreError`] lists the rest.
     async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError>;
 
     /// Signals of a run that no commit has taken, in order of id.
@@ -578,11 +584,11 @@ pub struct JobRequest {
     pub queue: LookupHash,
     /// Tells the steps of a run apart that hold jobs of one queue.
     pub holder: LookupHash,
-    /// How many jobs the holder wants to hold in all.
+    /// How many jobs the holder wants to hold in all; fewer than it holds takes nothing away.
     pub limit: u32,
     /// How many jobs of the queue may be held over all runs.
     pub max_concurrent: u32,
-    /// Least time between the starts of two jobs of the queue.
+    /// Least time between the starts of two jobs of the queue, also over runs. A job is taken before it may start.
     pub spacing: Duration,
 }
 
@@ -621,7 +627,8 @@ pub struct QueueCounts {
 #[async_trait]
 pub trait QueueStore: fmt::Debug + Send + Sync + 'static {
     /// Takes the oldest waiting jobs of a queue for a run, as far as the request's numbers allow. Asking again with the same
-    /// holder returns what it holds already, so a crash between taking and journalling loses nothing.
+    /// holder returns what it holds already, so a crash between taking and journalling loses nothing. What a run holds stays
+    /// with it whoever executes it, paused or not.
     ///
     /// # Errors
     /// `Fenced` as [`RunStore::commit`]; [`StoreError`] lists the rest.
@@ -633,7 +640,8 @@ pub trait QueueStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn queue_counts(&self, queue: LookupHash, project: ProjectId) -> Result<QueueCounts, StoreError>;
 
-    /// Makes up to `limit` dead letters of a queue wait again, the oldest first; returns how many.
+    /// Makes up to `limit` dead letters of a queue wait again, the oldest first; returns how many. They keep their ids, so they
+    /// are taken before younger jobs.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -667,7 +675,7 @@ pub trait FileStore: fmt::Debug + Send + Sync + 'static {
     /// Stores a file. Files of a run come with the commit that refers to them instead.
     ///
     /// # Errors
-    /// `AlreadyExists`; [`StoreError`] lists the rest.
+    /// `NotFound` if there is no such project; `AlreadyExists`; [`StoreError`] lists the rest.
     async fn write_file(&self, file: FileRecord, audit: &[AuditRecord]) -> Result<(), StoreError>;
 
     /// Reads a file.
@@ -749,7 +757,8 @@ pub struct RunControl {
 
 /// At most `limit` runs of `key` are past the gate at once: from when they may be claimed until they end, paused or not.
 ///
-/// The others wait before it, and pass by priority, time of acceptance and id as soon as others end.
+/// The others wait before it, and pass by priority, time of acceptance and id as soon as others end. Where their limits differ,
+/// the next one's own counts, and those behind it wait for it; a new run goes by its own alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// Keyed hash.
@@ -792,8 +801,11 @@ impl Pace {
 }
 
 /// Waits for quiet: the run is queued and not claimable until `delay` has passed. A run of the same key that still waits like
-/// this is ended as `CANCELED` in the same transaction, and the new one waits at most until `max_wait` after the first of the
-/// series.
+/// this is ended as `CANCELED` in the same transaction, without a journal entry, and the new one waits at most until `max_wait`
+/// after the first of the series by the store's clock.
+///
+/// The new run takes the place of the one it replaces: at its gate, if the key is the same, and in the throttle, of which it
+/// takes no more: it is just not due before the other was. Once the time has come the series is over, claimed or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Debounce {
     /// Keyed hash.
@@ -813,7 +825,8 @@ pub struct Dedupe {
     pub expires: Timestamp,
 }
 
-/// What became of an [`Accept`]. Looked at in this order: duplicate, stale, rate limit, gate.
+/// What became of an [`Accept`]. Looked at in this order: duplicate, stale, rate limit, gate. Neither rate limit nor throttle
+/// counts a run that was not created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// The run exists now.
@@ -901,9 +914,10 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// running ones whose lease has expired.
     ///
     /// Fair between projects: the next run is one of the project with the least `(running + claimed now) / weight`, ties by
-    /// the age of its oldest ready run; within a project by priority, time of acceptance and id. A project at its limit, and
-    /// everything once `total` are running, waits. A run whose lease has expired counts as running already, so limits do not
-    /// keep it. Each claim raises the run's epoch and makes it `RUNNING`.
+    /// the age of the oldest run it could give; within a project by priority, time of acceptance and id. A project at its
+    /// limit, and everything once `total` are running, waits. A run whose lease has expired counts as running already, so
+    /// limits do not keep it, and claiming it adds nothing to its project's load. Each claim raises the run's epoch and makes
+    /// it `RUNNING`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -915,7 +929,7 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn heartbeat(&self, worker: &WorkerRecord, leases: &[Lease], lease: Duration) -> Result<Beat, StoreError>;
 
-    /// Workers that reported within `within`, in order of id; forgets those that have not for a day.
+    /// Workers that reported within `within`, its end included, in order of id; forgets those that have not for a day.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -927,15 +941,16 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn retire(&self, worker: WorkerId) -> Result<(), StoreError>;
 
-    /// When something happens by time next: a run becomes claimable, a lease expires, a trigger is due. A hint: `None` or a
-    /// late answer delays nothing for longer than a worker's own interval.
+    /// When something happens by time next, after now by the store's clock: a run becomes claimable, a lease expires, a
+    /// trigger is due. What is ready already does not count: ask first and claim then, and nothing falls in between. A hint:
+    /// `None` or a late answer delays nothing for longer than a worker's own interval.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Claims up to `limit` schedules and polls that are due and not leased, the longest due first, for `lease`. Those of
-    /// flows that are disabled or have no published version are left alone.
+    /// Claims up to `limit` schedules and polls that are due and not leased (any more), the longest due first, for `lease`.
+    /// Those of flows that are disabled or have no published version are left alone.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -945,7 +960,8 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// that is a duplicate, stale, limited or skipped does not keep the others from being created.
     ///
     /// # Errors
-    /// `Fenced` if the trigger's epoch is another one or it is gone; [`StoreError`] lists the rest.
+    /// `Fenced` if the trigger's epoch is another one, or it is gone or was fired; `AlreadyExists` if a run's id is taken;
+    /// [`StoreError`] lists the rest. A lease that expired without anybody claiming the trigger is still good.
     async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError>;
 
     /// Finds where a webhook token leads, by its keyed hash.

@@ -1,10 +1,23 @@
 //! The parsed flow: triggers and steps, every string leaf already a template.
 
+mod control;
+mod trigger;
+
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::{BranchCondition, Diagnostic};
+pub use self::{
+    control::{
+        BranchStep, CodeStep, DelayStep, EnqueueStep, FailStep, JoinPolicy, LoopStep, ParallelBranch, ParallelStep,
+        ProcessStep, RespondStep, RouterBranch, RouterMode, RouterStep, SubflowStep, WaitMode, WaitStep,
+    },
+    trigger::{
+        CatchUp, Overlap, PollSettings, ScheduleSettings, TriggerDefinition, TriggerKind, WebhookAuthentication,
+        WebhookHandshake, WebhookSettings,
+    },
+};
+use super::Diagnostic;
 use crate::expr::Template;
 
 /// A flow as its author wrote it: well-formed, not yet checked as a whole.
@@ -119,91 +132,6 @@ impl fmt::Debug for StepName {
     }
 }
 
-/// What starts a run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TriggerDefinition {
-    /// Its name.
-    pub name: StepName,
-    /// RFC 6901 pointer of the trigger in the source.
-    pub pointer: String,
-    /// What kind it is.
-    pub kind: TriggerKind,
-}
-
-/// Kinds of triggers.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum TriggerKind {
-    /// Started by the host through its session only.
-    Manual,
-    /// A trigger of a piece, polled.
-    Piece(PollSettings),
-    /// A cron schedule.
-    Schedule(ScheduleSettings),
-    /// An HTTP request to the flow's webhook URL.
-    Webhook(WebhookSettings),
-}
-
-/// Settings of a polled trigger of a piece.
-///
-/// ```json
-/// { "type": "piece.trigger", "settings": { … }, "pollIntervalMs": 300000 }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct PollSettings {
-    /// The piece.
-    pub piece: String,
-    /// Its trigger.
-    pub trigger: String,
-    /// Its settings: templates that may read `connections` only.
-    pub input: Template,
-    /// How long after one poll the next one begins. Default: 5 min (reference product). Accepted: 1 s to 24 h.
-    pub interval: Duration,
-}
-
-/// Settings of a schedule.
-///
-/// ```json
-/// { "cronExpression": "0 9 * * 1-5", "timezone": "Europe/Berlin", "overlap": "skip", "catchUp": "one" }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScheduleSettings {
-    /// The cron expression as written: five fields, or six with seconds first. Absent (guide §6.2): refused at publish.
-    pub cron_expression: Option<String>,
-    /// IANA time zone name. Default: UTC.
-    pub timezone: Option<String>,
-    /// What happens at a tick while a run of an earlier tick has not ended.
-    pub overlap: Overlap,
-    /// What happens with ticks that passed while nobody was there to see them.
-    pub catch_up: CatchUp,
-}
-
-/// What a schedule does at a tick while a run of an earlier tick has not ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Overlap {
-    /// `allow`: starts another run beside it.
-    Allow,
-    /// `queue`: starts another run after it.
-    Queue,
-    /// `skip` (default): lets the tick pass.
-    #[default]
-    Skip,
-}
-
-/// What a schedule does with ticks that passed while nobody was there to see them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CatchUp {
-    /// `all`: a run for each, the oldest first, at most the last 100.
-    All,
-    /// `none`: lets them pass; a tick counts as missed once it is a minute old.
-    None,
-    /// `one` (default): one run, for the latest of them.
-    #[default]
-    One,
-}
-
 /// When and how many runs of a flow are started. Written at the top of the flow.
 ///
 /// # The JSON
@@ -262,73 +190,6 @@ pub struct DebounceControl {
     pub key: Option<Template>,
 }
 
-/// Settings of a webhook trigger (guide §2).
-///
-/// # The JSON
-///
-/// ```json
-/// { "authentication": { "type": "HMAC_SHA256", "headerName": "X-Signature", "secret": "{{connections.hook}}",
-///                       "encoding": "hex", "prefix": "sha256=" },
-///   "dedupeKey": "X-Delivery-Id" }
-/// ```
-///
-/// Types of authentication: `NONE`; `HEADER {headerName, expectedValue}`; `BASIC_AUTH {username, password}`;
-/// `HMAC_SHA256 {headerName, secret, encoding?, prefix?}`. `handshakeConfiguration {strategy, challengeParameter?}`
-/// stands here or beside the settings, as in guide §2.3. Without `authentication` it is `NONE`, with a warning.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookSettings {
-    /// Who may call.
-    pub authentication: WebhookAuthentication,
-    /// Where the sender's delivery id stands: a header name, or a JSON pointer into the body when it starts with `/`; at
-    /// most 256 bytes.
-    /// `None`: `webhook-id`, else `idempotency-key`, else every request is its own delivery.
-    pub dedupe_key: Option<String>,
-    /// How a verification handshake is answered. Parses; refused at publish as not yet available.
-    pub handshake: Option<WebhookHandshake>,
-}
-
-/// Who may call a webhook. Secrets are always references to connections, never literals.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum WebhookAuthentication {
-    /// User name and password (RFC 7617).
-    Basic {
-        /// Literal, or a reference to a connection.
-        username: Template,
-        /// A reference to a connection.
-        password: Template,
-    },
-    /// A header with a shared secret.
-    Header {
-        /// The header.
-        header_name: String,
-        /// A reference to a connection.
-        expected_value: Template,
-    },
-    /// HMAC-SHA256 over the raw body.
-    Hmac {
-        /// The header that carries the signature.
-        header_name: String,
-        /// A reference to a connection: the key.
-        secret: Template,
-        /// `hex` (default) or `base64`.
-        base64: bool,
-        /// What stands before the signature, such as `sha256=`. Default: nothing.
-        prefix: String,
-    },
-    /// Anyone who knows the URL.
-    None,
-}
-
-/// A verification handshake (guide §2.3).
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookHandshake {
-    /// The strategy as written.
-    pub strategy: String,
-    /// The parameter as written, if any.
-    pub parameter: Option<String>,
-}
-
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -374,232 +235,6 @@ pub enum StepKind {
     Wait(WaitStep),
 }
 
-/// `branch` (guide §7.3).
-#[derive(Clone, Debug, PartialEq)]
-pub struct BranchStep {
-    /// Decides.
-    pub condition: BranchCondition,
-    /// Steps for a true condition.
-    pub if_true: Vec<Step>,
-    /// Steps for a false condition.
-    pub if_false: Vec<Step>,
-}
-
-/// `code` (guide §7.1).
-#[derive(Clone, Debug, PartialEq)]
-pub struct CodeStep {
-    /// The script: an ES module that exports `code`.
-    pub source: Arc<str>,
-    /// What the script gets as `params`. `None`: the documented default, see [`ValidFlow`](super::ValidFlow).
-    pub input: Option<Template>,
-}
-
-/// `fail`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FailStep {
-    /// The message of the error the run ends with.
-    pub message: Template,
-}
-
-/// `delay`: waits for time to pass. A wait that is long holds neither memory nor a worker.
-///
-/// ```json
-/// { "delayMs": 60000 }
-/// { "until": "{{trigger.body.at}}" }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub enum DelayStep {
-    /// `delayMs`: must resolve to a whole number of milliseconds, 0 to 30 days.
-    For(Template),
-    /// `until`: must resolve to an RFC 3339 time; one that has passed is no wait. At most 30 days ahead.
-    Until(Template),
-}
-
-/// `queue.enqueue` (guide §6.2): puts jobs into a queue of the project. The jobs exist if and only if the step succeeded.
-///
-/// ```json
-/// { "queueName": "api-requests", "data": "{{trigger.body.items}}" }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct EnqueueStep {
-    /// The queue: 1 to 128 visible ASCII characters.
-    pub queue: String,
-    /// An array makes a job of each element, at most 10,000; anything else is one job.
-    pub data: Template,
-}
-
-/// `queue.process` (guide §6.2): works off the jobs of a queue, each with `item` and `index`, until it is empty.
-///
-/// ```json
-/// { "queueName": "api-requests", "maxConcurrent": 5, "delayBetweenJobs": 1000, "maxRetries": 3,
-///   "action": { "type": "http", "method": "POST", "url": "{{item.url}}", "body": "{{item.data}}" } }
-/// ```
-///
-/// `maxConcurrent` and `delayBetweenJobs` hold for the queue over all runs and machines. Jobs are taken first in, first out.
-/// A job that fails is tried again; one that fails for good becomes a dead letter and does not fail the step. `steps` may
-/// stand for `action`. The settings of the action may stand in it without `settings`, as in the guide. `mode` may say
-/// `FIFO`, and `settings` may hold the numbers, as in the guide's queue configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ProcessStep {
-    /// The queue.
-    pub queue: String,
-    /// Jobs of the queue under way at once. Default: 1. Accepted: 1 to 1,000.
-    pub max_concurrent: u32,
-    /// Least time between the starts of two jobs of the queue. Default: 0. Accepted: 0 to 1 h.
-    pub delay_between_jobs: Duration,
-    /// How often a failed job is tried again. Default: 0. Accepted: 0 to 19.
-    pub max_retries: u32,
-    /// What is done with a job.
-    pub steps: Vec<Step>,
-}
-
-/// `loop` (guide §7.2).
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoopStep {
-    /// Must resolve to an array.
-    pub items: Template,
-    /// Steps of one iteration.
-    pub steps: Vec<Step>,
-    /// `concurrency`: iterations side by side. Results come in the order of the items all the same. Default: 1.
-    /// Accepted: 1 to 100.
-    pub concurrency: u32,
-}
-
-/// `parallel`: runs several lists of steps side by side and goes on when all are done.
-///
-/// ```json
-/// { "branches": [{ "name": "crm", "steps": [ … ] }, { "name": "mail", "steps": [ … ] }],
-///   "maxConcurrency": 4, "onFailure": "failFast" }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParallelStep {
-    /// What runs side by side: 1 to 100 branches.
-    pub branches: Vec<ParallelBranch>,
-    /// How many of them at once. Default: all. Accepted: 1 to 100.
-    pub max_concurrency: u32,
-    /// What a failed branch means.
-    pub on_failure: JoinPolicy,
-}
-
-/// One branch of a [`ParallelStep`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParallelBranch {
-    /// Its name, unique within the step; `branch_1`, `branch_2`, … if it gave none.
-    pub name: StepName,
-    /// Its steps.
-    pub steps: Vec<Step>,
-}
-
-/// What a failed branch of a [`ParallelStep`] means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum JoinPolicy {
-    /// `collect`: the others go on, and the step succeeds with what became of each.
-    Collect,
-    /// `failFast` (default): the others are stopped, and the step fails.
-    #[default]
-    FailFast,
-}
-
-/// `router`: runs the lists of steps whose conditions hold, in order.
-///
-/// ```json
-/// { "mode": "firstMatch",
-///   "branches": [{ "name": "big", "condition": { … }, "steps": [ … ] }],
-///   "fallback": [ … ] }
-/// ```
-///
-/// The reference product's `executionType` (`EXECUTE_FIRST_MATCH`, `EXECUTE_ALL_MATCH`) may stand for `mode`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RouterStep {
-    /// How many of the branches.
-    pub mode: RouterMode,
-    /// 1 to 100 branches.
-    pub branches: Vec<RouterBranch>,
-    /// Runs if no condition holds.
-    pub fallback: Vec<Step>,
-}
-
-/// One branch of a [`RouterStep`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct RouterBranch {
-    /// Its name, unique within the step; `branch_1`, `branch_2`, … if it gave none.
-    pub name: String,
-    /// Whether it runs.
-    pub condition: BranchCondition,
-    /// Its steps.
-    pub steps: Vec<Step>,
-}
-
-/// How many branches of a [`RouterStep`] run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RouterMode {
-    /// `allMatch`: every branch whose condition holds, one after the other; conditions are judged when the step begins.
-    All,
-    /// `firstMatch` (default): the first branch whose condition holds.
-    #[default]
-    First,
-}
-
-/// `subflow`: runs the published version of another flow of the project, whose trigger is `manual`.
-///
-/// ```json
-/// { "flow": "flow_…", "payload": { … }, "mode": "sync" }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct SubflowStep {
-    /// The flow's id as text.
-    pub flow: Template,
-    /// What its trigger delivers. Default: `{}`.
-    pub payload: Template,
-    /// `mode`: `sync` (default) waits for its end and takes its reply, or its last output; `async` goes on at once.
-    pub wait: bool,
-}
-
-/// `wait`: waits for somebody outside, holding neither memory nor a worker.
-///
-/// ```json
-/// { "mode": "webhook", "timeoutMs": 604800000 }
-/// { "mode": "approval", "approvers": ["ann", "bob", "cy"], "required": 2 }
-/// { "mode": "barrier", "parties": ["crm", "erp"], "required": 2 }
-/// ```
-///
-/// Who is waited for answers with a token: `$wait.name.token` (webhook), `$wait.name.parties.x.token` (barrier),
-/// `$wait.name.approvers.x.approve` and `.reject` (approval); beside each `…url` is the same as an address if the host has
-/// said where its resume door is. Tokens may be read before the step begins, by the steps that send them; an answer that
-/// comes before the step begins is kept. A token works once, for its party, until it expires.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WaitStep {
-    /// Whom it waits for.
-    pub mode: WaitMode,
-    /// How long it waits, and how long its tokens work. Default: 7 days. Accepted: 1 s to 30 days. A wait that is over
-    /// fails with kind `timeout`.
-    pub timeout: Duration,
-}
-
-/// Whom a [`WaitStep`] waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitMode {
-    /// N of M people. Output: `{approved, approvals: [..], rejections: [..]}`; rejected as soon as N cannot be reached.
-    Approval {
-        /// Names, 1 to 32, unique.
-        approvers: Vec<StepName>,
-        /// How many must approve. Default: all.
-        required: u32,
-    },
-    /// Several callers. Output: `{parties: {name: body}}`.
-    Barrier {
-        /// Names, 1 to 32, unique.
-        parties: Vec<StepName>,
-        /// How many must answer. Default: all.
-        required: u32,
-    },
-    /// One caller. Output: the body it sent.
-    Webhook,
-}
-
 /// An action of a piece.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PieceStep {
@@ -609,19 +244,6 @@ pub struct PieceStep {
     pub action: Option<String>,
     /// The settings, as one template over the whole object.
     pub input: Template,
-}
-
-/// `respond`: answers the synchronous caller and goes on, or ends the run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RespondStep {
-    /// Status code, 200 by default; must resolve to 200 to 599.
-    pub status: Template,
-    /// Object of header values.
-    pub headers: Template,
-    /// The body: JSON, or text for a string with a `content-type` header other than JSON.
-    pub body: Template,
-    /// Whether the run ends here. Default: it goes on.
-    pub stop: bool,
 }
 
 /// How a step is carried out.

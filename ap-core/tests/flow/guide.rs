@@ -41,13 +41,13 @@ fn section_7_1_is_valid() {
 }
 
 #[test]
-fn section_7_2_waits_for_schedules() {
+fn section_7_2_is_valid() {
     let source = guide!("7_2");
     let flow = parse(&source);
     let StepKind::Loop(inner) = &flow.steps()[1].kind else { panic!("a loop") };
     assert_eq!(inner.steps[0].name.as_str(), "step_1");
     assert_eq!(inner.steps[0].pointer, "/steps/1/settings/action");
-    assert_eq!(check_errors(&source), [at("/triggers/0", "trigger.unavailable")]);
+    valid(&source);
 }
 
 #[test]
@@ -64,10 +64,9 @@ fn section_7_4_names_the_missing_pieces() {
 }
 
 #[test]
-fn section_7_5_names_schedule_pieces_tls_settings_and_the_expression() {
+fn section_7_5_names_pieces_tls_settings_and_the_expression() {
     let refused = [
         at("/steps/3/settings/parameters/0", "template.expression"),
-        at("/triggers/0", "trigger.unavailable"),
         at("/steps/0/type", "piece.unknown"),
         at("/steps/2/settings/ssl", "property.unknown"),
         at("/steps/3/type", "piece.unknown"),
@@ -83,14 +82,29 @@ fn section_6_2_parses_without_names() {
     let names: Vec<_> = flow.steps().iter().map(|step| step.name.as_str()).collect();
     assert_eq!(names, ["step_1", "step_2"]);
     assert_eq!(flow.triggers()[0].name.as_str(), "trigger");
-    let refused = [
-        at("", "trigger.unavailable"),
-        at("/steps/0/type", "piece.unknown"),
-        at("/steps/1/type", "piece.unknown"),
-        at("/steps/1/settings/action/body", "reference.loop"),
-        at("/steps/1/settings/action/url", "reference.loop"),
-    ];
-    assert_eq!(check_errors(&source), refused);
+    // The snippet does not say when.
+    assert_eq!(check_errors(&source), [at("/trigger", "trigger.schedule.expression")]);
+}
+
+#[test]
+fn section_6_2_runs_as_shown_once_it_says_when() {
+    let mut source = guide!("6_2_rate_limited");
+    source["settings"] = serde_json::json!({ "cronExpression": "* * * * *" });
+    let flow = valid(&source);
+    assert_eq!(flow.warnings(), []);
+    let [enqueue, process] = flow.steps() else { panic!("two steps") };
+    let StepKind::Enqueue(enqueue) = &enqueue.kind else { panic!("{enqueue:?}") };
+    assert_eq!(enqueue.queue, "api-requests");
+    assert_eq!(enqueue.data.as_path().map(ToString::to_string).as_deref(), Some("trigger.items"));
+    let StepKind::Process(process) = &process.kind else { panic!("{process:?}") };
+    assert_eq!((process.queue.as_str(), process.max_concurrent, process.max_retries), ("api-requests", 5, 0));
+    let [action] = process.steps.as_slice() else { panic!("one step") };
+    assert_eq!((action.name.as_str(), action.pointer.as_str()), ("step_3", "/steps/1/settings/action"));
+    let StepKind::Piece(piece) = &action.kind else { panic!("{action:?}") };
+    assert_eq!((piece.piece.as_str(), piece.action.as_deref()), ("http", None));
+    let read: Vec<_> = piece.input.references().map(|r| (r.pointer.clone(), r.path.to_string())).collect();
+    assert_eq!(read, [("/body".to_owned(), "item.data".to_owned()), ("/url".to_owned(), "item.url".to_owned())]);
+    assert_eq!(flow.action(&action.name).map(|action| action.spec().name), Some("request"));
 }
 
 #[test]

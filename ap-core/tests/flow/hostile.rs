@@ -115,7 +115,7 @@ fn any_step(depth: u32) -> BoxedStrategy<Value> {
         text.clone().prop_map(|text| json!({ "type": "respond", "settings": { "body": { "a": text } } })),
         text.clone().prop_map(|text| json!({ "type": "fail", "settings": { "message": text } })),
         text.prop_map(|text| json!({ "type": "http", "settings": { "url": text, "timeout": 5 } })),
-        Just(json!({ "type": "delay", "settings": {} })),
+        Just(json!({ "type": "delay", "settings": { "delayMs": 5 } })),
     ];
     let options = |strategy: BoxedStrategy<Value>| {
         (strategy, any::<bool>(), proptest::option::of("[a-z]{3}_[0-9]{1,3}")).prop_map(|(mut step, skip, name)| {

@@ -1,20 +1,27 @@
 //! Flows by their public API: what parses, what can be published, what is refused and why.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test support")]
 
+mod control;
 mod guide;
 mod hostile;
 mod limits;
 mod options;
+mod pace;
 mod parse;
+mod queue;
 mod references;
+mod sameness;
 mod trigger;
 mod valid;
+mod waits;
 
 use std::sync::Arc;
 
 use ap_core::{
     flow::{Diagnostics, FlowDefinition, FlowLimits, ValidFlow},
-    piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, PieceSet, Trigger},
+    piece::{
+        Action, ActionContext, ActionError, ActionSpec, Effect, Piece, PieceSet, PollOutcome, Trigger, TriggerSpec,
+    },
     property::{AuthSchema, Properties, Property, PropertyKind},
 };
 use async_trait::async_trait;
@@ -101,7 +108,27 @@ impl Piece for Http {
         vec![action("request"), action("download")]
     }
     fn triggers(&self) -> Vec<Arc<dyn Trigger>> {
-        Vec::new()
+        let properties = Properties::new([Property::new("url", "URL", PropertyKind::ShortText).required()]);
+        let spec = |name| TriggerSpec {
+            name,
+            display_name: "Poll",
+            description: "Finds nothing.",
+            properties: properties.clone(),
+        };
+        vec![Arc::new(Changes(spec("changed"))), Arc::new(Changes(spec("new_item")))]
+    }
+}
+
+#[derive(Debug)]
+struct Changes(TriggerSpec);
+
+#[async_trait]
+impl Trigger for Changes {
+    fn spec(&self) -> &TriggerSpec {
+        &self.0
+    }
+    async fn poll(&self, _: &ActionContext<'_>, _: Value, _: Option<&Value>) -> Result<PollOutcome, ActionError> {
+        Ok(PollOutcome { items: Vec::new(), cursor: None })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ap_core::flow::{IdempotencyKey, OnError, RetryPolicy, StepOptions};
 use serde_json::{Value, json};
 
-use super::{at, check_errors, code, flow, parse, parse_errors};
+use super::{at, code, flow, parse, parse_errors, valid};
 
 fn with(options: Value) -> Value {
     let mut step = json!({ "name": "only", "type": "http", "settings": { "url": "https://example.com" } });
@@ -70,8 +70,11 @@ fn every_spelling_of_going_on_is_understood() {
         assert_eq!(options(given).on_error, OnError::Fail);
     }
     let handlers = with(json!({ "onError": { "steps": [code("handler")] } }));
-    assert_eq!(parse(&handlers).steps()[0].options.on_error, OnError::Steps);
-    assert_eq!(check_errors(&handlers), [at("/steps/0", "option.unavailable")]);
+    let definition = parse(&handlers);
+    let [handled] = definition.steps() else { panic!("one step") };
+    assert!(matches!(&handled.options.on_error, OnError::Steps(steps) if steps.len() == 1));
+    assert_eq!(handled.handler()[0].pointer, "/steps/0/onError/steps/0");
+    valid(&handlers);
 }
 
 #[test]

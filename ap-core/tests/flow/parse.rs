@@ -30,14 +30,6 @@ fn every_control_word_parses() {
 }
 
 #[test]
-fn words_to_come_parse() {
-    for word in ["router", "parallel", "subflow", "delay", "wait"] {
-        let definition = parse(&one(word, json!({ "anything": ["goes", { "timeout": "5 min" }], "timeout": "x" })));
-        assert!(matches!(definition.steps()[0].kind, StepKind::Unavailable { word: found } if found == word));
-    }
-}
-
-#[test]
 fn pieces_get_their_settings_without_the_options() {
     let definition = parse(&one(
         "http.request",

@@ -173,6 +173,15 @@ fn expressions_are_kept_and_bar_publishing() {
     ]));
     let found = check_errors(&source);
     assert_eq!(found, [at("/steps/0/input/a", "template.expression"), at("/steps/0/input/b", "reference.step")]);
+    for (word, settings, member) in [
+        ("respond", json!({ "status": "{{a + 1}}" }), "status"),
+        ("delay", json!({ "delayMs": "{{a + 1}}" }), "delayMs"),
+        ("delay", json!({ "until": "{{a + 1}}" }), "until"),
+        ("subflow", json!({ "flow": "{{a + 1}}" }), "flow"),
+    ] {
+        let place = format!("/steps/0/settings/{member}");
+        assert_eq!(check_errors(&super::one(word, settings)), [(place, "template.expression")]);
+    }
     let branch = |condition: Value| {
         flow(json!([{ "type": "branch", "settings": { "condition": condition, "ifTrue": [code("x")] } }]))
     };

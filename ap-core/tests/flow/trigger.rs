@@ -1,6 +1,6 @@
 //! Triggers: webhook settings, and what starts a flow today.
 
-use ap_core::flow::{TriggerKind, WebhookAuthentication, WebhookSettings};
+use ap_core::flow::{CatchUp, Overlap, ScheduleSettings, TriggerKind, WebhookAuthentication, WebhookSettings};
 use serde_json::{Value, json};
 
 use super::{at, brief, check, check_errors, code, parse, parse_errors, valid};
@@ -172,11 +172,132 @@ fn a_flow_has_one_trigger_that_runs_today() {
     assert_eq!(check_errors(&two), [at("/triggers/1", "trigger.several")]);
     let same = json!({ "triggers": [{ "name": "a", "type": "manual" }, { "name": "a", "type": "manual" }] });
     assert!(check_errors(&same).contains(&at("/triggers/1", "name.duplicate")));
-    for kind in ["schedule", "mail.received"] {
-        let source =
-            started_by(json!({ "type": kind, "settings": { "cronExpression": "0 2 * * *", "timezone": "UTC" } }));
-        assert_eq!(check_errors(&source), [at("/triggers/0", "trigger.unavailable")]);
+    assert!(valid(&started_by(json!({ "type": "manual" }))).piece_trigger().is_none());
+}
+
+fn schedule(settings: Value) -> Value {
+    started_by(json!({ "type": "schedule", "settings": settings }))
+}
+
+#[test]
+fn schedules_are_read_with_their_defaults() {
+    let read = |settings: Value| {
+        let flow = valid(&schedule(settings));
+        let TriggerKind::Schedule(schedule) = &flow.trigger().kind else { panic!("a schedule") };
+        schedule.clone()
+    };
+    let plain = read(json!({ "cronExpression": "0 2 * * *" }));
+    let expected = ScheduleSettings {
+        cron_expression: Some("0 2 * * *".to_owned()),
+        timezone: None,
+        overlap: Overlap::Skip,
+        catch_up: CatchUp::One,
+    };
+    assert_eq!(plain, expected);
+    for (overlap, expected) in [("allow", Overlap::Allow), ("queue", Overlap::Queue), ("skip", Overlap::Skip)] {
+        assert_eq!(read(json!({ "cronExpression": "x", "overlap": overlap })).overlap, expected);
     }
+    for (catch_up, expected) in [("all", CatchUp::All), ("none", CatchUp::None), ("one", CatchUp::One)] {
+        let full = read(json!({ "cronExpression": "x", "timezone": "Europe/Berlin", "catchUp": catch_up }));
+        assert_eq!((full.catch_up, full.timezone.as_deref()), (expected, Some("Europe/Berlin")));
+    }
+}
+
+#[test]
+fn schedules_say_when() {
+    let cases = [
+        (started_by(json!({ "type": "schedule" })), "/triggers/0"),
+        (schedule(json!({})), "/triggers/0/settings"),
+        (schedule(json!({ "timezone": "UTC" })), "/triggers/0/settings"),
+        (schedule(json!({ "cronExpression": " " })), "/triggers/0/settings/cronExpression"),
+        (json!({ "trigger": "schedule", "steps": [code("only")] }), "/trigger"),
+        (json!({ "trigger": "schedule", "settings": {}, "steps": [code("only")] }), "/settings"),
+    ];
+    for (source, place) in cases {
+        assert_eq!(check_errors(&source), [at(place, "trigger.schedule.expression")], "{source}");
+    }
+}
+
+#[test]
+fn mistakes_in_schedules_are_told() {
+    let cases = [
+        (json!({ "cron": "0 2 * * *" }), "cron", "member.unknown"),
+        (json!({ "cronExpression": 5 }), "cronExpression", "member.type"),
+        (json!({ "timezone": 1 }), "timezone", "member.type"),
+        (json!({ "overlap": "Skip" }), "overlap", "option.range"),
+        (json!({ "overlap": false }), "overlap", "member.type"),
+        (json!({ "catchUp": "last" }), "catchUp", "option.range"),
+    ];
+    for (settings, member, rule) in cases {
+        let place = format!("/triggers/0/settings/{member}");
+        assert_eq!(parse_errors(&schedule(settings)), [(place, rule)]);
+    }
+}
+
+fn poll(kind: &str, settings: Value) -> Value {
+    started_by(json!({ "type": kind, "settings": settings }))
+}
+
+#[test]
+fn polls_are_read_and_found() {
+    let mut source = poll("http.changed", json!({ "url": "{{connections.api.url}}" }));
+    let read = |source: &Value| {
+        let flow = valid(source);
+        let TriggerKind::Piece(poll) = &flow.trigger().kind else { panic!("a poll") };
+        assert_eq!((poll.piece.as_str(), poll.trigger.as_str()), ("http", "changed"));
+        assert_eq!(flow.piece_trigger().map(|trigger| trigger.spec().name), Some("changed"));
+        assert_eq!(flow.connections()[0].pointer, "/triggers/0/settings/url");
+        poll.interval.as_millis()
+    };
+    assert_eq!(read(&source), 300_000);
+    for accepted in [1_000_u64, 1_001, 86_399_999, 86_400_000] {
+        source["triggers"][0]["pollIntervalMs"] = accepted.into();
+        assert_eq!(read(&source), u128::from(accepted));
+    }
+    for refused in [json!(0), json!(999), json!(86_400_001), json!(-1000), json!(1e3 + 0.5)] {
+        source["triggers"][0]["pollIntervalMs"] = refused;
+        assert_eq!(parse_errors(&source), [at("/triggers/0/pollIntervalMs", "option.range")]);
+    }
+    source["triggers"][0]["pollIntervalMs"] = json!("5 min");
+    assert_eq!(parse_errors(&source), [at("/triggers/0/pollIntervalMs", "member.type")]);
+    let manual = started_by(json!({ "type": "manual", "pollIntervalMs": 5000 }));
+    assert_eq!(parse_errors(&manual), [at("/triggers/0/pollIntervalMs", "member.unknown")]);
+}
+
+#[test]
+fn polls_need_a_piece_a_trigger_and_its_settings() {
+    let url = json!({ "url": "x" });
+    let cases = [
+        (poll("htp.changed", url.clone()), "/triggers/0/type", "piece.unknown", "did you mean `http`? pieces: http"),
+        (
+            poll("http.change", url.clone()),
+            "/triggers/0/type",
+            "trigger.unknown",
+            "did you mean `changed`? triggers: changed, new_item",
+        ),
+        (poll("http.changed", json!({})), "/triggers/0/settings", "property.required", ""),
+        (poll("http.changed", json!({ "url": "x", "a": 1 })), "/triggers/0/settings/a", "property.unknown", ""),
+        (json!({ "trigger": "http.x", "settings": url, "steps": [code("only")] }), "/trigger", "trigger.unknown", ""),
+    ];
+    for (source, place, rule, fix) in cases {
+        let found = check(&source).expect_err("is refused");
+        assert_eq!(brief(&found), [at(place, rule)]);
+        assert!(found.0[0].fix.contains(fix), "{found}");
+    }
+    for word in ["http.", ".changed", "Http.changed", "http.a.b"] {
+        assert_eq!(parse_errors(&poll(word, json!({}))), [at("/triggers/0/type", "trigger.type.invalid")]);
+    }
+    assert_eq!(parse_errors(&poll("http.changed", json!([]))), [at("/triggers/0/settings", "member.type")]);
+}
+
+#[test]
+fn polls_read_connections_only() {
+    for template in ["{{trigger.body}}", "{{steps.only.output}}", "{{$now}}", "{{item}}", "{{nonsense}}"] {
+        let source = poll("http.changed", json!({ "url": template }));
+        assert_eq!(check_errors(&source), [at("/triggers/0/settings/url", "reference.poll")], "{template}");
+    }
+    let whole = poll("http.changed", json!({ "url": "{{connections.a.b.c}}" }));
+    assert_eq!(check_errors(&whole), [at("/triggers/0/settings/url", "reference.connection")]);
 }
 
 #[test]

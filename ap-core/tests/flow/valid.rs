@@ -45,13 +45,6 @@ fn settings_follow_the_schema_without_the_options() {
 }
 
 #[test]
-fn words_to_come_are_refused() {
-    for word in ["router", "parallel", "subflow", "delay", "wait"] {
-        assert_eq!(check_errors(&one(word, json!({}))), [at("/steps/0", "step.unavailable")]);
-    }
-}
-
-#[test]
 fn lists_without_steps_are_warned_of() {
     let trigger = json!([{ "type": "manual" }]);
     assert_eq!(warnings(&json!({ "triggers": trigger, "steps": [] })), [at("/steps", "steps.empty")]);
@@ -62,9 +55,16 @@ fn lists_without_steps_are_warned_of() {
 }
 
 #[test]
-fn responses_need_a_webhook() {
-    let manual = json!({ "triggers": [{ "type": "manual" }], "steps": [reads("a", "x")] });
-    assert_eq!(warnings(&manual), [at("/steps/0", "respond.unheard")]);
+fn responses_need_somebody_who_waits() {
+    let started = |trigger: Value| json!({ "triggers": [trigger], "steps": [reads("a", "x")] });
+    // Another flow may run it as its subflow.
+    assert_eq!(warnings(&started(json!({ "type": "manual" }))), []);
+    for nobody in [
+        json!({ "type": "schedule", "settings": { "cronExpression": "* * * * *" } }),
+        json!({ "type": "http.changed", "settings": { "url": "x" } }),
+    ] {
+        assert_eq!(warnings(&started(nobody)), [at("/steps/0", "respond.unheard")]);
+    }
     assert_eq!(warnings(&flow(json!([reads("a", "x")]))), []);
 }
 
@@ -87,7 +87,8 @@ fn steps_that_cannot_be_reached_are_warned_of() {
 
 #[test]
 fn errors_come_with_the_warnings_and_capped() {
-    let source = json!({ "triggers": [{ "type": "manual" }], "steps": [reads("a", "{{nonsense}}")] });
+    let trigger = json!({ "type": "schedule", "settings": { "cronExpression": "* * * * *" } });
+    let source = json!({ "triggers": [trigger], "steps": [reads("a", "{{nonsense}}")] });
     assert_eq!(
         check_errors(&source),
         [at("/steps/0/settings/body", "reference.root"), at("/steps/0", "respond.unheard")]

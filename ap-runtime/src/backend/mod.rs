@@ -11,6 +11,8 @@ pub mod memory;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+use std::collections::BTreeSet;
+
 use ap_core::{
     run::RunStatus,
     scope::Scope,
@@ -18,7 +20,7 @@ use ap_core::{
 };
 use ap_crypto::keyring::WrappedKey;
 
-use crate::store::{Accept, FlowWrite, ProjectRecord, RunChange, RunCommit};
+use crate::store::{Accept, FlowWrite, Lease, ProjectRecord, ProjectShare, RunChange, RunCommit, TriggerFire};
 
 /// Checks what a writer expects of a record against what is stored, and that the new revision follows from it.
 pub(crate) fn check_precondition(
@@ -62,6 +64,16 @@ pub(crate) fn check_flow_write(write: &FlowWrite) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A project's share is within its bounds.
+pub(crate) fn check_share(share: &ProjectShare) -> Result<(), StoreError> {
+    let concurrency = share.concurrency.is_none_or(|concurrency| (1..=100_000).contains(&concurrency));
+    if (1..=1_000).contains(&share.weight) && concurrency {
+        Ok(())
+    } else {
+        Err(misuse("a project's share is out of range"))
+    }
+}
+
 /// A new run is `QUEUED` and has not ended: whether it runs at once is the store's to say.
 pub(crate) fn check_accept(accept: &Accept) -> Result<(), StoreError> {
     if accept.run.status == RunStatus::Queued && accept.run.finished.is_none() {
@@ -71,7 +83,18 @@ pub(crate) fn check_accept(accept: &Accept) -> Result<(), StoreError> {
     }
 }
 
-/// A run ends in a terminal status, and appends each sequence number once.
+/// What a schedule or poll starts are different new runs of its flow.
+pub(crate) fn check_fire(fire: &TriggerFire) -> Result<(), StoreError> {
+    for (accept, _) in &fire.runs {
+        check_accept(accept)?;
+        if (accept.run.project, accept.run.flow) != (fire.project, fire.flow) {
+            return Err(misuse("a trigger starts runs of its own flow"));
+        }
+    }
+    check_unique(fire.runs.iter().map(|(accept, _)| accept.run.id), Entity::Run)
+}
+
+/// A run ends in a terminal status, and appends each sequence number once; what else it writes is its own or its project's.
 pub(crate) fn check_commit(commit: &RunCommit) -> Result<(), StoreError> {
     if let RunChange::End { status, .. } = commit.change
         && !status.is_terminal()
@@ -81,7 +104,41 @@ pub(crate) fn check_commit(commit: &RunCommit) -> Result<(), StoreError> {
     if commit.entries.windows(2).any(|pair| matches!(pair, [a, b] if a.seq >= b.seq)) {
         return Err(misuse("the entries of a commit rise in sequence number"));
     }
-    Ok(())
+    let Lease { project, run, .. } = commit.lease;
+    if commit.files.iter().any(|file| (file.project, file.run) != (project, Some(run))) {
+        return Err(misuse("a commit writes files of its own run"));
+    }
+    if commit.signals.iter().any(|signal| signal.project != project) {
+        return Err(misuse("a run signals runs of its own project"));
+    }
+    for (start, _) in &commit.starts {
+        check_accept(start)?;
+        if start.run.project != project || start.dedupe.is_some() || start.lease.is_some() {
+            return Err(misuse("a run starts runs of its own project, without dedupe key and lease"));
+        }
+    }
+    check_unique(commit.files.iter().map(|file| file.id), Entity::File)?;
+    check_unique(commit.jobs.iter().map(|job| job.id), Entity::Job)?;
+    check_unique(commit.signals.iter().map(|signal| (signal.run, signal.id)), Entity::Signal)?;
+    check_unique(commit.starts.iter().map(|(start, _)| start.run.id), Entity::Run)
+}
+
+fn check_unique<T: Ord>(ids: impl IntoIterator<Item = T>, entity: Entity) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    if ids.into_iter().all(|id| seen.insert(id)) { Ok(()) } else { Err(StoreError::AlreadyExists { entity }) }
+}
+
+/// Whether a run that ended like this can be opened again.
+pub(crate) const fn can_reopen(status: RunStatus) -> bool {
+    matches!(
+        status,
+        RunStatus::Canceled
+            | RunStatus::Failed
+            | RunStatus::InternalError
+            | RunStatus::MemoryLimitExceeded
+            | RunStatus::QuotaExceeded
+            | RunStatus::Timeout
+    )
 }
 
 /// The caller broke the contract of a seam; the same call will fail again.

@@ -37,6 +37,12 @@ pub trait Harness: Sync {
     /// Ends the backend as `kill -9` would, and opens what is left by the same clock. A backend that keeps nothing on disk
     /// does to its data what a restart would.
     async fn restart(&self, guard: &mut Self::Guard) -> Arc<dyn Backend>;
+
+    /// Whether the backend belongs to one process at a time. Then a restart knows that every lease is over, and frees runs and
+    /// triggers at once. Else others may hold leases, and they are waited for. Default: it does.
+    fn one_process(&self) -> bool {
+        true
+    }
 }
 
 /// A clock that stands still until it is told otherwise.

@@ -12,7 +12,7 @@ use super::{
         LEASE, START, accept, accept_leased, audit, claim_up_to, drop_after, entry, open, published, running, worker,
     },
 };
-use crate::store::{Accepted, Claimed, Lease, RunChange, RunCommit};
+use crate::store::{Accepted, Claimed, Lease, RunChange, RunCommit, RunRecord};
 
 const END: RunChange = RunChange::End { status: RunStatus::Succeeded, at: START };
 
@@ -26,8 +26,9 @@ pub async fn an_accepted_run_can_be_read_at_once(harness: &impl Harness) {
     let flow = published(&*bench.backend, 1).await;
     let wanted = accept_leased(3, &flow);
     let accepted = bench.backend.accept(wanted.clone(), &[audit(1, flow.project)]).await.expect("an answer");
-    assert_eq!(accepted, Accepted::Created { leased: false });
-    assert_eq!(bench.backend.run(wanted.run.id, flow.project).await.expect("the run"), wanted.run);
+    assert_eq!(accepted, Accepted::Created { leased: true });
+    let stored = RunRecord { status: RunStatus::Running, ..wanted.run.clone() };
+    assert_eq!(bench.backend.run(wanted.run.id, flow.project).await.expect("the run"), stored);
     assert_eq!(bench.backend.journal(wanted.run.id, flow.project).await.expect("the journal"), [entry(0)]);
     let trail = bench.backend.audit(flow.project.into(), &PageRequest::default()).await.expect("a page");
     assert_eq!(trail.items, [audit(1, flow.project)]);

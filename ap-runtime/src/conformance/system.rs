@@ -129,22 +129,26 @@ pub async fn a_run_id_is_accepted_once(harness: &impl Harness) {
     assert_eq!(next, Accepted::Created { leased: false });
 }
 
-/// A leased run is `RUNNING`, an unleased one `QUEUED`; anything else is refused.
+/// A leased run is `RUNNING`, an unleased one `QUEUED`; that is the store's to say, and a run that is not new is refused.
 pub async fn a_new_run_has_the_status_of_its_lease(harness: &impl Harness) {
     let bench = open(harness).await;
     let flow = published(&*bench.backend, 1).await;
-    let mut wrong = accept(1, &flow);
-    wrong.lease = Some(LEASE);
-    let refused = bench.backend.accept(wrong, &[]).await;
-    assert!(matches!(refused, Err(StoreError::Backend(_))), "{refused:?}");
-    let mut wrong = accept_leased(1, &flow);
-    wrong.lease = None;
-    let refused = bench.backend.accept(wrong, &[]).await;
-    assert!(matches!(refused, Err(StoreError::Backend(_))), "{refused:?}");
-    let mut ended = accept(1, &flow);
+    running(&*bench.backend, 1, &flow).await;
+    bench.backend.accept(accept(2, &flow), &[]).await.expect("a run");
+    for (number, status) in [(1, RunStatus::Running), (2, RunStatus::Queued)] {
+        let run = bench.backend.run(RunId::from_u128(number), flow.project).await.expect("the run");
+        assert_eq!(run.status, status);
+    }
+    let mut begun = accept_leased(3, &flow);
+    begun.run.status = RunStatus::Running;
+    let mut ended = accept(3, &flow);
     ended.run.status = RunStatus::Succeeded;
-    let refused = bench.backend.accept(ended, &[]).await;
-    assert!(matches!(refused, Err(StoreError::Backend(_))), "{refused:?}");
+    let mut finished = accept(3, &flow);
+    finished.run.finished = Some(finished.run.created);
+    for wrong in [begun, ended, finished] {
+        let refused = bench.backend.accept(wrong, &[]).await;
+        assert!(matches!(refused, Err(StoreError::Backend(_))), "{refused:?}");
+    }
 }
 
 /// Of many deliveries of one id at the same time one makes a run, and the others are told which.

@@ -4,31 +4,71 @@ use std::{sync::Arc, time::Duration};
 
 use ap_core::{
     flow::StepName,
+    id::{FlowId, JobId, RunId},
     run::{RunStatus, StepError, StepPath},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::store::JobEnd;
+
 /// One thing to be done for a run.
+///
+/// Some are said once, by [`RunState::apply`](super::RunState::apply), and belong to the very commit that carries the event;
+/// the others stand until an event answers them, see [`RunState::outstanding`](super::RunState::outstanding).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Command {
-    /// The run is over: make that durable.
+    /// Said once: end a run that a `subflow` step no longer waits for.
+    CancelChild {
+        /// That run.
+        run: RunId,
+    },
+    /// Stands: the run is over; make that durable.
     End(RunEnd),
-    /// Answer whoever waits for the run's reply. An outside act: everything before it is durable first.
+    /// Said once: the run is done with a job it holds.
+    EndJob {
+        /// The job.
+        job: JobId,
+        /// What became of it.
+        end: JobEnd,
+    },
+    /// Stands: put jobs into a queue, and report `Enqueued` in the same commit.
+    Enqueue(EnqueueCall),
+    /// Said once: answer whoever waits for the run's reply. An outside act: everything before it is durable first.
     Reply(Reply),
-    /// Run an action of a piece, and report `AttemptFinished`.
+    /// Stands: run an action of a piece, and report `AttemptFinished`.
     RunAction(ActionCall),
-    /// Run a script, and report `AttemptFinished`.
+    /// Stands: run a script, and report `AttemptFinished`.
     RunCode(CodeCall),
-    /// Report `WaitOver` once the time has come.
+    /// Stands: create a run, and report `ChildStarted` in the same commit; or a failed `AttemptFinished`.
+    StartChild(ChildCall),
+    /// Stands: take jobs of a queue, and report `JobsTaken`.
+    TakeJobs(JobsCall),
+    /// Stands: report `WaitOver` once the time has come.
     Wait {
         /// The step execution.
         path: StepPath,
         /// When.
         until: Timestamp,
     },
+}
+
+impl Command {
+    /// The step execution a standing command belongs to.
+    #[must_use]
+    pub const fn path(&self) -> Option<&StepPath> {
+        match self {
+            Self::Enqueue(call) => Some(&call.path),
+            Self::RunAction(call) => Some(&call.path),
+            Self::RunCode(call) => Some(&call.path),
+            Self::StartChild(call) => Some(&call.path),
+            Self::TakeJobs(call) => Some(&call.path),
+            Self::Wait { path, .. } => Some(path),
+            Self::CancelChild { .. } | Self::End(_) | Self::EndJob { .. } | Self::Reply(_) => None,
+        }
+    }
 }
 
 /// A call of an action.
@@ -65,6 +105,45 @@ pub struct CodeCall {
     pub params: Arc<Value>,
     /// Longest time of the attempt.
     pub timeout: Duration,
+}
+
+/// A run to be created by a `subflow` step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChildCall {
+    /// The step execution.
+    pub path: StepPath,
+    /// The flow.
+    pub flow: FlowId,
+    /// What its trigger delivers.
+    pub payload: Arc<Value>,
+    /// Whether the step waits for its end.
+    pub waits: bool,
+    /// How many runs are above it.
+    pub depth: u32,
+}
+
+/// Jobs to be put into a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EnqueueCall {
+    /// The step execution.
+    pub path: StepPath,
+    /// The queue's name.
+    pub queue: String,
+    /// One job each.
+    pub jobs: Arc<Vec<Value>>,
+}
+
+/// Jobs to be taken from a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobsCall {
+    /// The step execution.
+    pub path: StepPath,
+    /// The queue's name.
+    pub queue: String,
+    /// How many the step wants to hold in all, and how many may be held over all runs.
+    pub max_concurrent: u32,
+    /// Least time between the starts of two jobs of the queue.
+    pub spacing: Duration,
 }
 
 /// How a run ended.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ap_core::{
-    id::RunId,
+    id::{FileId, JobId, RunId},
     run::{RunStatus, StepError, StepPath},
     time::Timestamp,
 };
@@ -46,6 +46,15 @@ pub enum Event {
         /// Entropy for the jitter of a following wait.
         entropy: u32,
     },
+    /// A `subflow` step created a run.
+    ChildStarted {
+        /// When.
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+        /// The run it created.
+        run: RunId,
+    },
     /// An effect is about to be performed; durable before it is.
     EffectPlanned {
         /// When.
@@ -61,7 +70,14 @@ pub enum Event {
         /// Whether performing it again is harmless.
         repeatable: bool,
     },
-    /// Something outside the flow ended the run: a cancel, a limit, a fault.
+    /// A `queue.enqueue` step put its jobs into the queue.
+    Enqueued {
+        /// When.
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+    },
+    /// Something outside the flow ended the run: a limit, a fault.
     Interrupted {
         /// When.
         at: Timestamp,
@@ -69,6 +85,22 @@ pub enum Event {
         status: RunStatus,
         /// Why.
         error: StepError,
+    },
+    /// A `queue.process` step asked for jobs.
+    JobsTaken {
+        /// When.
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+        /// Every job the step holds; those of earlier answers are known already.
+        jobs: Vec<TakenJob>,
+        /// Whether jobs wait that could not be had, because others hold as many as may be held.
+        more: bool,
+    },
+    /// The run was let go of while it waits: it holds no memory and no worker.
+    Parked {
+        /// When.
+        at: Timestamp,
     },
     /// A run that had failed is tried again from the failed step. Always follows the end.
     Retried {
@@ -80,6 +112,20 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+    /// A run that was let go of goes on.
+    Resumed {
+        /// When.
+        at: Timestamp,
+    },
+    /// The run was told something.
+    Signaled {
+        /// When it was taken in.
+        at: Timestamp,
+        /// The signal's slot: base64url of its hash.
+        slot: String,
+        /// What it says.
+        content: Signal,
+    },
     /// Work began.
     Started {
         /// When.
@@ -87,7 +133,7 @@ pub enum Event {
         /// What the flow may see of its connections: clear fields, and placeholder text for the secret ones.
         connections: Arc<ConnectionViews>,
     },
-    /// A wait between two attempts is over.
+    /// The time has come that a step waited for.
     WaitOver {
         /// When.
         at: Timestamp,
@@ -103,14 +149,42 @@ impl Event {
         match self {
             Self::Accepted { at, .. }
             | Self::AttemptFinished { at, .. }
+            | Self::ChildStarted { at, .. }
             | Self::EffectPlanned { at, .. }
+            | Self::Enqueued { at, .. }
             | Self::Interrupted { at, .. }
+            | Self::JobsTaken { at, .. }
+            | Self::Parked { at }
             | Self::Recovered { at }
+            | Self::Resumed { at }
             | Self::Retried { at }
+            | Self::Signaled { at, .. }
             | Self::Started { at, .. }
             | Self::WaitOver { at, .. } => *at,
         }
     }
+}
+
+/// A job that a `queue.process` step holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TakenJob {
+    /// The job.
+    pub id: JobId,
+    /// When it may start.
+    pub start: Timestamp,
+    /// What is to be done.
+    pub data: Arc<Value>,
+}
+
+/// Where an output is kept that is too large for the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spilled {
+    /// The file.
+    pub file: FileId,
+    /// How large the output is, roughly that of its JSON. Unit: bytes.
+    pub bytes: u64,
 }
 
 /// The `subflow` step that started a run.
@@ -189,6 +263,9 @@ pub enum AttemptOutcome {
     Succeeded {
         /// The output.
         output: Arc<Value>,
+        /// Where the output is, if the stored event has `null` in its place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spilled: Option<Spilled>,
         /// What a script wrote to `console`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         console: Vec<String>,
@@ -199,7 +276,7 @@ impl AttemptOutcome {
     /// Success without console output.
     #[must_use]
     pub fn succeeded(output: Value) -> Self {
-        Self::Succeeded { output: Arc::new(output), console: Vec::new() }
+        Self::Succeeded { output: Arc::new(output), spilled: None, console: Vec::new() }
     }
 
     /// A failure, with what the peer said about waiting.

@@ -1,9 +1,9 @@
-//! [`Frame`]: where in the flow a run stands. A stack of frames leads from the top list to the current step.
+//! [`Frame`]: where in the flow a strand stands. A stack of frames leads from its first list to the current step.
 
 use std::sync::Arc;
 
 use ap_core::{
-    flow::{Step, StepKind, StepName, ValidFlow},
+    flow::{Step, StepName, ValidFlow},
     run::StepPath,
 };
 use serde_json::Value;
@@ -23,10 +23,69 @@ pub(super) struct Frame {
 pub(super) enum List {
     /// The flow's own.
     Top,
-    /// One side of a branch.
-    Branch { owner: StepName, path: StepPath, side: bool },
-    /// The body of a loop.
-    Body { owner: StepName, path: StepPath, items: Arc<Vec<Value>>, iteration: usize },
+    /// One nested in a step.
+    Nested(Nested),
+}
+
+/// A list nested in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Nested {
+    /// The step it belongs to.
+    pub(super) owner: StepName,
+    /// That step's execution.
+    pub(super) path: StepPath,
+    pub(super) place: Place,
+    /// The iteration this is, in a loop or a queue.
+    pub(super) iteration: Option<Iteration>,
+    /// What happens behind its last step.
+    pub(super) then: Then,
+}
+
+/// Which of the lists nested in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// What handles its failure.
+    Handler,
+    /// See [`Step::nested`].
+    List(usize),
+}
+
+/// One iteration.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Iteration {
+    pub(super) items: Items,
+    pub(super) index: usize,
+}
+
+/// Where an iteration's item comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Items {
+    /// A job of a queue.
+    Job(Arc<Value>),
+    /// An element of a loop's array.
+    List(Arc<Vec<Value>>),
+}
+
+/// What happens behind the last step of a nested list.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Then {
+    /// The strand ends: it was started for this list.
+    EndStrand,
+    /// Its failure is handled: on behind the owner, which stays failed.
+    Handled,
+    /// The next iteration of a loop, and behind the last one its end.
+    NextIteration,
+    /// More lists of the same step, then its end with this output.
+    Succeed { rest: Vec<usize>, output: Arc<Value> },
+}
+
+impl Iteration {
+    pub(super) fn item(&self) -> Option<&Value> {
+        match &self.items {
+            Items::Job(item) => Some(item),
+            Items::List(items) => items.get(self.index),
+        }
+    }
 }
 
 impl Frame {
@@ -36,18 +95,11 @@ impl Frame {
 
     /// The steps of this list.
     pub(super) fn steps<'f>(&self, flow: &'f ValidFlow) -> &'f [Step] {
-        let kind_of = |owner: &StepName| flow.step(owner.as_str()).map(|step| &step.kind);
-        match &self.list {
-            List::Top => flow.steps(),
-            List::Branch { owner, side, .. } => match kind_of(owner) {
-                Some(StepKind::Branch(branch)) if *side => &branch.if_true,
-                Some(StepKind::Branch(branch)) => &branch.if_false,
-                _ => &[],
-            },
-            List::Body { owner, .. } => match kind_of(owner) {
-                Some(StepKind::Loop(inner)) => &inner.steps,
-                _ => &[],
-            },
+        let List::Nested(nested) = &self.list else { return flow.steps() };
+        let Some(owner) = flow.step(nested.owner.as_str()) else { return &[] };
+        match nested.place {
+            Place::Handler => owner.handler(),
+            Place::List(index) => owner.nested(index).unwrap_or_default(),
         }
     }
 
@@ -55,12 +107,16 @@ impl Frame {
         self.steps(flow).get(self.index)
     }
 
-    /// The step this list belongs to, unless it is the top one.
-    pub(super) const fn owner(&self) -> Option<(&StepName, &StepPath)> {
+    pub(super) const fn nested(&self) -> Option<&Nested> {
         match &self.list {
+            List::Nested(nested) => Some(nested),
             List::Top => None,
-            List::Branch { owner, path, .. } | List::Body { owner, path, .. } => Some((owner, path)),
         }
+    }
+
+    /// The execution of the step around this list and the iteration, if the list is one.
+    pub(super) fn iteration(&self) -> Option<(&StepPath, &Iteration)> {
+        self.nested().and_then(|nested| Some((&nested.path, nested.iteration.as_ref()?)))
     }
 
     /// Goes on to the next step of the list.
@@ -68,27 +124,10 @@ impl Frame {
         self.previous = Some(finished);
         self.index += 1;
     }
-}
 
-/// The path of a step called `name` that stands in the innermost list of `frames`.
-pub(super) fn path_of(frames: &[Frame], name: &StepName) -> StepPath {
-    scopes_outwards(frames)
-        .next()
-        .map_or_else(|| StepPath::top(name.as_str()), |(path, iteration)| path.in_iteration(iteration, name.as_str()))
-}
-
-/// The loop iterations around the current step, innermost first.
-pub(super) fn scopes_outwards(frames: &[Frame]) -> impl Iterator<Item = (&StepPath, usize)> {
-    frames.iter().rev().filter_map(|frame| match &frame.list {
-        List::Body { path, iteration, .. } => Some((path, *iteration)),
-        List::Top | List::Branch { .. } => None,
-    })
-}
-
-/// The item of the innermost loop and its index.
-pub(super) fn item(frames: &[Frame]) -> Option<(&Value, usize)> {
-    frames.iter().rev().find_map(|frame| match &frame.list {
-        List::Body { items, iteration, .. } => items.get(*iteration).map(|item| (item, *iteration)),
-        List::Top | List::Branch { .. } => None,
-    })
+    /// Goes back to the first step, of another list or iteration.
+    pub(super) fn restart(&mut self) {
+        self.index = 0;
+        self.previous = None;
+    }
 }

@@ -4,22 +4,47 @@
 //! run to a fresh [`RunState`] rebuilds the state exactly; the executor then asks [`RunState::outstanding`] what is to be
 //! done. Whatever the engine decides, it decides from the flow, the state and the event alone.
 
+mod answer;
+mod begin;
 mod command;
 mod environment;
 mod event;
+mod failure;
 mod frame;
+mod join;
+mod recovery;
 mod state;
-mod step;
+mod strand;
 mod view;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use ap_core::id::ProjectId;
+use ap_crypto::resume::ResumeKey;
 use serde::{Deserialize, Serialize};
 
-pub use command::{ActionCall, CodeCall, Command, Reply, RunEnd};
-pub use event::{AnswerDecision, AttemptOutcome, Event, ParentStep, Signal};
+pub(crate) use answer::slot_text;
+pub use command::{ActionCall, ChildCall, CodeCall, Command, EnqueueCall, JobsCall, Reply, RunEnd};
+pub use event::{AnswerDecision, AttemptOutcome, Event, ParentStep, Signal, Spilled, TakenJob};
 pub use state::{ApplyError, Effect, EffectState, RunState, StepState};
 pub use view::{EffectView, RunView, StepView};
+
+/// What the resume tokens of a run are made from.
+#[derive(PartialEq)]
+pub struct ResumeTokens {
+    /// The run's project.
+    pub project: ProjectId,
+    /// The run's own key.
+    pub key: ResumeKey,
+    /// Where the host's resume door is: what stands before a token in an address.
+    pub base: Option<Arc<str>>,
+}
+
+impl fmt::Debug for ResumeTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResumeTokens").field("project", &self.project).field("base", &self.base).finish_non_exhaustive()
+    }
+}
 
 /// What a flow may see of its connections, by name.
 pub type ConnectionViews = BTreeMap<String, ConnectionView>;
@@ -47,6 +72,13 @@ pub struct EngineLimits {
     /// Longest time the run may execute, pauses not counted. Unit: milliseconds.
     #[serde(default = "default_timeout")]
     pub timeout_ms: u64,
+    /// How large outputs may be together that are kept as files. Unit: bytes, roughly those of their JSON.
+    #[serde(default = "default_spill")]
+    pub spill_bytes: u64,
+}
+
+const fn default_spill() -> u64 {
+    256 << 20
 }
 
 const fn default_timeout() -> u64 {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ap_core::{
-    flow::{OnError, RetryPolicy, Step, ValidFlow},
+    flow::{Step, ValidFlow},
     id::RunId,
     json::size_of,
     run::{RunStatus, StepError, StepErrorKind, StepPath, StepStatus},
@@ -12,8 +12,10 @@ use ap_core::{
 use serde_json::Value;
 
 use super::{
-    ActionCall, AttemptOutcome, CodeCall, Command, ConnectionViews, Event, Reply, RunEnd,
+    AnswerDecision, AttemptOutcome, Command, ConnectionViews, EngineLimits, Event, ParentStep, Reply, ResumeTokens,
+    RunEnd, Signal,
     frame::{Frame, List},
+    strand::{FIRST, Pending, Strand, StrandId},
 };
 
 /// Everything the engine knows of a run.
@@ -21,20 +23,42 @@ use super::{
 pub struct RunState {
     run: RunId,
     trigger: Arc<Value>,
+    parent: Option<ParentStep>,
+    pub(super) limits: EngineLimits,
+    pub(super) resume: Arc<ResumeTokens>,
     pub(super) accepted: Timestamp,
-    pub(super) started: Option<Timestamp>,
+    started: Option<Timestamp>,
     connections: Arc<ConnectionViews>,
-    pub(super) frames: Vec<Frame>,
+    pub(super) strands: BTreeMap<StrandId, Strand>,
+    pub(super) next_strand: StrandId,
     pub(super) steps: BTreeMap<StepPath, StepState>,
     /// Step executions in the order in which they began.
     pub(super) order: Vec<StepPath>,
-    pub(super) pending: Option<Pending>,
+    /// Answers that came before somebody waited for them, by slot.
+    pub(super) early: BTreeMap<String, (AnswerDecision, Arc<Value>)>,
+    /// What is to be done once because of the event that is being applied.
+    pub(super) once: Vec<Command>,
     reply: Option<Reply>,
-    end: Option<RunEnd>,
+    pub(super) end: Option<RunEnd>,
     pub(super) executions_left: u32,
-    log_left: u64,
+    pub(super) log_left: u64,
+    pub(super) spill_left: u64,
+    /// The last entropy that came in.
+    pub(super) entropy: u32,
     /// How often a new owner took the run over since it last got further.
-    recoveries: u32,
+    pub(super) recoveries: u32,
+    pub(super) active: Active,
+}
+
+/// How long a run has been executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Active {
+    /// Before it was last let go of.
+    pub(super) used: Duration,
+    /// Since when it is being executed; `None` while nobody has it.
+    pub(super) since: Option<Timestamp>,
+    /// When the last event came.
+    pub(super) last: Option<Timestamp>,
 }
 
 /// One step execution.
@@ -83,19 +107,11 @@ pub enum EffectState {
     Unknown,
 }
 
-/// The one thing the run waits for.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Pending {
-    Action(ActionCall),
-    Code(CodeCall),
-    Wait { until: Timestamp, then: Box<Pending> },
-}
-
 /// The event does not follow from the state: the journal was altered, or the flow is not the one it was written with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the journal does not fit the flow: {reason}")]
 pub struct ApplyError {
-    reason: &'static str,
+    pub(super) reason: &'static str,
 }
 
 impl RunState {
@@ -103,80 +119,134 @@ impl RunState {
     ///
     /// # Errors
     /// [`ApplyError`] if the event is not [`Event::Accepted`].
-    pub fn accepted(event: &Event) -> Result<Self, ApplyError> {
-        let Event::Accepted { at, run, trigger, limits, .. } = event else {
+    pub fn accepted(event: &Event, resume: Arc<ResumeTokens>) -> Result<Self, ApplyError> {
+        let Event::Accepted { at, run, trigger, limits, parent } = event else {
             return Err(ApplyError { reason: "it does not begin with an acceptance" });
         };
         Ok(Self {
             run: *run,
             trigger: Arc::clone(trigger),
+            parent: parent.clone(),
+            limits: *limits,
+            resume,
             accepted: *at,
             started: None,
             connections: Arc::default(),
-            frames: Vec::new(),
+            strands: BTreeMap::new(),
+            next_strand: FIRST,
             steps: BTreeMap::new(),
             order: Vec::new(),
-            pending: None,
+            early: BTreeMap::new(),
+            once: Vec::new(),
             reply: None,
             end: None,
             executions_left: limits.step_executions,
             log_left: limits.log_bytes.saturating_sub(size_of(trigger)),
+            spill_left: limits.spill_bytes,
+            entropy: 0,
             recoveries: 0,
+            active: Active::default(),
         })
     }
 
-    /// Takes in `event` and says what is to be done now.
+    /// Takes in `event` and says what is to be done once because of it, in the commit that carries it.
     ///
     /// # Errors
     /// [`ApplyError`] if the event does not follow from the state; the state is then to be thrown away.
     pub fn apply(&mut self, flow: &ValidFlow, event: &Event) -> Result<Vec<Command>, ApplyError> {
-        if self.end.is_some() {
+        if self.end.is_some() && !matches!(event, Event::Retried { .. }) {
             return Err(ApplyError { reason: "an event follows the end" });
         }
         let had_reply = self.reply.is_some();
+        self.count_time(event);
+        self.take_in(flow, event)?;
+        if self.end.is_some() {
+            self.let_go_of_children();
+        }
+        let mut once = std::mem::take(&mut self.once);
+        if let (Some(reply), false) = (&self.reply, had_reply) {
+            once.push(Command::Reply(reply.clone()));
+        }
+        Ok(once)
+    }
+
+    fn take_in(&mut self, flow: &ValidFlow, event: &Event) -> Result<(), ApplyError> {
         match event {
-            Event::Accepted { .. } => return Err(ApplyError { reason: "it was accepted twice" }),
+            Event::Accepted { .. } => Err(ApplyError { reason: "it was accepted twice" }),
             Event::AttemptFinished { at, path, attempt, outcome, entropy } => {
-                self.attempt_finished(flow, *at, (path, *attempt), outcome, *entropy)?;
+                self.entropy = *entropy;
+                self.attempt_finished(flow, *at, (path, *attempt), outcome)
             }
+            Event::ChildStarted { at, path, run } => self.child_started(flow, *at, path, *run),
             Event::EffectPlanned { path, attempt, input, key, repeatable, .. } => {
                 let effect = Effect { key: key.clone(), state: EffectState::Planned, repeatable: *repeatable };
-                self.effect_planned(path, *attempt, input, effect)?;
-                return Ok(Vec::new());
+                self.effect_planned(path, *attempt, input, effect)
             }
-            Event::Interrupted { at, status, error } => self.interrupted(*at, *status, error),
-            Event::Recovered { at } => self.recovered(flow, *at),
-            Event::Retried { .. } => return Err(ApplyError { reason: "it was tried again before its end" }),
+            Event::Enqueued { at, path } => self.enqueued(flow, *at, path),
+            Event::Interrupted { at, status, error } => {
+                self.interrupted(*at, *status, error);
+                Ok(())
+            }
+            Event::JobsTaken { at, path, jobs, more } => self.jobs_taken(flow, *at, path, (jobs, *more)),
+            Event::Parked { .. } | Event::Resumed { .. } => Ok(()),
+            Event::Recovered { at } => {
+                self.recovered(flow, *at);
+                Ok(())
+            }
+            Event::Retried { at } => self.retried(flow, *at),
+            Event::Signaled { at, slot, content } => {
+                self.signaled(flow, *at, slot, content);
+                Ok(())
+            }
             Event::Started { at, connections } => {
                 if self.started.is_some() {
                     return Err(ApplyError { reason: "it was started twice" });
                 }
                 self.started = Some(*at);
                 self.connections = Arc::clone(connections);
-                self.frames.push(Frame::new(List::Top));
+                let first = self.spawn(None, vec![Frame::new(List::Top)]);
+                debug_assert_eq!(first, FIRST);
                 self.advance(flow, *at);
+                Ok(())
             }
-            Event::WaitOver { path, .. } => self.wait_over(path)?,
+            Event::WaitOver { at, path } => self.wait_over(flow, *at, path),
         }
-        let mut commands = Vec::new();
-        if let (Some(reply), false) = (&self.reply, had_reply) {
-            commands.push(Command::Reply(reply.clone()));
-        }
-        commands.extend(self.outstanding());
-        Ok(commands)
     }
 
-    /// What is to be done in this state: what a worker that takes the run over begins with.
+    /// What is to be done in this state: what a worker that takes the run over begins with. In the order of the strands.
     #[must_use]
-    pub fn outstanding(&self) -> Option<Command> {
-        if let Some(end) = &self.end {
-            return Some(Command::End(end.clone()));
+    pub fn outstanding(&self) -> Vec<Command> {
+        match &self.end {
+            Some(end) => vec![Command::End(end.clone())],
+            None => self.strands.values().filter_map(|strand| strand.pending.as_ref()?.command()).collect(),
         }
-        Some(match self.pending.as_ref()? {
-            Pending::Action(call) => Command::RunAction(call.clone()),
-            Pending::Code(call) => Command::RunCode(call.clone()),
-            Pending::Wait { until, then } => Command::Wait { path: then.path().clone(), until: *until },
-        })
+    }
+
+    /// Whether the run only waits, for time or for somebody: then it may be let go of. `Some(None)`: not for time.
+    #[must_use]
+    pub fn waits_until(&self) -> Option<Option<Timestamp>> {
+        if self.end.is_some() || self.started.is_none() {
+            return None;
+        }
+        let mut due: Option<Timestamp> = None;
+        for command in self.outstanding() {
+            let Command::Wait { until, .. } = command else { return None };
+            due = Some(due.map_or(until, |earlier| earlier.min(until)));
+        }
+        Some(due)
+    }
+
+    /// Whether the run was let go of, and nobody has taken it up since.
+    #[must_use]
+    pub const fn is_parked(&self) -> bool {
+        self.started.is_some() && self.active.since.is_none()
+    }
+
+    /// How much longer the run may be executed at `now`.
+    #[must_use]
+    pub fn time_left(&self, now: Timestamp) -> Duration {
+        let running = self.active.since.map_or(Duration::ZERO, |since| now.saturating_since(since));
+        Duration::from_millis(self.limits.timeout_ms).saturating_sub(self.active.used + running)
     }
 
     /// The run.
@@ -189,6 +259,12 @@ impl RunState {
     #[must_use]
     pub const fn trigger(&self) -> &Arc<Value> {
         &self.trigger
+    }
+
+    /// The step of another run that started it.
+    #[must_use]
+    pub const fn parent(&self) -> Option<&ParentStep> {
+        self.parent.as_ref()
     }
 
     /// When work began, if it did.
@@ -207,6 +283,12 @@ impl RunState {
     #[must_use]
     pub fn step(&self, path: &StepPath) -> Option<&StepState> {
         self.steps.get(path)
+    }
+
+    /// Paths of all step executions in the order in which they began.
+    #[must_use]
+    pub fn order(&self) -> &[StepPath] {
+        &self.order
     }
 
     /// What a `respond` step answered.
@@ -228,153 +310,92 @@ impl RunState {
         top.filter_map(|path| self.steps.get(path)?.output.as_ref()).next()
     }
 
-    pub(super) fn frames(&self) -> &[Frame] {
-        &self.frames
-    }
-
     pub(super) fn set_reply(&mut self, reply: Reply) {
         // The first answer counts: the caller got it.
         self.reply.get_or_insert(reply);
     }
+}
 
-    pub(super) fn finish(&mut self, end: RunEnd) {
-        self.pending = None;
-        self.frames.clear();
-        self.end = Some(end);
+impl RunState {
+    pub(super) fn spawn(&mut self, parent: Option<(StrandId, usize)>, frames: Vec<Frame>) -> StrandId {
+        let id = self.next_strand;
+        self.next_strand += 1;
+        self.strands.insert(id, Strand::new(parent, frames));
+        id
     }
 
-    fn attempt_finished(
-        &mut self,
-        flow: &ValidFlow,
-        at: Timestamp,
-        (path, attempt): (&StepPath, u32),
-        outcome: &AttemptOutcome,
-        entropy: u32,
-    ) -> Result<(), ApplyError> {
-        let pending = match self.pending.take() {
-            Some(pending) if pending.path() == path && pending.attempt() == attempt => pending,
-            _ => return Err(ApplyError { reason: "an attempt came back that was not under way" }),
-        };
-        self.recoveries = 0;
-        match outcome {
-            AttemptOutcome::Succeeded { output, console } => {
-                self.settle_effect(path, EffectState::Committed);
-                self.log(path, at, console);
-                self.succeed(path, at, Arc::clone(output));
-                self.advance(flow, at);
-            }
-            AttemptOutcome::Failed { error, retry_after_ms, console } => {
-                let error = &self.settle_failure(path, error);
-                self.log(path, at, console);
-                let policy = self.current_step(flow).map(|step| step.options.retry).unwrap_or_default();
-                if error.kind.is_retryable() && attempt < policy.max_attempts {
-                    let wait = retry_delay(&policy, attempt, retry_after_ms.map(Duration::from_millis), entropy);
-                    if let Some(step) = self.steps.get_mut(path) {
-                        step.error = Some(error.clone());
-                        step.attempts = attempt + 1;
-                    }
-                    self.pending =
-                        Some(Pending::Wait { until: at.saturating_add(wait), then: Box::new(pending.next_attempt()) });
-                } else {
-                    self.fail(flow, path, at, error.clone());
-                    self.advance(flow, at);
-                }
-            }
-        }
-        Ok(())
+    /// The strand that waits with this step execution.
+    pub(super) fn waiting_at(&self, path: &StepPath) -> Option<StrandId> {
+        let waits = |strand: &Strand| strand.pending.as_ref().is_some_and(|pending| pending.path() == path);
+        self.strands.iter().find(|(_, strand)| waits(strand)).map(|(id, _)| *id)
     }
 
-    fn log(&mut self, path: &StepPath, at: Timestamp, console: &[String]) {
-        self.charge(path, at, console.iter().map(|line| line.len() as u64).sum());
-        if let Some(step) = self.steps.get_mut(path) {
-            step.console.extend_from_slice(console);
-        }
-    }
-
-    fn settle_effect(&mut self, path: &StepPath, state: EffectState) {
-        if let Some(effect) = self.steps.get_mut(path).and_then(|step| step.effect.as_mut()) {
-            effect.state = state;
-        }
-    }
-
-    /// What a failure says of the effect: an attempt that broke off may have acted. Where acting twice would be harm, its
-    /// outcome is unknown, and no policy tries it again.
-    fn settle_failure(&mut self, path: &StepPath, error: &StepError) -> StepError {
-        let broke_off = matches!(error.kind, StepErrorKind::Interrupted | StepErrorKind::Timeout);
-        let once = self.steps.get(path).and_then(|step| step.effect.as_ref()).is_some_and(|effect| !effect.repeatable);
-        if broke_off && once {
-            self.settle_effect(path, EffectState::Unknown);
-            return StepError { kind: StepErrorKind::OutcomeUnknown, ..error.clone() };
-        }
-        self.settle_effect(path, EffectState::Committed);
-        error.clone()
-    }
-
-    /// What the ledger says is what is performed, also after a crash: input and key are taken from it.
-    fn effect_planned(
+    /// Takes what a strand waits for, if `fits`.
+    pub(super) fn take_pending(
         &mut self,
         path: &StepPath,
-        attempt: u32,
-        input: &Arc<Value>,
-        effect: Effect,
-    ) -> Result<(), ApplyError> {
-        match (&mut self.pending, self.steps.get_mut(path)) {
-            (Some(Pending::Action(call)), Some(step)) if call.path == *path && call.attempt == attempt => {
-                call.planned = true;
-                call.input = Arc::clone(input);
-                call.key = effect.key.clone();
-                step.input = Some(Arc::clone(input));
-                step.effect = Some(effect);
-                Ok(())
-            }
-            _ => Err(ApplyError { reason: "an effect was planned that is not the next thing to do" }),
+        fits: impl FnOnce(&Pending) -> bool,
+    ) -> Option<(StrandId, Pending)> {
+        let id = self.waiting_at(path)?;
+        let pending = &mut self.strands.get_mut(&id)?.pending;
+        if pending.as_ref().is_some_and(fits) { pending.take().map(|taken| (id, taken)) } else { None }
+    }
+
+    pub(super) fn set_pending(&mut self, id: StrandId, pending: Pending) {
+        if let Some(strand) = self.strands.get_mut(&id) {
+            strand.pending = Some(pending);
         }
     }
 
-    fn wait_over(&mut self, path: &StepPath) -> Result<(), ApplyError> {
-        match self.pending.take() {
-            Some(Pending::Wait { then, .. }) if then.path() == path => {
-                self.pending = Some(*then);
-                Ok(())
-            }
-            _ => Err(ApplyError { reason: "a wait ended that was not under way" }),
+    /// The frames that lead to where a strand stands, innermost first, those of the strands above it included.
+    pub(super) fn frames_outwards(&self, id: StrandId) -> impl Iterator<Item = &Frame> {
+        let above = |id: &StrandId| Some(self.strands.get(id)?.parent?.0);
+        std::iter::successors(Some(id), above)
+            .filter_map(|id| self.strands.get(&id))
+            .flat_map(|strand| strand.frames.iter().rev())
+    }
+
+    /// The step a strand stands at.
+    pub(super) fn current_step<'f>(&self, flow: &'f ValidFlow, id: StrandId) -> Option<&'f Step> {
+        self.strands.get(&id)?.frames.last()?.current(flow)
+    }
+
+    /// The path of a step called `name` that stands in the innermost list of a strand.
+    pub(super) fn path_of(&self, id: StrandId, name: &str) -> StepPath {
+        match self.frames_outwards(id).find_map(Frame::iteration) {
+            Some((owner, iteration)) => owner.in_iteration(iteration.index, name),
+            None => StepPath::top(name),
         }
     }
 
-    fn recovered(&mut self, flow: &ValidFlow, at: Timestamp) {
-        self.recoveries += 1;
-        if self.recoveries > MAX_RECOVERIES {
-            let message = format!("the process stopped {MAX_RECOVERIES} times while it executed the same step");
-            let error = StepError::new(StepErrorKind::Internal, message);
-            return self.interrupted(at, RunStatus::InternalError, &error);
+    /// Goes on behind the step at `path`, which stands in the innermost list of the strand.
+    pub(super) fn proceed(&mut self, id: StrandId, path: StepPath) {
+        if let Some(frame) = self.strands.get_mut(&id).and_then(|strand| strand.frames.last_mut()) {
+            frame.proceed(path);
         }
-        let Some(Pending::Action(call)) = &self.pending else { return };
-        let path = call.path.clone();
-        let Some(effect) = self.steps.get_mut(&path).and_then(|step| step.effect.as_mut()) else { return };
-        if effect.state != EffectState::Planned || effect.repeatable {
-            return;
-        }
-        effect.state = EffectState::Unknown;
-        self.pending = None;
-        let error = StepError::new(
-            StepErrorKind::OutcomeUnknown,
-            "the process stopped while this step was acting, and whether it acted is unknown",
-        );
-        self.fail(flow, &path, at, error);
-        self.advance(flow, at);
     }
 
-    fn interrupted(&mut self, at: Timestamp, status: RunStatus, error: &StepError) {
-        let running = self.pending.as_ref().map(|pending| pending.path().clone());
-        if let Some(step) = running.as_ref().and_then(|path| self.steps.get_mut(path)) {
-            step.status = StepStatus::Failed;
+    /// Ends the run. What its strands stand at is kept, so that it can be tried again from there.
+    pub(super) fn finish(&mut self, end: RunEnd) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Records that the step at `path` ended well, and goes on behind it.
+    pub(super) fn succeed(&mut self, id: StrandId, path: &StepPath, at: Timestamp, output: Arc<Value>) {
+        if self.charge(path, at, size_of(&output)) {
+            self.succeed_free(id, path, at, output);
+        }
+    }
+
+    /// As [`RunState::succeed`], without charging for the output.
+    pub(super) fn succeed_free(&mut self, id: StrandId, path: &StepPath, at: Timestamp, output: Arc<Value>) {
+        if let Some(step) = self.steps.get_mut(path) {
+            step.status = StepStatus::Succeeded;
             step.finished = Some(at);
-            step.error = Some(error.clone());
-            if let Some(effect) = step.effect.as_mut().filter(|effect| effect.state == EffectState::Planned) {
-                effect.state = EffectState::Unknown;
-            }
+            step.error = None;
+            step.output = Some(output);
         }
-        self.finish(RunEnd { status, at, failed_step: running, error: Some(error.clone()) });
+        self.proceed(id, path.clone());
     }
 
     /// Takes `bytes` from what the log may still hold; ends the run if that is too much. Returns whether the run goes on.
@@ -386,8 +407,12 @@ impl RunState {
             self.log_left = left;
             return true;
         }
-        let error =
-            StepError::new(StepErrorKind::Limit, "inputs and outputs of the run are larger than its log may be");
+        self.outgrown(path, at, "inputs and outputs of the run are larger than its log may be");
+        false
+    }
+
+    pub(super) fn outgrown(&mut self, path: &StepPath, at: Timestamp, message: &str) {
+        let error = StepError::new(StepErrorKind::Limit, message);
         if let Some(step) = self.steps.get_mut(path) {
             step.status = StepStatus::Failed;
             step.finished = Some(at);
@@ -395,123 +420,119 @@ impl RunState {
         }
         let status = RunStatus::LogSizeExceeded;
         self.finish(RunEnd { status, at, failed_step: Some(path.clone()), error: Some(error) });
-        false
     }
 
-    /// Records that the step at `path` ended well, and goes on behind it.
-    pub(super) fn succeed(&mut self, path: &StepPath, at: Timestamp, output: Arc<Value>) {
-        if !self.charge(path, at, size_of(&output)) {
-            return;
+    /// Counts the time the run is executed: from when it is taken up to when it is let go of; from the last event on, if
+    /// its owner died.
+    fn count_time(&mut self, event: &Event) {
+        let at = event.at();
+        let active = &mut self.active;
+        let stop = |active: &mut Active, until: Timestamp| {
+            if let Some(since) = active.since.take() {
+                active.used += until.saturating_since(since);
+            }
+        };
+        match event {
+            Event::Parked { .. } => stop(active, at),
+            Event::Recovered { .. } => {
+                let last = active.last.unwrap_or(at);
+                stop(active, last);
+                active.since = Some(at);
+            }
+            Event::Retried { .. } => *active = Active { used: Duration::ZERO, since: None, last: None },
+            Event::Resumed { .. } | Event::Started { .. } => active.since = Some(at),
+            _ => {}
         }
-        if let Some(step) = self.steps.get_mut(path) {
-            step.status = StepStatus::Succeeded;
-            step.finished = Some(at);
-            step.error = None;
-            step.output = Some(output);
-        }
-        self.proceed(path.clone());
+        active.last = Some(at);
     }
 
-    /// Records that the step at `path` failed. The innermost step around it that continues on error takes it.
-    pub(super) fn fail(&mut self, flow: &ValidFlow, path: &StepPath, at: Timestamp, error: StepError) {
-        let mut failing = path.clone();
-        loop {
-            if let Some(step) = self.steps.get_mut(&failing) {
-                step.status = StepStatus::Failed;
-                step.finished = Some(at);
-                step.error = Some(error.clone());
+    fn signaled(&mut self, flow: &ValidFlow, at: Timestamp, slot: &str, content: &Signal) {
+        self.recoveries = 0;
+        match content {
+            Signal::Answered { decision, body } => self.answered(flow, at, slot, (*decision, Arc::clone(body))),
+            Signal::Canceled { reason } => {
+                let error = StepError::new(StepErrorKind::Canceled, reason.clone());
+                self.interrupted(at, RunStatus::Canceled, &error);
             }
-            let step = flow.step(failing.step_name());
-            if step.is_some_and(|step| step.options.on_error == OnError::Continue) {
-                return self.proceed(failing);
+            Signal::ChildEnded { run, status, output, error } => {
+                self.child_ended(flow, at, *run, (*status, output, error.as_ref()));
             }
-            let owner = self.frames.pop().and_then(|frame| frame.owner().map(|(_, path)| path.clone()));
-            match owner {
-                Some(owner) => failing = owner,
-                None => {
-                    let status = match error.kind {
-                        StepErrorKind::MemoryLimit => RunStatus::MemoryLimitExceeded,
-                        StepErrorKind::Internal => RunStatus::InternalError,
-                        _ => RunStatus::Failed,
-                    };
-                    return self.finish(RunEnd { status, at, failed_step: Some(path.clone()), error: Some(error) });
+        }
+    }
+
+    fn attempt_finished(
+        &mut self,
+        flow: &ValidFlow,
+        at: Timestamp,
+        (path, attempt): (&StepPath, u32),
+        outcome: &AttemptOutcome,
+    ) -> Result<(), ApplyError> {
+        let Some((id, pending)) = self.take_pending(path, |pending| pending.attempt() == attempt) else {
+            return Err(ApplyError { reason: "an attempt came back that was not under way" });
+        };
+        self.recoveries = 0;
+        match outcome {
+            AttemptOutcome::Succeeded { output, spilled, console } => {
+                self.settle_effect(path, EffectState::Committed);
+                self.log(path, at, console);
+                match spilled {
+                    None => self.succeed(id, path, at, Arc::clone(output)),
+                    Some(spilled) => match self.spill_left.checked_sub(spilled.bytes) {
+                        Some(left) => {
+                            self.spill_left = left;
+                            if self.charge(path, at, SPILLED_CHARGE) {
+                                self.succeed_free(id, path, at, Arc::clone(output));
+                            }
+                        }
+                        None => self.outgrown(path, at, "outputs of the run are larger than its files may be"),
+                    },
                 }
             }
+            AttemptOutcome::Failed { error, retry_after_ms, console } => {
+                self.log(path, at, console);
+                self.attempt_failed(flow, at, (id, pending), error, retry_after_ms.map(Duration::from_millis));
+            }
+        }
+        self.advance(flow, at);
+        Ok(())
+    }
+
+    fn log(&mut self, path: &StepPath, at: Timestamp, console: &[String]) {
+        self.charge(path, at, console.iter().map(|line| line.len() as u64).sum());
+        if let Some(step) = self.steps.get_mut(path) {
+            step.console.extend_from_slice(console);
+        }
+    }
+
+    pub(super) fn settle_effect(&mut self, path: &StepPath, state: EffectState) {
+        if let Some(effect) = self.steps.get_mut(path).and_then(|step| step.effect.as_mut()) {
+            effect.state = state;
+        }
+    }
+
+    /// What the ledger says is what is performed, also after a crash: input and key are taken from it.
+    fn effect_planned(
+        &mut self,
+        path: &StepPath,
+        attempt: u32,
+        input: &Arc<Value>,
+        effect: Effect,
+    ) -> Result<(), ApplyError> {
+        let id = self.waiting_at(path);
+        let pending = id.and_then(|id| self.strands.get_mut(&id)?.pending.as_mut());
+        match (pending, self.steps.get_mut(path)) {
+            (Some(Pending::Action(call)), Some(step)) if call.attempt == attempt => {
+                call.planned = true;
+                call.input = Arc::clone(input);
+                call.key = effect.key.clone();
+                step.input = Some(Arc::clone(input));
+                step.effect = Some(effect);
+                Ok(())
+            }
+            _ => Err(ApplyError { reason: "an effect was planned that is not the next thing to do" }),
         }
     }
 }
 
-impl RunState {
-    /// Goes on behind the step at `path`, which stands in the innermost list.
-    pub(super) fn proceed(&mut self, path: StepPath) {
-        if let Some(frame) = self.frames.last_mut() {
-            frame.proceed(path);
-        }
-    }
-
-    fn current_step<'f>(&self, flow: &'f ValidFlow) -> Option<&'f Step> {
-        self.frames.last().and_then(|frame| frame.current(flow))
-    }
-}
-
-impl Pending {
-    fn path(&self) -> &StepPath {
-        match self {
-            Self::Action(call) => &call.path,
-            Self::Code(call) => &call.path,
-            Self::Wait { then, .. } => then.path(),
-        }
-    }
-
-    /// The attempt under way; a wait is none.
-    const fn attempt(&self) -> u32 {
-        match self {
-            Self::Action(call) => call.attempt,
-            Self::Code(call) => call.attempt,
-            Self::Wait { .. } => 0,
-        }
-    }
-
-    fn next_attempt(self) -> Self {
-        match self {
-            Self::Action(call) => Self::Action(ActionCall { attempt: call.attempt + 1, planned: false, ..call }),
-            Self::Code(call) => Self::Code(CodeCall { attempt: call.attempt + 1, ..call }),
-            wait @ Self::Wait { .. } => wait,
-        }
-    }
-}
-
-/// A run whose owners keep dying is given up, so that it cannot take the process down for ever.
-const MAX_RECOVERIES: u32 = 10;
-
-/// How long to wait after attempt number `attempt`; see [`RetryPolicy`].
-fn retry_delay(policy: &RetryPolicy, attempt: u32, retry_after: Option<Duration>, entropy: u32) -> Duration {
-    let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-    let grown = policy.initial_delay.as_secs_f64() * policy.multiplier.powi(exponent);
-    let capped = grown.min(policy.max_delay.as_secs_f64());
-    // Half the delay is fixed, the other half is scaled by the entropy: spread without collapsing to zero.
-    let jittered = capped * (0.5 + 0.5 * f64::from(entropy) / f64::from(u32::MAX));
-    let own = Duration::try_from_secs_f64(jittered).unwrap_or(policy.max_delay);
-    own.max(retry_after.unwrap_or_default().min(policy.max_delay))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_grow_to_the_cap_and_respect_the_peer() {
-        let policy = RetryPolicy {
-            max_attempts: 10,
-            initial_delay: Duration::from_secs(1),
-            multiplier: 2.0,
-            max_delay: Duration::from_secs(5),
-        };
-        let whole = |attempt| retry_delay(&policy, attempt, None, u32::MAX);
-        assert_eq!([whole(1), whole(2), whole(3), whole(4)].map(|wait| wait.as_secs()), [1, 2, 4, 5]);
-        assert_eq!(retry_delay(&policy, 1, None, 0), Duration::from_millis(500));
-        assert_eq!(retry_delay(&policy, 1, Some(Duration::from_secs(3)), 0), Duration::from_secs(3));
-        assert_eq!(retry_delay(&policy, 1, Some(Duration::from_secs(3_600)), 0), Duration::from_secs(5));
-        assert_eq!(retry_delay(&policy, u32::MAX, None, u32::MAX), Duration::from_secs(5));
-    }
-}
+/// What an output that is kept as a file takes from the log. Unit: bytes.
+const SPILLED_CHARGE: u64 = 1_024;

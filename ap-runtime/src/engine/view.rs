@@ -5,6 +5,7 @@ use ap_core::{
     run::{RunStatus, StepError, StepPath, StepStatus},
     time::Timestamp,
 };
+use ap_crypto::resume::RESUME_PREFIX;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,6 +26,8 @@ pub struct RunView {
     pub finished: Option<Timestamp>,
     /// What the trigger delivered.
     pub trigger: Value,
+    /// The run whose `subflow` step started it.
+    pub parent: Option<RunId>,
     /// Step executions in the order in which they began.
     pub steps: Vec<StepView>,
     /// What a `respond` step answered.
@@ -103,6 +106,7 @@ impl RunView {
             accepted: state.accepted,
             finished: state.end().map(|end| end.at),
             trigger: state.trigger().as_ref().clone(),
+            parent: state.parent().map(|parent| parent.run),
             steps: steps.collect(),
             reply: state.reply().cloned(),
             error: state.end().and_then(|end| end.error.as_ref()).map(|error| named_error(error, views)),
@@ -123,7 +127,7 @@ fn named(value: &Value, views: &ConnectionViews) -> Value {
 }
 
 fn named_text(text: &str, views: &ConnectionViews) -> String {
-    let mut shown = text.to_owned();
+    let mut shown = without_tokens(text);
     if !text.contains("apcred_") {
         return shown;
     }
@@ -137,6 +141,27 @@ fn named_text(text: &str, views: &ConnectionViews) -> String {
     }
     shown
 }
+
+/// Masks resume tokens: whoever may look at a run may not answer it for others.
+fn without_tokens(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(RESUME_PREFIX) {
+        shown.push_str(before);
+        let digits = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(after.len());
+        let (token, behind) = after.split_at(digits);
+        shown.push_str(if token.len() >= TOKEN_DIGITS { "‹resume token›" } else { RESUME_PREFIX });
+        if token.len() < TOKEN_DIGITS {
+            shown.push_str(token);
+        }
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// From how many characters on something behind the prefix may be a token.
+const TOKEN_DIGITS: usize = 64;
 
 fn named_error(error: &StepError, views: &ConnectionViews) -> StepError {
     StepError {

@@ -43,7 +43,7 @@ pub(super) async fn action(
     let input = call.input.as_ref().clone();
     let result = AssertUnwindSafe(action.run(&context, input)).catch_unwind().await;
     match result {
-        Ok(Ok(output)) => match json::check_stored(&output) {
+        Ok(Ok(output)) => match json::check_output(&output) {
             Ok(()) => AttemptOutcome::succeeded(output),
             Err(limit) => {
                 AttemptOutcome::failed(StepError::new(StepErrorKind::Limit, format!("the output {limit}")), None)
@@ -75,6 +75,7 @@ pub(super) async fn code(kernel: &Kernel, call: &CodeCall) -> AttemptOutcome {
     match sandbox.run(request).await {
         Ok(output) => AttemptOutcome::Succeeded {
             output: Arc::new(output.value),
+            spilled: None,
             console: lines(&output.console, output.console_truncated),
         },
         Err(error) => failed_script(error),
@@ -88,8 +89,9 @@ pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOut
     }
     let console_of = |console: Vec<String>| console.iter().map(|line| redactor.redact_str(line).into_owned()).collect();
     match outcome {
-        AttemptOutcome::Succeeded { output, console } => AttemptOutcome::Succeeded {
+        AttemptOutcome::Succeeded { output, spilled, console } => AttemptOutcome::Succeeded {
             output: Arc::new(redactor.redact_json(Arc::unwrap_or_clone(output))),
+            spilled,
             console: console_of(console),
         },
         AttemptOutcome::Failed { error, retry_after_ms, console } => AttemptOutcome::Failed {

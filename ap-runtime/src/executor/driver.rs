@@ -1,9 +1,8 @@
 //! One run under one lease: apply events, commit before every outside act, do what the engine asks for.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use ap_core::{
-    audit::AuditRecord,
     flow::ValidFlow,
     piece::Effect,
     run::{RunStatus, StepError, StepErrorKind, StepPath},
@@ -11,42 +10,52 @@ use ap_core::{
     time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt;
+use super::{attempt, carry::Carry};
 use crate::{
     credentials::CredentialLoader,
-    engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState},
-    journal::{self, Batch, RunError},
+    engine::{ActionCall, AttemptOutcome, CodeCall, Command, Event, RunEnd, RunState},
+    journal::{self, RunError},
     kernel::Kernel,
     replies::Outcome,
-    store::{Claimed, Lease, RunChange, RunCommit},
+    store::{Claimed, Lease, RunChange},
+    wakeup::Hint,
 };
 
 /// One run, in the hands of this process.
 pub(super) struct Driver {
-    kernel: Arc<Kernel>,
-    lease: Lease,
-    keys: Arc<TenantKeys>,
-    flow: Arc<ValidFlow>,
-    state: RunState,
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) lease: Lease,
+    pub(super) keys: Arc<TenantKeys>,
+    pub(super) flow: Arc<ValidFlow>,
+    pub(super) state: RunState,
     next_seq: u64,
-    /// Events applied and not yet durable.
-    batch: Batch,
-    /// Audit records that go with the batch.
-    audit: Vec<AuditRecord>,
+    /// What is not durable yet.
+    pub(super) carry: Carry,
     credentials: CredentialLoader,
-    deadline: Timestamp,
     signals: Signals,
+    /// Attempts under way, in the order in which they began.
+    under_way: Vec<UnderWay>,
 }
 
-/// What may end a driver from outside.
+/// An attempt that is being carried out.
+struct UnderWay {
+    path: StepPath,
+    attempt: u32,
+    outcome: Pin<Box<dyn Future<Output = AttemptOutcome> + Send>>,
+}
+
+/// What a driver is told from outside.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signals {
     /// The lease is lost: nothing this driver does counts any more.
     pub(super) lost: CancellationToken,
     /// The process stops: what is known is to be made durable, and the run given back.
     pub(super) stop: CancellationToken,
+    /// The run may have signals that no commit has taken: look at the store.
+    pub(super) signaled: Arc<Notify>,
 }
 
 /// How a driver stopped without error.
@@ -58,6 +67,8 @@ pub(super) enum Stopped {
     GivenBack,
     /// Somebody else owns the run now.
     LeaseLost,
+    /// It waits, and holds nothing here.
+    Parked,
 }
 
 impl Driver {
@@ -79,18 +90,23 @@ impl Driver {
         let keys = kernel.keyring.tenant(project.into()).await?;
         let flow = kernel.flow_version(claimed.version, project).await?;
         let entries = kernel.backend.journal(run, project).await?;
-        let replayed = journal::replay(&keys, (project, run), &flow, &entries)?;
+        let resume = kernel.resume_tokens(&keys, (project, run));
+        let replayed = journal::replay(&*kernel.backend, &keys, (project, run), &flow, (&entries, resume)).await?;
         let had_owner = claimed.lease.epoch > FIRST_EPOCH;
         let parts = (replayed.state, replayed.next_seq);
         let mut driver = Self::new(kernel, claimed, keys, flow, parts, signals);
-        if had_owner && driver.state.end().is_none() {
-            let event = Event::Recovered { at: driver.kernel.clock.now() };
-            driver.state.apply(&driver.flow, &event)?;
-            driver.batch.push(&event)?;
-            if driver.state.end().is_none() {
-                // Durable at once: a run whose every owner dies must be noticed, however early they die.
-                driver.commit(RunChange::Stay).await?;
-            }
+        if !had_owner || driver.state.end().is_some() {
+            return Ok(driver);
+        }
+        let at = driver.kernel.clock.now();
+        let parked = driver.state.is_parked();
+        let event = if parked { Event::Resumed { at } } else { Event::Recovered { at } };
+        let once = driver.state.apply(&driver.flow, &event)?;
+        driver.carry.batch.push(&event)?;
+        driver.carry.take_in(&driver.kernel, &driver.keys, project, once)?;
+        if !parked && driver.state.end().is_none() {
+            // Durable at once: a run whose every owner dies must be noticed, however early they die.
+            driver.commit(RunChange::Stay).await?;
         }
         Ok(driver)
     }
@@ -103,25 +119,12 @@ impl Driver {
         (state, next_seq): (RunState, u64),
         signals: Signals,
     ) -> Self {
-        let deadline = kernel.clock.now().saturating_add(kernel.run_limits.timeout());
-        let lease = claimed.lease;
         let credentials = CredentialLoader::new(claimed, &flow);
-        Self {
-            kernel,
-            lease,
-            keys,
-            flow,
-            state,
-            next_seq,
-            batch: Batch::default(),
-            audit: Vec::new(),
-            credentials,
-            deadline,
-            signals,
-        }
+        let (lease, carry, under_way) = (claimed.lease, Carry::default(), Vec::new());
+        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, under_way }
     }
 
-    /// Runs to the end.
+    /// Runs until the run ends or is let go of.
     ///
     /// # Errors
     /// [`RunError`] if the run cannot be taken further by this process now. Its lease is left to expire.
@@ -143,25 +146,20 @@ impl Driver {
                 return Ok(stopped);
             }
         }
+        if self.lease.epoch > FIRST_EPOCH
+            && self.state.end().is_none()
+            && let Some(stopped) = self.take_signals().await?
+        {
+            return Ok(stopped);
+        }
         loop {
-            let next = match self.state.outstanding() {
-                Some(Command::End(end)) => return self.end(end).await,
-                Some(Command::RunAction(call)) => self.action(call).await?,
-                Some(Command::RunCode(call)) => {
-                    let kernel = Arc::clone(&self.kernel);
-                    let outcome = self.bounded(call.timeout, attempt::code(&kernel, &call)).await;
-                    self.finished(call.path, call.attempt, outcome).await?
-                }
-                Some(Command::Wait { path, until }) => self.wait(path, until).await?,
-                _ => Next::Event(self.interruption(
-                    RunStatus::InternalError,
-                    StepErrorKind::Internal,
-                    "nothing is left to do",
-                )),
-            };
-            let stopped = match next {
-                Next::Event(event) => self.record(event).await?,
-                Next::Stopped(stopped) => Some(stopped),
+            let stopped = match self.state.end() {
+                Some(end) => return self.end(end.clone()).await,
+                None => match self.begin_work().await? {
+                    Begun::Again => None,
+                    Begun::Nothing => self.happening().await?,
+                    Begun::Stopped(stopped) => Some(stopped),
+                },
             };
             if let Some(stopped) = stopped {
                 return Ok(stopped);
@@ -169,19 +167,185 @@ impl Driver {
         }
     }
 
+    /// Does what can be done at once, and begins every attempt that is to be begun; of several effects, all plans are
+    /// durable together before the first is performed.
+    async fn begin_work(&mut self) -> Result<Begun, RunError> {
+        let outstanding = self.state.outstanding();
+        // What the engine does not want any more is dropped.
+        self.under_way.retain(|under_way| {
+            outstanding.iter().any(|command| {
+                command.path() == Some(&under_way.path) && attempt_of(command) == Some(under_way.attempt)
+            })
+        });
+        let mut calls = Vec::new();
+        for command in outstanding {
+            let begun = |path: &StepPath| self.under_way.iter().any(|under_way| under_way.path == *path);
+            let stopped = match command {
+                Command::Enqueue(call) => self.enqueue(call).await?,
+                Command::StartChild(call) => self.start_child(call).await?,
+                Command::TakeJobs(call) => self.take_jobs(call).await?,
+                Command::RunAction(call) if !begun(&call.path) => {
+                    calls.push(call);
+                    continue;
+                }
+                Command::RunCode(call) if !begun(&call.path) => {
+                    self.begin_code(call);
+                    continue;
+                }
+                _ => continue,
+            };
+            return Ok(stopped.map_or(Begun::Again, Begun::Stopped));
+        }
+        if calls.is_empty() {
+            return Ok(Begun::Nothing);
+        }
+        match self.begin_actions(calls).await? {
+            Some(stopped) => Ok(Begun::Stopped(stopped)),
+            None => Ok(Begun::Nothing),
+        }
+    }
+
+    /// Begins actions. If one acts outside, the plan is durable before, with the audit of the credentials it uses.
+    async fn begin_actions(&mut self, calls: Vec<ActionCall>) -> Result<Option<Stopped>, RunError> {
+        let outside = |call: &ActionCall| {
+            let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
+            (effect != Effect::None).then_some(effect)
+        };
+        let effects: Vec<Option<Effect>> = calls.iter().map(outside).collect();
+        if effects.iter().any(Option::is_some) {
+            self.credentials.refresh(&self.kernel, &self.keys).await?;
+            for (call, effect) in calls.iter().zip(&effects) {
+                let Some(effect) = effect else { continue };
+                if !call.planned {
+                    let event = Event::EffectPlanned {
+                        at: self.kernel.clock.now(),
+                        path: call.path.clone(),
+                        attempt: call.attempt,
+                        input: Arc::clone(&call.input),
+                        key: call.key.clone(),
+                        repeatable: *effect == Effect::Repeatable || call.send_key,
+                    };
+                    self.state.apply(&self.flow, &event)?;
+                    self.carry.batch.push(&event)?;
+                }
+                let uses = self.credentials.audit_uses(&self.kernel, &self.keys, call)?;
+                self.carry.audit.extend(uses);
+            }
+            if let Some(stopped) = self.commit(RunChange::Stay).await? {
+                return Ok(Some(stopped));
+            }
+        }
+        for call in calls {
+            let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
+            let (kernel, flow) = (Arc::clone(&self.kernel), Arc::clone(&self.flow));
+            let credentials = self.credentials.current();
+            let outcome = async move { attempt::action(&kernel, &flow, &call, &credentials).await };
+            self.begin(path, attempt, timeout, outcome);
+        }
+        Ok(None)
+    }
+
+    fn begin_code(&mut self, call: CodeCall) {
+        let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
+        let kernel = Arc::clone(&self.kernel);
+        self.begin(path, attempt, timeout, async move { attempt::code(&kernel, &call).await });
+    }
+
+    /// Begins an attempt under its own time limit.
+    fn begin(
+        &mut self,
+        path: StepPath,
+        attempt: u32,
+        timeout: Duration,
+        outcome: impl Future<Output = AttemptOutcome> + Send + 'static,
+    ) {
+        let clock = Arc::clone(&self.kernel.clock);
+        let until = clock.now().saturating_add(timeout);
+        let bounded = async move {
+            tokio::select! {
+                biased;
+                outcome = outcome => outcome,
+                () = clock.sleep_until(until) => attempt::timed_out(timeout),
+            }
+        };
+        self.under_way.push(UnderWay { path, attempt, outcome: Box::pin(bounded) });
+    }
+
+    /// Waits for the next thing that happens: an attempt comes back, the run is told something, a time comes.
+    ///
+    /// An attempt that is done counts, whatever else has happened.
+    async fn happening(&mut self) -> Result<Option<Stopped>, RunError> {
+        if let Some(stopped) = self.rest().await? {
+            return Ok(Some(stopped));
+        }
+        let now = self.kernel.clock.now();
+        let deadline = now.saturating_add(self.state.time_left(now));
+        let timer = self.next_timer();
+        let first = timer.as_ref().map_or(deadline, |(until, _)| (*until).min(deadline));
+        let (kernel, signals) = (Arc::clone(&self.kernel), self.signals.clone());
+        let happened = tokio::select! {
+            biased;
+            (path, attempt, outcome) = next_outcome(&mut self.under_way) => Happened::Outcome(path, attempt, outcome),
+            () = signals.lost.cancelled() => return Ok(Some(Stopped::LeaseLost)),
+            () = signals.stop.cancelled() => return self.give_back().await.map(Some),
+            () = signals.signaled.notified() => Happened::Signaled,
+            () = kernel.clock.sleep_until(first) => Happened::Time,
+        };
+        match (happened, timer) {
+            (Happened::Outcome(path, attempt, outcome), _) => {
+                let outcome = self.kept(self.redacted(outcome))?;
+                let (at, entropy) = (self.kernel.clock.now(), self.kernel.random_u32()?);
+                self.record(Event::AttemptFinished { at, path, attempt, outcome, entropy }).await
+            }
+            (Happened::Signaled, _) => self.take_signals().await,
+            (Happened::Time, Some((until, path))) if until <= deadline => {
+                self.record(Event::WaitOver { at: self.kernel.clock.now(), path }).await
+            }
+            (Happened::Time, _) => self.record(self.run_timeout()).await,
+        }
+    }
+
+    /// Lets go of a run that only waits, if it has long to wait. Like every wait it is one that a crash may interrupt: what
+    /// led here is durable first.
+    async fn rest(&mut self) -> Result<Option<Stopped>, RunError> {
+        if !self.under_way.is_empty() {
+            return Ok(None);
+        }
+        let Some(due) = self.state.waits_until() else { return Ok(None) };
+        let now = self.kernel.clock.now();
+        if due.is_some_and(|due| due <= now.saturating_add(PARK_AFTER)) {
+            return self.commit(RunChange::Stay).await;
+        }
+        let event = Event::Parked { at: now };
+        self.state.apply(&self.flow, &event)?;
+        self.carry.batch.push(&event)?;
+        Ok(Some(self.commit(RunChange::Park { due }).await?.unwrap_or(Stopped::Parked)))
+    }
+
+    /// The first time something waits for.
+    fn next_timer(&self) -> Option<(Timestamp, StepPath)> {
+        let timers = self.state.outstanding().into_iter().filter_map(|command| match command {
+            Command::Wait { path, until } => Some((until, path)),
+            _ => None,
+        });
+        timers.min_by(|(one, _), (other, _)| one.cmp(other))
+    }
+
     /// Applies an event, and commits if that is due before anything else may happen.
-    async fn record(&mut self, event: Event) -> Result<Option<Stopped>, RunError> {
-        let commands = self.state.apply(&self.flow, &event)?;
-        self.batch.push(&event)?;
+    pub(super) async fn record(&mut self, event: Event) -> Result<Option<Stopped>, RunError> {
+        let once = self.state.apply(&self.flow, &event)?;
+        self.carry.batch.push(&event)?;
+        self.absorb(once).await
+    }
+
+    /// Does what the engine says once, and commits if that is due.
+    pub(super) async fn absorb(&mut self, once: Vec<Command>) -> Result<Option<Stopped>, RunError> {
+        let reply = self.carry.take_in(&self.kernel, &self.keys, self.lease.project, once)?;
         if self.state.end().is_some() {
             // The end follows at once and carries everything, a reply included.
             return Ok(None);
         }
-        let reply = commands.into_iter().find_map(|command| match command {
-            Command::Reply(reply) => Some(reply),
-            _ => None,
-        });
-        if (reply.is_some() || self.batch.is_due())
+        if (reply.is_some() || self.carry.batch.is_due())
             && let Some(stopped) = self.commit(RunChange::Stay).await?
         {
             return Ok(Some(stopped));
@@ -194,6 +358,8 @@ impl Driver {
 
     /// Makes the end durable, then tells whoever waits for it.
     async fn end(&mut self, end: RunEnd) -> Result<Stopped, RunError> {
+        self.under_way.clear();
+        self.tell_parent()?;
         let change = RunChange::End { status: end.status, at: end.at };
         if let Some(stopped) = self.commit(change).await? {
             return Ok(stopped);
@@ -206,67 +372,6 @@ impl Driver {
         Ok(Stopped::Ended)
     }
 
-    /// Performs an action. If it acts outside, the plan is durable before, with the audit of the credentials it uses.
-    async fn action(&mut self, call: ActionCall) -> Result<Next, RunError> {
-        let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
-        if effect != Effect::None {
-            self.credentials.refresh(&self.kernel, &self.keys).await?;
-            if !call.planned {
-                let event = Event::EffectPlanned {
-                    at: self.kernel.clock.now(),
-                    path: call.path.clone(),
-                    attempt: call.attempt,
-                    input: Arc::clone(&call.input),
-                    key: call.key.clone(),
-                    repeatable: effect == Effect::Repeatable || call.send_key,
-                };
-                self.state.apply(&self.flow, &event)?;
-                self.batch.push(&event)?;
-            }
-            let uses = self.credentials.audit_uses(&self.kernel, &self.keys, &call)?;
-            self.audit.extend(uses);
-            if let Some(stopped) = self.commit(RunChange::Stay).await? {
-                return Ok(Next::Stopped(stopped));
-            }
-        }
-        let (kernel, flow, credentials) =
-            (Arc::clone(&self.kernel), Arc::clone(&self.flow), self.credentials.current());
-        let outcome = self.bounded(call.timeout, attempt::action(&kernel, &flow, &call, &credentials)).await;
-        self.finished(call.path, call.attempt, outcome).await
-    }
-
-    /// Waits for an attempt, for its own time limit, for the run's, and for what may end the driver from outside.
-    ///
-    /// An attempt that is done counts, whatever else has happened.
-    async fn bounded(&self, timeout: Duration, attempt: impl Future<Output = AttemptOutcome>) -> Bounded {
-        let step_ends = self.kernel.clock.now().saturating_add(timeout);
-        let first = step_ends.min(self.deadline);
-        tokio::select! {
-            biased;
-            outcome = attempt => Bounded::Outcome(outcome),
-            () = self.signals.lost.cancelled() => Bounded::LeaseLost,
-            () = self.signals.stop.cancelled() => Bounded::Stop,
-            () = self.kernel.clock.sleep_until(first) => {
-                if first == self.deadline { Bounded::RunTimeout } else { Bounded::Outcome(attempt::timed_out(timeout)) }
-            }
-        }
-    }
-
-    async fn finished(&mut self, path: StepPath, attempt: u32, bounded: Bounded) -> Result<Next, RunError> {
-        Ok(match bounded {
-            Bounded::LeaseLost => Next::Stopped(Stopped::LeaseLost),
-            Bounded::RunTimeout => Next::Event(self.run_timeout()),
-            Bounded::Stop => Next::Stopped(self.give_back().await?),
-            Bounded::Outcome(outcome) => Next::Event(Event::AttemptFinished {
-                at: self.kernel.clock.now(),
-                path,
-                attempt,
-                outcome: self.redacted(outcome),
-                entropy: self.kernel.random_u32()?,
-            }),
-        })
-    }
-
     fn redacted(&self, outcome: AttemptOutcome) -> AttemptOutcome {
         if self.kernel.egress.scrubs() {
             attempt::redact(outcome, self.credentials.current().redactor())
@@ -275,72 +380,106 @@ impl Driver {
         }
     }
 
-    /// Waits between two attempts. Like every wait it is one that a crash may interrupt: what led here is durable first.
-    async fn wait(&mut self, path: StepPath, until: Timestamp) -> Result<Next, RunError> {
-        if let Some(stopped) = self.commit(RunChange::Stay).await? {
-            return Ok(Next::Stopped(stopped));
-        }
-        let due = tokio::select! {
-            biased;
-            () = self.signals.lost.cancelled() => return Ok(Next::Stopped(Stopped::LeaseLost)),
-            () = self.signals.stop.cancelled() => return Ok(Next::Stopped(self.give_back().await?)),
-            () = self.kernel.clock.sleep_until(until.min(self.deadline)) => until <= self.deadline,
+    /// Makes a file of an output that is too large for the journal.
+    fn kept(&mut self, outcome: AttemptOutcome) -> Result<AttemptOutcome, RunError> {
+        let AttemptOutcome::Succeeded { output, console, .. } = outcome else { return Ok(outcome) };
+        let ids = (self.lease.project, self.lease.run);
+        let spilled = match self.kernel.spill(&self.keys, ids, &output) {
+            Ok(spilled) => spilled,
+            Err(RunError::Seal(_)) => {
+                let error = StepError::new(StepErrorKind::Limit, "the output is too large to be kept");
+                return Ok(AttemptOutcome::failed(error, None));
+            }
+            Err(error) => return Err(error),
         };
-        Ok(Next::Event(if due { Event::WaitOver { at: self.kernel.clock.now(), path } } else { self.run_timeout() }))
+        let spilled = spilled.map(|(file, spilled)| {
+            self.carry.files.push(file);
+            spilled
+        });
+        Ok(AttemptOutcome::Succeeded { output, spilled, console })
     }
 
-    /// The process stops: makes durable what is known, and leaves the run to whoever comes next.
+    /// The process stops: makes durable what is known, and leaves the run to whoever comes next. What was under way is cut
+    /// short, and is as unknown as after a crash.
     async fn give_back(&mut self) -> Result<Stopped, RunError> {
+        if self.under_way.is_empty() {
+            let event = Event::Parked { at: self.kernel.clock.now() };
+            self.state.apply(&self.flow, &event)?;
+            self.carry.batch.push(&event)?;
+        }
+        self.under_way.clear();
         Ok(self.commit(RunChange::Release).await?.unwrap_or(Stopped::GivenBack))
     }
 
     /// Makes everything that waits durable. `Some` if the lease is gone, and nothing was written.
-    async fn commit(&mut self, change: RunChange) -> Result<Option<Stopped>, RunError> {
-        if self.batch.is_empty() && self.audit.is_empty() && change == RunChange::Stay {
+    pub(super) async fn commit(&mut self, change: RunChange) -> Result<Option<Stopped>, RunError> {
+        if self.carry.is_empty() && change == RunChange::Stay {
             return Ok(None);
         }
-        let mut entries = Vec::new();
-        if !self.batch.is_empty() {
-            let ids = (self.lease.project, self.lease.run);
-            entries.push(self.batch.seal(&self.keys, ids, self.next_seq, &*self.kernel.entropy)?);
-        }
-        let commit = RunCommit::new(self.lease, change).with_entries(entries);
-        match self.kernel.commit(commit, &self.audit, &self.signals.lost).await {
+        let has_entry = !self.carry.batch.is_empty();
+        let commit = self.carry.commit(&self.kernel, &self.keys, (self.lease, self.next_seq), change)?;
+        match self.kernel.commit(commit, &self.carry.audit, &self.signals.lost).await {
             Ok(()) => {}
             Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),
             Err(error) => return Err(error.into()),
         }
-        if !self.batch.is_empty() {
-            self.next_seq += 1;
-            self.batch.clear();
+        self.next_seq += u64::from(has_entry);
+        for signal in &self.carry.signals {
+            self.kernel.wakeup.notify(Hint::Signaled(signal.run));
         }
-        self.audit.clear();
+        if !self.carry.starts.is_empty() {
+            self.kernel.wakeup.notify(Hint::Ready);
+        }
+        self.carry.clear();
         Ok(None)
     }
 
     fn run_timeout(&self) -> Event {
         let message = format!("the run did not finish within {} s", self.kernel.run_limits.timeout().as_secs());
-        self.interruption(RunStatus::Timeout, StepErrorKind::Timeout, message)
-    }
-
-    fn interruption(&self, status: RunStatus, kind: StepErrorKind, message: impl Into<String>) -> Event {
-        Event::Interrupted { at: self.kernel.clock.now(), status, error: StepError::new(kind, message) }
+        let error = StepError::new(StepErrorKind::Timeout, message);
+        Event::Interrupted { at: self.kernel.clock.now(), status: RunStatus::Timeout, error }
     }
 }
 
-/// What the loop does next.
-enum Next {
-    Event(Event),
+/// What beginning work came to.
+enum Begun {
+    /// Something was done at once: look again.
+    Again,
+    /// Everything that is to be done is under way.
+    Nothing,
     Stopped(Stopped),
 }
 
-/// How a bounded wait ended.
-enum Bounded {
-    LeaseLost,
-    Outcome(AttemptOutcome),
-    RunTimeout,
-    Stop,
+/// What happened next.
+enum Happened {
+    Outcome(StepPath, u32, AttemptOutcome),
+    Signaled,
+    Time,
+}
+
+/// The first attempt that is done, in the order in which they began. Never, if none is under way. Cancel safe.
+async fn next_outcome(under_way: &mut Vec<UnderWay>) -> (StepPath, u32, AttemptOutcome) {
+    poll_fn(|context| {
+        for (index, one) in under_way.iter_mut().enumerate() {
+            if let Poll::Ready(outcome) = one.outcome.as_mut().poll(context) {
+                let done = under_way.remove(index);
+                return Poll::Ready((done.path, done.attempt, outcome));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+const fn attempt_of(command: &Command) -> Option<u32> {
+    match command {
+        Command::RunAction(call) => Some(call.attempt),
+        Command::RunCode(call) => Some(call.attempt),
+        _ => None,
+    }
 }
 
 /// The epoch of a run that nobody held before.
 pub(super) const FIRST_EPOCH: u64 = 1;
+/// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
+const PARK_AFTER: Duration = Duration::from_secs(5);

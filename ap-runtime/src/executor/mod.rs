@@ -1,10 +1,16 @@
 //! The executor: carries out what the engine asks for, and makes it durable first.
 //!
-//! [`driver`](self) takes one run from event to event under its lease; `worker` claims runs, keeps leases alive and is
-//! the one file of the runtime that spawns tasks.
+//! [`driver`](self) takes one run from event to event under its lease; `worker` holds what this process executes and is the
+//! one file of the executor that spawns tasks; `loops` claims, keeps leases alive, listens for hints and fires triggers;
+//! `admission` says which runs need not queue.
 
+mod admission;
 mod attempt;
+mod carry;
 mod driver;
+mod loops;
+mod outside;
+mod shares;
 mod worker;
 
 pub(crate) use worker::{Submission, Worker};

@@ -1,42 +1,63 @@
-//! The worker: claims runs, keeps their leases alive, and spawns one task per run under way. No other file spawns.
+//! The worker: holds the runs this process executes, one task each. No other file of the executor spawns.
 
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use ap_core::{
     audit::AuditRecord,
-    flow::ValidFlow,
-    id::{RunId, WorkerId},
+    flow::{Overlap, TriggerKind, ValidFlow},
+    id::{ProjectId, RunId, WorkerId},
     run::RunStatus,
     store::StoreError,
+    time::Timestamp,
 };
 use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::driver::{Driver, FIRST_EPOCH, Signals, Stopped};
+use super::{
+    admission::{Admission, Bounds},
+    driver::{Driver, FIRST_EPOCH, Signals, Stopped},
+    loops,
+    shares::Shares,
+};
 use crate::{
     engine::RunState,
     kernel::Kernel,
     store::{Accept, Accepted, Beat, ClaimRequest, Claimed, Lease, RunChange, RunCommit, WorkerRecord},
+    wakeup::Hint,
 };
 
 /// Executes runs of one process.
 #[derive(Debug)]
 pub(crate) struct Worker {
     kernel: Arc<Kernel>,
+    id: WorkerId,
+    started: Timestamp,
     permits: Arc<Semaphore>,
-    /// Leases this process holds, each with the switch that stops its driver.
+    admission: Mutex<Admission>,
+    shares: Shares,
+    /// Leases this process holds, each with what reaches its driver.
     held: Mutex<BTreeMap<RunId, Held>>,
+    /// Workers that are alive, this one included, as far as it knows.
+    workers: AtomicU32,
+    /// When leases were extended last. Unit: microseconds since the epoch.
+    last_beat: AtomicI64,
     /// Wakes the claim loop.
     wake: Arc<Notify>,
+    /// Wakes the trigger loop.
+    triggers: Arc<Notify>,
+    /// Wakes the heartbeat loop: the worker takes up no more runs.
+    draining: Arc<Notify>,
+    /// Triggers that may be fired at once.
+    firing: Arc<Semaphore>,
     /// Whether runs may be waiting in the queue for a permit.
     backlog: AtomicBool,
     /// No more runs are taken up.
@@ -54,7 +75,22 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 struct Held {
     lease: Lease,
-    lost: CancellationToken,
+    signals: Signals,
+}
+
+/// What came of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// As much as there was room for: there may be more.
+    Full,
+    /// Something, and no more is ready.
+    Some,
+    /// Nothing is ready.
+    None,
+    /// There was no room.
+    Saturated,
+    /// The store did not answer.
+    Failed,
 }
 
 /// A run in the hands of this process. Lets go when dropped, whatever became of its driver.
@@ -73,6 +109,7 @@ impl Drop for Hold {
             held.remove(&self.lease.run);
         }
         drop(held);
+        self.worker.admission().ends(self.lease.project);
         if let Some(permit) = self.permit.take() {
             self.worker.give_back(permit);
         }
@@ -96,33 +133,84 @@ pub(crate) struct Submission {
 
 impl Worker {
     /// Starts claiming. Runs that an earlier process left behind are taken up at once.
-    pub(crate) fn start(kernel: Arc<Kernel>) -> Arc<Self> {
+    pub(crate) fn start(kernel: Arc<Kernel>, id: WorkerId) -> Arc<Self> {
         let permits = usize::try_from(kernel.worker_options.concurrency()).unwrap_or(Semaphore::MAX_PERMITS);
+        let permits = permits.min(Semaphore::MAX_PERMITS);
         let worker = Arc::new(Self {
-            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
-            kernel,
+            id,
+            started: kernel.clock.now(),
+            permits: Arc::new(Semaphore::new(permits)),
+            admission: Mutex::new(Admission::new(permits)),
+            shares: Shares::default(),
             held: Mutex::default(),
+            workers: AtomicU32::new(1),
+            last_beat: AtomicI64::new(i64::MIN),
             wake: Arc::default(),
+            triggers: Arc::default(),
+            draining: Arc::default(),
+            firing: Arc::new(Semaphore::new(MAX_FIRING)),
             backlog: AtomicBool::new(false),
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
             drained: CancellationToken::new(),
             runs: TaskTracker::new(),
             loops: TaskTracker::new(),
+            kernel,
         });
-        // The loops hold the worker weakly: a runtime that is dropped without `shutdown` stops them too.
-        worker.loops.spawn(claim_loop(Arc::downgrade(&worker), worker.closing.clone()));
-        worker.loops.spawn(heartbeat_loop(Arc::downgrade(&worker), worker.drained.clone()));
-        worker.loops.spawn(housekeeping_loop(Arc::clone(&worker.kernel), worker.drained.clone()));
+        let (weak, kernel) = (Arc::downgrade(&worker), Arc::clone(&worker.kernel));
+        let (closing, drained) = (&worker.closing, &worker.drained);
+        worker.loops.spawn(loops::hint_loop(weak.clone(), Arc::clone(&kernel), drained.clone()));
+        worker.loops.spawn(loops::claim_loop(weak.clone(), closing.clone()));
+        worker.loops.spawn(loops::trigger_loop(weak.clone(), closing.clone()));
+        worker.loops.spawn(loops::heartbeat_loop(weak, drained.clone()));
+        worker.loops.spawn(loops::housekeeping_loop(kernel, drained.clone()));
         worker
     }
 
-    /// The right to execute one more run here, if there is any left: what decides whether a run is accepted leased.
-    fn try_permit(&self) -> Option<Permit> {
+    pub(super) const fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
+    /// The right to execute a new run of `project` at once, if nobody has to wait for it: what decides whether a run is
+    /// accepted leased.
+    async fn try_permit(&self, project: ProjectId) -> Option<Permit> {
         if self.closing.is_cancelled() {
             return None;
         }
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+        let bounds = Bounds { project: self.room(project).await, total: self.total_room() };
+        let mut admission = self.admission();
+        let permit = if admission.admits(project, self.permits.available_permits(), bounds) {
+            Arc::clone(&self.permits).try_acquire_owned().ok()
+        } else {
+            None
+        };
+        match &permit {
+            // Counted at once, so that many acceptances side by side see each other.
+            Some(_) => admission.begins(project),
+            None => admission.waits(project),
+        }
+        permit
+    }
+
+    /// How many runs of a project this process may execute without asking the store, which alone knows how many there are
+    /// in all.
+    async fn room(&self, project: ProjectId) -> usize {
+        let workers = self.workers.load(Ordering::SeqCst).max(1);
+        let room = match self.shares.limit(&self.kernel, project).await {
+            None => (self.kernel.worker_options.project_concurrency() / workers).max(1),
+            Some(limit) if workers == 1 => limit,
+            // A limit that somebody set is kept to the letter: only the store hands runs out.
+            Some(_) => 0,
+        };
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    fn total_room(&self) -> usize {
+        match self.kernel.worker_options.total_concurrency() {
+            u32::MAX => usize::MAX,
+            total if self.workers.load(Ordering::SeqCst) <= 1 => usize::try_from(total).unwrap_or(usize::MAX),
+            _ => 0,
+        }
     }
 
     /// Accepts a run and, if it was leased to this process, executes it.
@@ -133,9 +221,10 @@ impl Worker {
         let (answer, accepted) = oneshot::channel();
         let worker = Arc::clone(self);
         self.runs.spawn(async move {
-            let permit = worker.try_permit();
             let Submission { accept, audit, flow, state } = submission;
             let ids = (accept.run.project, accept.run.id, accept.run.flow, accept.run.version);
+            let (project, run, flow_id, version) = ids;
+            let permit = worker.try_permit(project).await;
             let accept = Accept { lease: permit.is_some().then(|| worker.kernel.worker_options.lease()), ..accept };
             let result = worker.kernel.backend.accept(accept, &audit).await;
             let created = matches!(result, Ok(Accepted::Created { .. }));
@@ -144,17 +233,26 @@ impl Worker {
             let _ = answer.send(result);
             match (leased, permit) {
                 (true, Some(permit)) => {
-                    let (project, run, flow_id, version) = ids;
                     let claimed = Claimed { lease: Lease { project, run, epoch: FIRST_EPOCH }, flow: flow_id, version };
                     worker.drive(claimed, permit, Some((flow, state))).await;
                 }
-                (_, permit) => permit.into_iter().for_each(|permit| worker.give_back(permit)),
+                (_, Some(permit)) => {
+                    worker.admission().ends(project);
+                    worker.give_back(permit);
+                }
+                (_, None) => {}
             }
             if created && !leased {
-                worker.wake();
+                worker.announce();
             }
         });
         accepted
+    }
+
+    /// Says here and elsewhere that a run may be claimable, or due, that was not before.
+    pub(crate) fn announce(&self) {
+        self.wake();
+        self.kernel.wakeup.notify(Hint::Ready);
     }
 
     /// Says that something may be waiting in the queue.
@@ -163,21 +261,70 @@ impl Worker {
         self.wake.notify_one();
     }
 
+    /// Another worker says that something may be waiting, or a trigger due.
+    pub(super) fn ready(&self) {
+        self.wake();
+        self.triggers.notify_one();
+    }
+
+    /// A run has a signal: its driver looks if it is here; if it is nobody's, it can be claimed.
+    pub(super) fn signaled(&self, run: RunId) {
+        match self.held().get(&run) {
+            Some(held) => held.signals.signaled.notify_one(),
+            None => self.wake(),
+        }
+    }
+
+    /// Whether this process executes the run.
+    pub(crate) fn holds(&self, run: RunId) -> bool {
+        self.held().contains_key(&run)
+    }
+
+    /// The share of a project was changed.
+    pub(crate) fn share_changed(&self, project: ProjectId) {
+        self.shares.forget(project);
+        self.announce();
+    }
+
+    pub(super) fn woken(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
+    }
+
+    pub(super) fn triggers_changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.triggers)
+    }
+
+    pub(super) fn draining(&self) -> Arc<Notify> {
+        Arc::clone(&self.draining)
+    }
+
     /// Stops claiming, waits up to `grace` for runs under way, then has the rest given back to the queue: what is known of
     /// them is made durable, and an attempt under way is cut short. A later process takes them up.
     pub(crate) async fn shutdown(&self, grace: Duration) {
         self.closing.cancel();
+        self.draining.notify_one();
         self.runs.close();
         self.wait_for_runs(grace).await;
         self.stop.cancel();
         // Giving back is a commit; one that cannot be had is left to the lease.
         self.wait_for_runs(GIVE_BACK).await;
         for held in self.held().values() {
-            held.lost.cancel();
+            held.signals.lost.cancel();
         }
         self.drained.cancel();
         self.loops.close();
         self.loops.wait().await;
+        // A store that is gone must not keep the process: the worker is forgotten by time then.
+        let until = self.kernel.clock.now().saturating_add(GIVE_BACK);
+        tokio::select! {
+            biased;
+            retired = self.kernel.backend.retire(self.id) => {
+                if let Err(error) = retired {
+                    tracing::warn!(%error, "the worker could not be signed off");
+                }
+            }
+            () = self.kernel.clock.sleep_until(until) => {}
+        }
     }
 
     async fn wait_for_runs(&self, at_most: Duration) {
@@ -191,6 +338,7 @@ impl Worker {
 
     fn resume(self: &Arc<Self>, claimed: Claimed, permit: Permit) {
         let worker = Arc::clone(self);
+        self.admission().begins(claimed.lease.project);
         self.runs.spawn(async move { worker.drive(claimed, permit, None).await });
     }
 
@@ -206,9 +354,15 @@ impl Worker {
             driver.run().await
         };
         let run = claimed.lease.run;
+        let (mut frees, mut given_back) = (false, false);
         match AssertUnwindSafe(driven).catch_unwind().await {
-            Ok(Ok(Stopped::Ended)) => {}
-            Ok(Ok(Stopped::GivenBack)) => tracing::info!(%run, "the run is given back"),
+            Ok(Ok(Stopped::Ended)) => frees = self.frees_others(&claimed).await,
+            // It may be due before anything that the claim loop knows of.
+            Ok(Ok(Stopped::Parked)) => given_back = true,
+            Ok(Ok(Stopped::GivenBack)) => {
+                tracing::info!(%run, "the run is given back");
+                given_back = true;
+            }
             Ok(Ok(Stopped::LeaseLost)) => tracing::info!(%run, "another owner took the run over"),
             Ok(Err(error)) if error.is_final() => {
                 tracing::error!(%run, %error, "the run cannot be continued and is ended");
@@ -219,6 +373,17 @@ impl Worker {
             Err(_) => tracing::error!(%run, "carrying the run out panicked; it is put off"),
         }
         drop(hold);
+        if frees || given_back {
+            self.announce();
+        }
+    }
+
+    /// Whether the end of a run may let another one go that was kept back: by a gate, or by the limit of its project.
+    async fn frees_others(&self, claimed: &Claimed) -> bool {
+        let project = claimed.lease.project;
+        let gated = self.kernel.flows.get(claimed.version, project).is_none_or(|flow| is_gated(&flow));
+        let held = self.admission().count(project);
+        gated || held >= self.room(project).await || self.total_room() != usize::MAX
     }
 
     /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes.
@@ -228,14 +393,15 @@ impl Worker {
         if let Err(error) = self.kernel.backend.commit(commit, &[]).await {
             tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
         }
+        self.kernel.wakeup.notify(Hint::Ended(lease.run));
     }
 
     fn hold(self: &Arc<Self>, lease: Lease, permit: Permit) -> Hold {
-        let signals = Signals { lost: CancellationToken::new(), stop: self.stop.clone() };
-        let previous = self.held().insert(lease.run, Held { lease, lost: signals.lost.clone() });
+        let signals = Signals { stop: self.stop.clone(), ..Signals::default() };
+        let previous = self.held().insert(lease.run, Held { lease, signals: signals.clone() });
         // This very process lost the lease, say while it was suspended, and has just claimed the run again.
         if let Some(previous) = previous {
-            previous.lost.cancel();
+            previous.signals.lost.cancel();
         }
         Hold { worker: Arc::clone(self), lease, signals, permit: Some(permit) }
     }
@@ -251,121 +417,131 @@ impl Worker {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims as many runs as there are permits. Returns whether to claim again at once.
-    async fn claim(self: &Arc<Self>) -> bool {
-        // Set before looking for permits: a run that ends from here on sees it and wakes the loop.
-        self.backlog.store(true, Ordering::SeqCst);
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Permits for a claim: all but the reserve.
+    fn claim_permits(&self) -> Vec<Permit> {
+        let reserve = self.admission().reserve();
         let mut permits = Vec::new();
         while permits.len() < CLAIM_BATCH
-            && let Some(permit) = self.try_permit()
+            && !self.closing.is_cancelled()
+            && self.permits.available_permits() > reserve
+            && let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned()
         {
             permits.push(permit);
         }
+        permits
+    }
+
+    /// Whether a claim could take something up.
+    pub(super) fn has_room(&self) -> bool {
+        !self.closing.is_cancelled() && self.permits.available_permits() > self.admission().reserve()
+    }
+
+    /// Claims as many runs as there are permits.
+    pub(super) async fn claim(self: &Arc<Self>) -> Claim {
+        // Set before looking for permits: a run that ends from here on sees it and wakes the loop.
+        self.backlog.store(true, Ordering::SeqCst);
+        let permits = self.claim_permits();
         if permits.is_empty() {
-            return false;
+            return Claim::Saturated;
         }
         // What this process holds must not look expired to its own claim, say after it was suspended.
-        self.heartbeat().await;
+        if self.leases_are_old() && !self.heartbeat().await {
+            return Claim::Failed;
+        }
         self.backlog.store(false, Ordering::SeqCst);
         let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
-        let request =
-            ClaimRequest { limit, lease: self.kernel.worker_options.lease(), per_project: u32::MAX, total: u32::MAX };
+        let options = &self.kernel.worker_options;
+        let request = ClaimRequest {
+            limit,
+            lease: options.lease(),
+            per_project: options.project_concurrency(),
+            total: options.total_concurrency(),
+        };
         match self.kernel.backend.claim(request).await {
             Ok(claimed) => {
-                let full = claimed.len() == permits.len();
+                let (room, found) = (permits.len(), claimed.len());
                 for (claimed, permit) in claimed.into_iter().zip(permits) {
                     self.resume(claimed, permit);
                 }
-                full
+                if found < room {
+                    self.admission().nobody_waits();
+                }
+                match found {
+                    0 => Claim::None,
+                    _ if found == room => Claim::Full,
+                    _ => Claim::Some,
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "claiming runs failed");
                 self.backlog.store(true, Ordering::SeqCst);
+                Claim::Failed
+            }
+        }
+    }
+
+    /// Whether there is something to report: leases to extend, a drain, or a sign of life.
+    pub(super) fn is_due_to_report(&self) -> bool {
+        let last = Timestamp::from_micros(self.last_beat.load(Ordering::SeqCst));
+        let silent = self.kernel.clock.now().saturating_since(last) >= self.kernel.worker_options.lease();
+        silent || self.closing.is_cancelled() || !self.held().is_empty()
+    }
+
+    /// Whether some lease may be past its half: each was granted, or extended, at the last heartbeat or later.
+    fn leases_are_old(&self) -> bool {
+        let last = Timestamp::from_micros(self.last_beat.load(Ordering::SeqCst));
+        let age = self.kernel.clock.now().saturating_since(last);
+        age > self.kernel.worker_options.lease() / 2 && !self.held().is_empty()
+    }
+
+    /// Claims triggers that are due and fires them, each in a task of its own.
+    pub(super) async fn claim_triggers(self: &Arc<Self>) -> Claim {
+        Claim::None
+    }
+
+    /// Reports the worker and extends its leases; `false` if the store did not answer.
+    pub(super) async fn heartbeat(&self) -> bool {
+        let leases: Vec<Lease> = self.held().values().map(|held| held.lease).collect();
+        let options = &self.kernel.worker_options;
+        let now = self.kernel.clock.now();
+        let worker = WorkerRecord {
+            id: self.id,
+            name: options.name().to_owned(),
+            started: self.started,
+            seen: now,
+            capacity: options.concurrency(),
+            running: u32::try_from(self.admission().running()).unwrap_or(u32::MAX),
+            draining: self.closing.is_cancelled(),
+        };
+        match self.kernel.backend.heartbeat(&worker, &leases, options.lease()).await {
+            Ok(Beat { lost, signaled }) => {
+                self.last_beat.store(now.as_micros(), Ordering::SeqCst);
+                let held = self.held();
+                let mine = |lease: &Lease| held.get(&lease.run).filter(|entry| entry.lease == *lease);
+                lost.iter().filter_map(mine).for_each(|entry| entry.signals.lost.cancel());
+                signaled.iter().filter_map(mine).for_each(|entry| entry.signals.signaled.notify_one());
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "extending leases failed");
                 false
             }
         }
     }
 
-    async fn heartbeat(&self) {
-        let leases: Vec<Lease> = self.held().values().map(|held| held.lease).collect();
-        if leases.is_empty() {
-            return;
-        }
-        let now = self.kernel.clock.now();
-        let worker = WorkerRecord {
-            id: WorkerId::from_u128(1),
-            name: String::new(),
-            started: now,
-            seen: now,
-            capacity: self.kernel.worker_options.concurrency(),
-            running: 0,
-            draining: self.closing.is_cancelled(),
-        };
-        match self.kernel.backend.heartbeat(&worker, &leases, self.kernel.worker_options.lease()).await {
-            Ok(Beat { lost, .. }) => {
-                let held = self.held();
-                for lease in lost {
-                    if let Some(entry) = held.get(&lease.run).filter(|entry| entry.lease == lease) {
-                        entry.lost.cancel();
-                    }
-                }
+    /// Looks how many workers share the limits.
+    pub(super) async fn count_workers(&self) {
+        match self.kernel.backend.workers(self.kernel.worker_options.lease() * 2).await {
+            Ok(workers) => {
+                let alive = workers.iter().filter(|worker| !worker.draining).count();
+                self.workers.store(u32::try_from(alive).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
             }
-            Err(error) => tracing::warn!(error = %error, "extending leases failed"),
+            Err(error) => tracing::debug!(%error, "how many workers there are is not known"),
         }
-    }
-}
-
-/// Claims at start, whenever something was queued here or a run ended, and now and then for leases that expired elsewhere.
-async fn claim_loop(worker: Weak<Worker>, closing: CancellationToken) {
-    loop {
-        let Some(strong) = worker.upgrade() else { return };
-        while strong.claim().await {}
-        let next = strong.kernel.clock.now().saturating_add(strong.kernel.worker_options.lease() / 2);
-        let (clock, wake) = (Arc::clone(&strong.kernel.clock), Arc::clone(&strong.wake));
-        drop(strong);
-        tokio::select! {
-            biased;
-            () = closing.cancelled() => return,
-            () = wake.notified() => {}
-            () = clock.sleep_until(next) => {}
-        }
-    }
-}
-
-async fn heartbeat_loop(worker: Weak<Worker>, drained: CancellationToken) {
-    loop {
-        let Some(strong) = worker.upgrade() else { return };
-        let next = strong.kernel.clock.now().saturating_add(strong.kernel.worker_options.lease() / 3);
-        let clock = Arc::clone(&strong.kernel.clock);
-        drop(strong);
-        tokio::select! {
-            biased;
-            () = drained.cancelled() => return,
-            () = clock.sleep_until(next) => {}
-        }
-        let Some(strong) = worker.upgrade() else { return };
-        strong.heartbeat().await;
-    }
-}
-
-/// Forgets old deliveries and writes refusals to the audit trail.
-///
-/// Holds the kernel, not the worker: it ends with `drained`, which a dropped worker cancels.
-async fn housekeeping_loop(kernel: Arc<Kernel>, drained: CancellationToken) {
-    loop {
-        let next = kernel.clock.now().saturating_add(HOUSEKEEPING);
-        let done = tokio::select! {
-            biased;
-            () = drained.cancelled() => true,
-            () = kernel.clock.sleep_until(next) => false,
-        };
-        kernel.denials.flush(&kernel).await;
-        if done {
-            return;
-        }
-        while let Ok(swept) = kernel.backend.sweep(SWEEP_BATCH).await
-            && swept == u64::from(SWEEP_BATCH)
-        {}
     }
 }
 
@@ -376,11 +552,16 @@ impl Drop for Worker {
     }
 }
 
-/// How often old deliveries are forgotten and refusals written.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// Deliveries forgotten in one transaction.
-const SWEEP_BATCH: u32 = 1_000;
+/// Whether runs of the flow may wait for each other.
+fn is_gated(flow: &ValidFlow) -> bool {
+    let scheduled =
+        matches!(&flow.trigger().kind, TriggerKind::Schedule(schedule) if schedule.overlap != Overlap::Allow);
+    scheduled || flow.definition().control().concurrency.is_some()
+}
+
 /// How long runs may take to be given back at shutdown.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 /// Runs taken from the queue in one claim.
 const CLAIM_BATCH: usize = 64;
+/// Schedules and polls being fired at once.
+const MAX_FIRING: usize = 32;

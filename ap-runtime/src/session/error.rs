@@ -5,6 +5,7 @@ use ap_core::{
     connection::ConnectionError,
     flow::Diagnostics,
     store::{Entity, StoreError},
+    time::Timestamp,
 };
 use ap_crypto::error::{KeyError, VaultError};
 
@@ -29,9 +30,18 @@ pub enum SessionError {
     /// The flow cannot be stored or published; each finding names its place, its rule and its mend.
     #[error("the flow has errors:\n{0}")]
     InvalidFlow(Diagnostics),
+    /// The flow's rate limit is reached.
+    #[error("the flow's rate limit is reached until {retry}")]
+    Limited {
+        /// When the next run would be accepted.
+        retry: Timestamp,
+    },
     /// The flow has nothing published, or is disabled.
     #[error("the flow has no published version that is enabled")]
     NotPublished,
+    /// The flow lets this run pass, because enough of its runs are under way.
+    #[error("the run was skipped: enough runs of the flow are under way")]
+    Skipped,
     /// Storage refused or failed: not found, changed meanwhile, unavailable.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -44,7 +54,11 @@ impl SessionError {
     /// Whether the same call may succeed later without any change by the caller.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retryable())
+        match self {
+            Self::Limited { .. } | Self::Skipped => true,
+            Self::Store(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 }
 

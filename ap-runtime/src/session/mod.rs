@@ -6,6 +6,7 @@
 mod connections;
 mod error;
 mod flows;
+mod queues;
 mod runs;
 
 use std::{fmt, sync::Arc};
@@ -26,6 +27,7 @@ pub use self::{
     connections::ConnectionSummary,
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
+    runs::RetryStrategy,
 };
 use crate::{
     records,

@@ -29,6 +29,7 @@ pub fn explore(flow: &Value) -> Explore {
     Explore {
         scenario: Scenario {
             flow: flow.clone(),
+            subflows: Vec::new(),
             pieces: Vec::new(),
             connections: Vec::new(),
             payload: json!({}),
@@ -60,6 +61,12 @@ impl Explore {
     /// Adds pieces. Their actions run as they are; whenever one acts outside, the call is a point and is written down.
     pub fn pieces(mut self, pieces: impl IntoIterator<Item = Arc<dyn Piece>>) -> Self {
         self.scenario.pieces.extend(pieces);
+        self
+    }
+
+    /// Adds a flow that the explored one, or one added later, starts: where the text `sim:name` stands, its id is put.
+    pub fn subflow(mut self, name: &str, flow: &Value) -> Self {
+        self.scenario.subflows.push((name.to_owned(), flow.clone()));
         self
     }
 

@@ -122,6 +122,8 @@ pub(super) enum Repeats {
 pub(super) enum Observed {
     /// A sender was told that its delivery is this run.
     Acknowledged { delivery: usize, identity: Option<String>, run: RunId },
+    /// Somebody a run waits for used a token, and was told whether it worked.
+    Answered { token: u64, taken: bool },
     /// An effect reached its peer.
     Performed { worker: usize, key: String, input: u64, repeats: Repeats },
     /// The worker heard how the effect went.

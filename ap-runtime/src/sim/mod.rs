@@ -68,6 +68,7 @@ mod peer;
 mod report;
 mod scenario;
 mod shared;
+mod wakeup;
 mod world;
 
 use ap_core::{flow::Diagnostics, store::StoreError};

@@ -9,6 +9,7 @@ use ap_core::{
     property::AuthSchema,
     run::{StepError, StepErrorKind},
 };
+use ap_crypto::resume::RESUME_PREFIX;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -99,7 +100,12 @@ impl Action for SimAction {
         let aftermath = shared.set_out(life, false).await.map_err(refused)?;
         let (worker, key) = (life.worker, context.idempotency_key.to_owned());
         let mut print = Fnv::default();
-        print.add(input.to_string().as_bytes());
+        let text = input.to_string();
+        print.add(text.as_bytes());
+        for token in resume_tokens(&text) {
+            // Nobody listens any more once the world is at rest.
+            let _ = shared.tokens.send(token.to_owned());
+        }
         shared.record(Observed::Performed { worker, key: key.clone(), input: print.0, repeats });
         let http = StubHttp(Arc::clone(respond));
         let context = ActionContext { http: &http, ..*context };
@@ -165,6 +171,15 @@ impl fmt::Debug for SimSandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimSandbox").field("life", &self.life).finish_non_exhaustive()
     }
+}
+
+/// Resume tokens in a text.
+fn resume_tokens(text: &str) -> impl Iterator<Item = &str> {
+    let is_digit = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    text.match_indices(RESUME_PREFIX).filter_map(move |(at, _)| {
+        let found = text.get(at..)?;
+        found.get(..found.find(|letter| !is_digit(letter)).unwrap_or(found.len()))
+    })
 }
 
 /// Who acts for the host in a simulated world.

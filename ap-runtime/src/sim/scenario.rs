@@ -1,12 +1,12 @@
 //! [`Scenario`]: what all schedules of one exploration have in common, and the store they start from.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ap_auth::role::Role;
 use ap_core::{
     connection::Connection,
-    flow::{Diagnostics, FlowDefinition, FlowLimits, TriggerKind, ValidFlow},
-    id::{FlowId, ProjectId},
+    flow::{FlowDefinition, FlowLimits, TriggerKind, ValidFlow},
+    id::{FlowId, FlowVersionId, ProjectId},
     piece::{Piece, PieceSet},
     time::Timestamp,
 };
@@ -23,6 +23,7 @@ use super::{
     SimError,
     clock::TrueClock,
     dice::Dice,
+    life::Life,
     mutant::Mutant,
     peer::{Respond, Script, SimSandbox, operator},
 };
@@ -31,13 +32,15 @@ use crate::{
     clock::{Clock, TokioClock},
     egress::Egress,
     runtime::Runtime,
-    sim::life::Life,
+    session::{ProjectSession, SessionError},
     webhook::delivery_id,
 };
 
 /// What all schedules of one exploration have in common.
 pub(super) struct Scenario {
     pub(super) flow: Value,
+    /// Flows that it starts, by the names it has for them.
+    pub(super) subflows: Vec<(String, Value)>,
     pub(super) pieces: Vec<Arc<dyn Piece>>,
     pub(super) connections: Vec<Connection>,
     pub(super) payload: Value,
@@ -56,7 +59,7 @@ pub(super) struct Setup {
     pub(super) snapshot: MemorySnapshot,
     pub(super) project: ProjectId,
     pub(super) flow: FlowId,
-    pub(super) valid: Arc<ValidFlow>,
+    pub(super) flows: BTreeMap<FlowVersionId, Arc<ValidFlow>>,
     pub(super) keys: Arc<TenantKeys>,
     /// How runs are started: by this webhook token, or by hand.
     pub(super) token: Option<SecretString>,
@@ -93,9 +96,15 @@ impl Scenario {
         for connection in &self.connections {
             admin.put_connection(connection).await?;
         }
-        let flow = admin.create_flow(self.flow.to_string().as_bytes()).await?.id;
-        admin.publish_flow(flow).await?;
-        let valid = Arc::new(self.valid_flow()?);
+        let mut names = Vec::new();
+        let mut flows = BTreeMap::new();
+        for (name, source) in &self.subflows {
+            let published = self.publish(&admin, &named(source, &names)).await?;
+            names.push((format!("{SUBFLOW_PREFIX}{name}"), published.0.to_string()));
+            flows.insert(published.1, published.2);
+        }
+        let (flow, version, valid) = self.publish(&admin, &named(&self.flow, &names)).await?;
+        flows.insert(version, Arc::clone(&valid));
         let (webhook, place) = match &valid.trigger().kind {
             TriggerKind::Webhook(settings) => (true, settings.dedupe_key.clone()),
             _ => (false, None),
@@ -106,14 +115,22 @@ impl Scenario {
         let keys = keyring.tenant(project.into()).await?;
         let place = place.as_deref();
         let deliveries = (0..self.deliveries).map(|number| self.delivery(number, webhook, place)).collect();
-        Ok(Setup { snapshot: store.snapshot(), project, flow, valid, keys, token, deliveries })
+        Ok(Setup { snapshot: store.snapshot(), project, flow, flows, keys, token, deliveries })
     }
 
-    fn valid_flow(&self) -> Result<ValidFlow, SimError> {
+    async fn publish(
+        &self,
+        admin: &ProjectSession,
+        source: &Value,
+    ) -> Result<(FlowId, FlowVersionId, Arc<ValidFlow>), SimError> {
+        let text = source.to_string();
+        let flow = admin.create_flow(text.as_bytes()).await?.id;
+        let published = admin.publish_flow(flow).await?.published.ok_or(SessionError::NotPublished)?;
         let limits = FlowLimits::widest();
-        let invalid = |diagnostics: Diagnostics| SimError::Flow(diagnostics);
-        let definition = FlowDefinition::parse_slice(self.flow.to_string().as_bytes(), &limits).map_err(invalid)?;
-        ValidFlow::check(definition, &PieceSet::new(self.pieces.iter().cloned()), &limits).map_err(invalid)
+        let definition = FlowDefinition::parse_slice(text.as_bytes(), &limits).map_err(SimError::Flow)?;
+        let pieces = PieceSet::new(self.pieces.iter().cloned());
+        let valid = ValidFlow::check(definition, &pieces, &limits).map_err(SimError::Flow)?;
+        Ok((flow, published, Arc::new(valid)))
     }
 
     /// The payload as this delivery brings it: with an id of its own where the flow looks for one.
@@ -161,6 +178,21 @@ impl fmt::Debug for Scenario {
     }
 }
 
+/// The flow with the ids of others in place of their names.
+fn named(source: &Value, names: &[(String, String)]) -> Value {
+    match source {
+        Value::String(text) => match names.iter().find(|(name, _)| name == text) {
+            Some((_, id)) => Value::from(id.clone()),
+            None => source.clone(),
+        },
+        Value::Array(items) => items.iter().map(|item| named(item, names)).collect(),
+        Value::Object(members) => {
+            Value::Object(members.iter().map(|(key, member)| (key.clone(), named(member, names))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
 fn collect_texts(value: &Value, found: &mut Vec<Vec<u8>>) {
     match value {
         Value::String(text) if text.len() >= SHORTEST_CANARY && !text.contains("{{") => {
@@ -184,4 +216,6 @@ const SET_UP_SEED: u64 = 0x5e70;
 const ROOT_KEY: u64 = 1;
 /// Unit: bytes. Shorter texts stand in ciphertext by chance.
 const SHORTEST_CANARY: usize = 8;
+/// What stands before the name of another flow where its id is meant.
+const SUBFLOW_PREFIX: &str = "sim:";
 const MOST_CANARIES: usize = 4;

@@ -11,6 +11,8 @@ use ap_core::{
     time::Timestamp,
 };
 
+use tokio::sync::mpsc;
+
 use super::{
     clock::{Offset, TrueClock},
     dice::Dice,
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     pub(super) dice: Dice,
     pub(super) plan: Plan,
     pub(super) ledger: Mutex<Ledger>,
+    /// Resume tokens that reached somebody outside.
+    pub(super) tokens: mpsc::UnboundedSender<String>,
 }
 
 /// What has happened.

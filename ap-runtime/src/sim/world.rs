@@ -1,6 +1,7 @@
 //! [`play`]: one schedule, from one seed and one plan.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,11 +10,12 @@ use ap_auth::role::Role;
 use ap_core::{
     id::RunId,
     piece::Piece,
-    store::{PageRequest, StoreError},
+    store::{Entity, PageRequest, StoreError},
 };
 use ap_crypto::provider::MemoryKeyProvider;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use secrecy::ExposeSecret;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,21 +24,23 @@ use super::{
     clock::{HostClock, Offset, StoreClock, TrueClock},
     dice::Dice,
     fault::Plan,
-    history::{FinalRun, History, Observed, Wait},
+    history::{FinalRun, Fnv, History, Observed, Wait},
     life::Life,
     mutant::MutantStore,
     peer::{Outside, SimPiece, SimSandbox, operator},
     scenario::{Delivery, SET_UP, Scenario, Setup, root_key},
     shared::{Ledger, Shared},
+    wakeup::SimWakeup,
 };
 use crate::{
     backend::memory::MemoryBackend,
     config::WorkerOptions,
     egress::Egress,
-    engine::{Command, Event, RunState},
+    engine::{Command, Event, ResumeTokens, RunState},
     journal::{self, RunError},
     runtime::Runtime,
     store::{Backend, JournalEntry, RunFilter, RunRecord, RunStore},
+    wakeup::LocalWakeup,
 };
 
 /// What one schedule came to.
@@ -71,6 +75,8 @@ struct World<'a> {
     seed: u64,
     shared: Arc<Shared>,
     slots: Vec<Mutex<Option<Slot>>>,
+    hints: Arc<LocalWakeup>,
+    tokens: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
     /// Arrivals, downtimes, and who is asked.
     dice: Dice,
 }
@@ -95,6 +101,7 @@ impl<'a> World<'a> {
             // Host clocks are up to a second off either way.
             offset.jump(i64::try_from(dice.below(2_000_000)).unwrap_or_default() - 1_000_000);
         }
+        let (sent, tokens) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             truth,
             start,
@@ -104,9 +111,11 @@ impl<'a> World<'a> {
             dice: Dice::new(seed, STORE),
             plan,
             ledger: Mutex::new(Ledger::default()),
+            tokens: sent,
         });
         let slots = (0..scenario.workers).map(|_| Mutex::new(None)).collect();
-        Self { scenario, setup, seed, shared, slots, dice }
+        let (hints, tokens) = (Arc::default(), tokio::sync::Mutex::new(tokens));
+        Self { scenario, setup, seed, shared, slots, hints, tokens, dice }
     }
 
     /// Starts a worker; tries again as long as the store is out of reach.
@@ -121,7 +130,6 @@ impl<'a> World<'a> {
             respond: Arc::clone(&self.scenario.respond),
         };
         let purpose = WORKERS + (worker as u64) * 1_000 + incarnation;
-        let options = WorkerOptions::default().with_lease(self.scenario.lease)?;
         loop {
             let backend: Arc<dyn Backend> = Arc::new(SimBackend {
                 shared: Arc::clone(shared),
@@ -141,7 +149,12 @@ impl<'a> World<'a> {
                 .pieces(self.scenario.pieces.iter().map(wrap))
                 .sandbox(SimSandbox { life: Arc::clone(&life), script: Arc::clone(&self.scenario.script) })
                 .egress(Egress::none())
-                .worker(options)
+                .worker(WorkerOptions::default().with_lease(self.scenario.lease)?)
+                .wakeup(Arc::new(SimWakeup {
+                    shared: Arc::clone(shared),
+                    life: Arc::clone(&life),
+                    hints: Arc::clone(&self.hints),
+                }))
                 .build()
                 .await;
             match built {
@@ -176,6 +189,7 @@ impl<'a> World<'a> {
             biased;
             () = work => true,
             _ = supervisors => false,
+            () = self.answer_all() => false,
             () = self.shared.truth.sleep(self.scenario.horizon) => false,
         }
     }
@@ -207,9 +221,7 @@ impl<'a> World<'a> {
         let truth = self.shared.truth;
         truth.sleep(at).await;
         loop {
-            let worker = usize::try_from(self.dice.below(self.slots.len() as u64)).unwrap_or_default();
-            let slot = self.slot(worker).clone();
-            if let Some(slot) = slot {
+            if let Some(slot) = self.any_slot() {
                 let accepted = tokio::select! {
                     biased;
                     accepted = self.request(&slot.runtime, delivery) => accepted,
@@ -235,6 +247,60 @@ impl<'a> World<'a> {
                 session.start_run(self.setup.flow, delivery.payload.clone()).await.ok()
             }
         }
+    }
+
+    /// Those a run waits for: each uses the tokens it gets, at once or late, once or twice.
+    async fn answer_all(&self) {
+        let mut tokens = self.tokens.lock().await;
+        let mut seen = BTreeSet::new();
+        let mut answers = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                token = tokens.recv() => {
+                    let Some(token) = token else { return };
+                    if seen.insert(token.clone()) {
+                        for _ in 0..1 + u64::from(self.dice.one_in(3)) {
+                            let longest = u64::try_from(self.scenario.lease.as_millis()).unwrap_or(u64::MAX);
+                            let after = self.dice.below(if self.dice.one_in(2) { 20 } else { longest * 3 });
+                            answers.push(self.answer(token.clone(), Duration::from_millis(after)));
+                        }
+                    }
+                }
+                Some(()) = answers.next(), if !answers.is_empty() => {}
+            }
+        }
+    }
+
+    /// Uses a token until somebody says what became of it.
+    async fn answer(&self, token: String, after: Duration) {
+        let mut print = Fnv::default();
+        print.add(token.as_bytes());
+        self.shared.truth.sleep(after).await;
+        loop {
+            let body = http_body_util::Full::new(bytes::Bytes::from_static(br#"{"answer":42}"#));
+            let request = http::Request::post(format!("/{token}")).body(body);
+            if let (Some(slot), Ok(request)) = (self.any_slot(), request) {
+                let status = tokio::select! {
+                    biased;
+                    response = async { slot.runtime.resumes().handle(request).await } => Some(response.status()),
+                    () = slot.life.died() => None,
+                    () = self.shared.truth.sleep(SENDER_TIMEOUT) => None,
+                };
+                let status = status.filter(|_| !slot.life.is_dead());
+                if let Some(status) = status.filter(|status| !status.is_server_error()) {
+                    let taken = status == http::StatusCode::OK;
+                    self.shared.record(Observed::Answered { token: print.0, taken });
+                    return;
+                }
+            }
+            self.shared.truth.sleep(RETRY + Duration::from_millis(self.dice.below(400))).await;
+        }
+    }
+
+    fn any_slot(&self) -> Option<Slot> {
+        let worker = usize::try_from(self.dice.below(self.slots.len() as u64)).unwrap_or_default();
+        self.slot(worker).clone()
     }
 
     async fn is_at_rest(&self) -> bool {
@@ -268,7 +334,7 @@ impl<'a> World<'a> {
             let entries = self.shared.store.journal(record.id, record.project).await?;
             let seqs = entries.iter().map(|entry| entry.seq).collect();
             let mut waits = Vec::new();
-            let replayed = self.replay(&record, &entries, &mut waits).map_err(|error| error.to_string());
+            let replayed = self.replay(&record, &entries, &mut waits).await.map_err(|error| error.to_string());
             history.runs.insert(record.id, FinalRun { record, seqs, replayed, waits });
         }
         let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
@@ -286,24 +352,38 @@ impl<'a> World<'a> {
     }
 
     /// Rebuilds a run, and notes the waits on the way.
-    fn replay(
+    async fn replay(
         &self,
         record: &RunRecord,
         entries: &[JournalEntry],
         waits: &mut Vec<Wait>,
     ) -> Result<(Vec<Event>, RunState), RunError> {
         let (keys, ids) = (&self.setup.keys, (record.project, record.id));
-        let state = journal::replay(keys, ids, &self.setup.valid, entries)?.state;
-        let opened: Result<Vec<_>, _> = entries.iter().map(|entry| journal::open(keys, ids, entry)).collect();
-        let events = opened?.concat();
-        let Some((first, rest)) = events.split_first() else { return Ok((events, state)) };
-        let mut replaying = RunState::accepted(first)?;
-        for event in rest {
-            if let (Event::WaitOver { at, path }, Some(Command::Wait { until, .. })) = (event, replaying.outstanding())
-            {
-                waits.push(Wait { path: path.clone(), until, over: *at });
+        let store: &dyn Backend = &*self.shared.store.inner;
+        let tokens = Arc::new(ResumeTokens { project: record.project, key: keys.resume_key(record.id), base: None });
+        let unknown = || StoreError::NotFound { entity: Entity::FlowVersion };
+        let flow = self.setup.flows.get(&record.version).ok_or_else(unknown)?;
+        let state = journal::replay(store, keys, ids, flow, (entries, Arc::clone(&tokens))).await?.state;
+        let mut events = Vec::new();
+        for entry in entries {
+            events.extend(journal::open(keys, ids, entry)?);
+        }
+        let mut replaying: Option<RunState> = None;
+        for event in &mut events {
+            journal::unspill(store, keys, record.project, event).await?;
+            let Some(state) = &mut replaying else {
+                replaying = Some(RunState::accepted(event, Arc::clone(&tokens))?);
+                continue;
+            };
+            if let Event::WaitOver { at, path } = event {
+                waits.extend(state.outstanding().into_iter().filter_map(|command| match command {
+                    Command::Wait { path: waiting, until } if waiting == *path => {
+                        Some(Wait { path: path.clone(), until, over: *at })
+                    }
+                    _ => None,
+                }));
             }
-            replaying.apply(&self.setup.valid, event)?;
+            state.apply(flow, event)?;
         }
         Ok((events, state))
     }

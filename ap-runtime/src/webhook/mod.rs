@@ -26,7 +26,10 @@ use tokio::sync::Semaphore;
 
 #[cfg(feature = "sim")]
 pub(crate) use self::payload::delivery_id;
-pub(crate) use self::route::{Routes, TOKEN_PREFIX, token_hash};
+pub(crate) use self::{
+    payload::parse_body,
+    route::{Routes, TOKEN_PREFIX, token_hash},
+};
 use self::{
     response::{Rejection, accepted, outcome, still_running},
     route::Endpoint,
@@ -34,9 +37,10 @@ use self::{
 use crate::{
     accept::RunStart,
     executor::Worker,
+    flow_control::{Origin, control_of},
     journal::RunError,
     kernel::Kernel,
-    replies::{Outcome, Waiter},
+    replies::{Heard, Outcome, Waiter},
     store::{Accepted, Dedupe},
 };
 
@@ -203,6 +207,8 @@ impl Door {
         actor: &Actor,
         sync: bool,
     ) -> Result<Option<(Delivered, Option<Waiter>)>, Rejection> {
+        let control = control_of(&endpoint.flow, endpoint.route.flow, &endpoint.keys, &payload, Origin::Caller)
+            .map_err(|error| Rejection::BadRequest(format!("a flow control key cannot be read: {error}")))?;
         let delivery = payload::delivery_id(endpoint.dedupe_place(), &payload);
         let trigger = endpoint.flow.trigger().name.as_str();
         let flow = endpoint.route.flow;
@@ -216,6 +222,8 @@ impl Door {
             version: endpoint.version,
             generation: endpoint.route.generation,
             dedupe,
+            parent: None,
+            control,
             payload: Arc::new(payload),
         };
         let (run, submission) = self
@@ -228,11 +236,13 @@ impl Door {
         let answer = self.worker.submit(submission).await.map_err(|error| internal(&error))?;
         match answer.map_err(|error| internal(&error))? {
             Accepted::Created { .. } => Ok(Some((Delivered { run, duplicate: false }, waiter))),
+            Accepted::Limited { retry } => Err(Rejection::Limited(retry.saturating_since(self.kernel.clock.now()))),
+            Accepted::Skipped => Err(Rejection::Skipped),
             Accepted::Duplicate(first) => {
                 let waiter = sync.then(|| self.kernel.replies.subscribe(first));
                 Ok(Some((Delivered { run: first, duplicate: true }, waiter)))
             }
-            _ => Ok(None),
+            Accepted::Stale => Ok(None),
         }
     }
 
@@ -248,12 +258,30 @@ impl Door {
             return Ok(outcome(run, &stored));
         }
         let until = self.kernel.clock.now().saturating_add(self.kernel.webhook_options.reply_timeout());
-        let answered = tokio::select! {
-            biased;
-            answered = waiter.outcome() => answered,
-            () = self.kernel.clock.sleep_until(until) => None,
-        };
-        Ok(answered.map_or_else(|| still_running(run), |answered| outcome(run, &answered)))
+        loop {
+            let now = self.kernel.clock.now();
+            if now >= until {
+                return Ok(still_running(run));
+            }
+            let look_again = now.saturating_add(LOOK_AGAIN).min(until);
+            let heard = tokio::select! {
+                biased;
+                heard = waiter.heard() => heard,
+                () = self.kernel.clock.sleep_until(look_again) => Some(Heard::Look),
+            };
+            match heard {
+                Some(Heard::Outcome(answered)) => return Ok(outcome(run, &answered)),
+                // Who executes it here will say so here.
+                Some(Heard::Look) if self.worker.holds(run) => {}
+                Some(Heard::Look) => {
+                    let stored = self.stored_outcome(endpoint, run).await.map_err(|error| internal(&error))?;
+                    if let Some(stored) = stored {
+                        return Ok(outcome(run, &stored));
+                    }
+                }
+                None => return Ok(still_running(run)),
+            }
+        }
     }
 
     async fn stored_outcome(&self, endpoint: &Endpoint, run: RunId) -> Result<Option<Outcome>, RunError> {
@@ -269,7 +297,7 @@ impl Door {
 }
 
 /// Who sends, as far as the audit trail wants to know.
-fn actor_of<B>(request: &Request<B>) -> Actor {
+pub(crate) fn actor_of<B>(request: &Request<B>) -> Actor {
     let actor = Actor::new(Identity::Anonymous);
     let actor = match request.extensions().get::<ClientAddress>() {
         Some(ClientAddress(address)) => actor.with_ip(*address),
@@ -299,6 +327,8 @@ fn internal(error: &dyn std::fmt::Display) -> Rejection {
 const MAX_RECEIVING: usize = 1_024;
 /// Callers kept waiting for a reply at once; more are answered 408 at once, and their run goes on.
 const MAX_WAITING: usize = 10_000;
+/// How often a caller whose run another process executes looks into the store, if nothing is heard of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a request is judged anew because its flow changed under it.

@@ -10,7 +10,7 @@ use super::auth::VerifiedWebhook;
 
 /// The body is not what its content type says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) String);
+pub(crate) struct Malformed(pub(crate) String);
 
 /// What a flow sees as `trigger`: `{ method, headers, queryParams, body }`, as in the reference product.
 ///
@@ -46,7 +46,8 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn parse_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Malformed> {
+/// A body by its content type, as the module says. An empty one is null.
+pub(crate) fn parse_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Malformed> {
     if body.is_empty() {
         return Ok(Value::Null);
     }

@@ -1,5 +1,7 @@
 //! What the door answers. Errors say what the sender can act on, and nothing about the inside.
 
+use std::time::Duration;
+
 use ap_core::id::RunId;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{engine::Reply, replies::Outcome};
 
-/// Why a request was not accepted, alphabetical.
+/// Why a request made no run, alphabetical.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rejection {
     /// The body is not what its content type says.
@@ -16,12 +18,16 @@ pub(super) enum Rejection {
     Busy,
     /// Storage or keys failed.
     Internal,
+    /// The flow's rate limit is reached for as long.
+    Limited(Duration),
     /// No such method here.
     MethodNotAllowed,
     /// No such webhook, or it is not enabled. Which, is nobody's business.
     NotFound,
     /// The body did not arrive in time, or broke off.
     RequestTimeout,
+    /// The flow lets it pass, because enough of its runs are under way. Nothing failed.
+    Skipped,
     /// The body is larger than allowed.
     TooLarge(usize),
     /// The sender is not who it should be.
@@ -30,13 +36,21 @@ pub(super) enum Rejection {
 
 impl Rejection {
     pub(super) fn into_response(self) -> Response<Bytes> {
+        let wait = match &self {
+            Self::Limited(wait) => Some(retry_after(*wait)),
+            Self::Busy | Self::Internal => Some(HeaderValue::from_static("1")),
+            Self::Skipped => return json_response(StatusCode::OK, &json!({ "skipped": true })),
+            _ => None,
+        };
         let (status, code, message) = match self {
             Self::BadRequest(reason) => (StatusCode::BAD_REQUEST, "bad_request", reason),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "try again shortly".to_owned()),
             Self::Internal => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "try again later".to_owned()),
+            Self::Limited(_) => (StatusCode::TOO_MANY_REQUESTS, "limited", "too many requests".to_owned()),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method", "use POST, PUT or PATCH".to_owned()),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "no such webhook".to_owned()),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "body", "the body did not arrive whole".to_owned()),
+            Self::Skipped => (StatusCode::OK, "skipped", String::new()),
             Self::TooLarge(limit) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a body may have {limit} bytes"))
             }
@@ -44,7 +58,6 @@ impl Rejection {
         };
         let mut response = json_response(status, &json!({ "error": { "code": code, "message": message } }));
         let extra = match status {
-            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
             StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, "POST, PUT, PATCH")),
             // RFC 9110 §11.6.1 wants a challenge with every 401.
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Webhook")),
@@ -53,6 +66,9 @@ impl Rejection {
         if let Some((name, value)) = extra {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
+        wait.into_iter().for_each(|wait| {
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
+        });
         response
     }
 
@@ -60,9 +76,15 @@ impl Rejection {
     pub(super) const fn audit_reason(&self) -> Option<&'static str> {
         match self {
             Self::BadRequest(_) => Some("malformed body"),
+            Self::Limited(_) => Some("rate limit"),
             Self::TooLarge(_) => Some("body too large"),
             Self::Unauthenticated => Some("not authenticated"),
-            Self::Busy | Self::Internal | Self::MethodNotAllowed | Self::NotFound | Self::RequestTimeout => None,
+            Self::Busy
+            | Self::Internal
+            | Self::MethodNotAllowed
+            | Self::NotFound
+            | Self::RequestTimeout
+            | Self::Skipped => None,
         }
     }
 }
@@ -91,6 +113,12 @@ pub(super) fn outcome(run: RunId, outcome: &Outcome) -> Response<Bytes> {
         }
     };
     with_run(response, run)
+}
+
+/// RFC 9110 §10.2.3: whole seconds, here rounded up and at least one.
+fn retry_after(wait: Duration) -> HeaderValue {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    HeaderValue::from(seconds.max(1))
 }
 
 fn reply_response(reply: &Reply) -> Response<Bytes> {
@@ -164,6 +192,14 @@ mod tests {
         assert!(unauthenticated.headers().contains_key(header::WWW_AUTHENTICATE));
         let busy = Rejection::Busy.into_response();
         assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
+        for (wait, seconds) in [(0, "1"), (1_000, "1"), (1_001, "2"), (60_000, "60")] {
+            let limited = Rejection::Limited(Duration::from_millis(wait)).into_response();
+            assert_eq!(
+                (limited.status().as_u16(), &limited.headers()[header::RETRY_AFTER]),
+                (429, &HeaderValue::from_static(seconds))
+            );
+        }
+        assert_eq!(&Rejection::Skipped.into_response().body()[..], br#"{"skipped":true}"#);
         assert_eq!(Rejection::MethodNotAllowed.into_response().headers()[header::ALLOW], "POST, PUT, PATCH");
     }
 }

@@ -135,7 +135,7 @@ impl World {
         let admin = self.admin();
         let connections = admin.connections(&PageRequest::default()).await.unwrap().items;
         let audit = admin.audit(&PageRequest::first(PageRequest::MAX_LIMIT)).await.unwrap();
-        let runs = admin.runs(None, &PageRequest::default()).await.unwrap();
+        let runs = admin.runs(ap_runtime::store::RunFilter::default(), &PageRequest::default()).await.unwrap();
         assert!(audit.items.iter().any(|event| event.action() == "connection.use"), "no use was audited");
         vec![
             ("audit trail", serde_json::to_string(&audit.items).unwrap()),

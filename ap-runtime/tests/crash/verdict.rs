@@ -267,7 +267,7 @@ async fn open(database: &Path) -> SqliteConnection {
 async fn all_runs(admin: &ProjectSession) -> Vec<RunRecord> {
     let (mut page, mut runs) = (PageRequest::first(PageRequest::MAX_LIMIT), Vec::new());
     loop {
-        let found = admin.runs(None, &page).await.unwrap();
+        let found = admin.runs(ap_runtime::store::RunFilter::default(), &page).await.unwrap();
         runs.extend(found.items);
         match found.next {
             Some(cursor) => page = page.after(cursor),

@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::support::World;
+use super::support::{World, of_flow};
 
 fn request(path: &str, headers: &[(&str, &str)], body: &str) -> Request<Full<Bytes>> {
     let mut request = Request::post(path).header("content-type", "application/json");
@@ -92,7 +92,7 @@ async fn a_slow_run_answers_408_and_goes_on() {
     let run = body(&response)["runId"].as_str().unwrap().parse().unwrap();
     let status = world.admin().wait_for_run(run, Duration::from_secs(120)).await.unwrap();
     assert_eq!(status, RunStatus::Succeeded);
-    assert_eq!(world.admin().runs(Some(flow), &PageRequest::default()).await.unwrap().items.len(), 1);
+    assert_eq!(world.admin().runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +109,7 @@ async fn one_delivery_makes_one_run_and_a_duplicate_gets_its_reply() {
     post(&world, &path, &[("webhook-id", "d-2")], "{}").await;
     post(&world, &path, &[], "{}").await;
     post(&world, &path, &[], "{}").await;
-    let runs = world.admin().runs(Some(flow), &PageRequest::default()).await.unwrap().items.len();
+    let runs = world.admin().runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.len();
     assert_eq!(runs, 4);
 }
 
@@ -121,7 +121,7 @@ async fn the_trigger_may_name_where_the_delivery_id_stands() {
     for _ in 0..3 {
         post(&world, &path, &[], r#"{"name":"x","event":{"id":7}}"#).await;
     }
-    assert_eq!(world.admin().runs(Some(flow), &PageRequest::default()).await.unwrap().items.len(), 1);
+    assert_eq!(world.admin().runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.len(), 1);
 }
 
 fn header_trigger() -> Value {
@@ -146,7 +146,7 @@ async fn only_the_right_secret_opens_the_door_and_it_stays_outside() {
         let refused = post(&world, &path, headers, r#"{"name":"x"}"#).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     }
-    assert!(world.admin().runs(Some(flow), &PageRequest::default()).await.unwrap().items.is_empty());
+    assert!(world.admin().runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.is_empty());
     let accepted = post(&world, &path, &[("x-api-key", "canary-secret")], r#"{"name":"x"}"#).await;
     let run = body(&accepted)["runId"].as_str().unwrap().parse().unwrap();
     let view = world.admin().run(run).await.unwrap();
@@ -221,7 +221,7 @@ async fn other_methods_change_nothing() {
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(response.headers()["allow"], "POST, PUT, PATCH");
     }
-    assert!(world.admin().runs(Some(flow), &PageRequest::default()).await.unwrap().items.is_empty());
+    assert!(world.admin().runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,7 +236,7 @@ async fn bodies_are_bounded_and_must_be_what_they_say() {
     assert_eq!(post(&world, &path, &[], "{").await.status(), StatusCode::BAD_REQUEST);
     let deep = "[".repeat(200) + &"]".repeat(200);
     assert_eq!(post(&world, &path, &[], &deep).await.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(world.admin().runs(Some(flow), &PageRequest::default()).await.unwrap().items.len(), 2);
+    assert_eq!(world.admin().runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,15 +10,17 @@ use ap_core::{
     store::PageRequest,
     time::Timestamp,
 };
+
 use ap_runtime::{
     backend::memory::MemoryBackend,
     clock::{Clock, TokioClock},
     config::WorkerOptions,
     runtime::Runtime,
+    store::RunFilter,
 };
 use serde_json::json;
 
-use super::support::{Peer, START, World, admin_session, builder};
+use super::support::{Peer, START, World, admin_session, builder, of_flow};
 
 /// Stops the runtime the hard way and starts another on the same store.
 async fn restart(world: World, seed: u64) -> World {
@@ -95,7 +97,7 @@ async fn a_crash_during_a_wait_repeats_nothing_that_is_known() {
     world.peer.fail_first.store(1, Ordering::SeqCst);
     let run = world.admin().start_run(flow, json!({})).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(world.admin().run(run).await.unwrap().status, RunStatus::Running);
+    assert_eq!(world.admin().run(run).await.unwrap().status, RunStatus::Paused);
     assert_eq!(world.peer.calls.lock().unwrap().len(), 1);
     world.backend.crash();
     let world = restart(world, 6).await;
@@ -120,7 +122,7 @@ async fn a_shutdown_keeps_what_is_known_and_gives_runs_back() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     world.runtime.shutdown(Duration::ZERO).await;
-    let stored = world.admin().runs(None, &PageRequest::default()).await.unwrap();
+    let stored = world.admin().runs(RunFilter::default(), &PageRequest::default()).await.unwrap();
     assert_eq!(stored.items[0].status, RunStatus::Queued);
     world.peer.hang_from.store(u32::MAX, Ordering::SeqCst);
     let world = restart(world, 8).await;
@@ -164,7 +166,7 @@ async fn runs_beyond_the_concurrency_are_queued_and_all_end() {
     for _ in 0..50 {
         runs.push(admin.start_run(flow, json!({})).await.unwrap());
     }
-    let stored = admin.runs(Some(flow), &PageRequest::default()).await.unwrap().items;
+    let stored = admin.runs(of_flow(flow), &PageRequest::default()).await.unwrap().items;
     let queued = stored.iter().filter(|run| run.status == RunStatus::Queued).count();
     assert_eq!((queued, world.peer.calls.lock().unwrap().len()), (48, 2));
     world.peer.release();
@@ -172,7 +174,7 @@ async fn runs_beyond_the_concurrency_are_queued_and_all_end() {
         assert_eq!(admin.wait_for_run(run, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
     }
     assert_eq!(world.peer.calls.lock().unwrap().len(), 50);
-    assert_eq!(admin.runs(Some(flow), &PageRequest::default()).await.unwrap().items.len(), 50);
+    assert_eq!(admin.runs(of_flow(flow), &PageRequest::default()).await.unwrap().items.len(), 50);
 }
 
 #[tokio::test(start_paused = true)]

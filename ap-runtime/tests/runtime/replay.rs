@@ -4,18 +4,34 @@ use std::sync::Arc;
 
 use ap_core::{
     flow::{FlowDefinition, FlowLimits, ValidFlow},
-    id::RunId,
+    id::{JobId, KeyId, ProjectId, RunId},
     piece::{Piece, PieceSet},
     run::{RunStatus, StepError, StepErrorKind},
     time::Timestamp,
 };
-use ap_runtime::engine::{AttemptOutcome, Command, EngineLimits, Event, RunState};
+use ap_crypto::keyring::Keyring;
+use ap_runtime::{
+    backend::memory::MemoryBackend,
+    clock::SystemClock,
+    engine::{AnswerDecision, AttemptOutcome, Command, EngineLimits, Event, ResumeTokens, RunState, Signal, TakenJob},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::support::{FakePiece, Peer, SeededEntropy};
+use super::support::{FakePiece, Peer, SeededEntropy, root_key};
 
-const LIMITS: EngineLimits = EngineLimits { step_executions: 300, log_bytes: 20_000 };
+const LIMITS: EngineLimits =
+    EngineLimits { step_executions: 300, log_bytes: 40_000, timeout_ms: 300_000, spill_bytes: 1 << 20 };
+
+/// What resume tokens are made from: the same for every replay.
+fn resume() -> Arc<ResumeTokens> {
+    let project = ProjectId::from_u128(1);
+    let ring = Keyring::new(root_key(), Arc::new(MemoryBackend::new(Arc::new(SystemClock))));
+    let entropy = SeededEntropy::new(1);
+    let created = ring.create_tenant_key(project.into(), KeyId::from_u128(1), Timestamp::EPOCH, &entropy);
+    let key = created.unwrap().1.resume_key(RunId::from_u128(1));
+    Arc::new(ResumeTokens { project, key, base: Some("https://host.example/resume".into()) })
+}
 
 /// A random list of steps. Names are given by position, so they are unique and every reference can be optional.
 fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
@@ -36,6 +52,13 @@ fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
         Just(json!({ "type": "respond", "settings": { "status": 201, "body": { "id": "{{$run.id}}" } } })),
         Just(json!({ "type": "fake.pure", "skip": true, "settings": { "value": 1 } })),
         Just(json!({ "type": "fail", "settings": { "message": "enough" } })),
+        (0..20_000_u32).prop_map(|wait| json!({ "type": "delay", "settings": { "delayMs": wait } })),
+        Just(json!({ "type": "wait", "settings": { "mode": "webhook" } })),
+        Just(json!({ "type": "wait", "onError": "continue",
+            "settings": { "mode": "approval", "approvers": ["ann", "bob", "cy"], "required": 2, "timeoutMs": 9000 } })),
+        Just(json!({ "type": "queue.enqueue", "settings": { "queueName": "q", "data": "{{trigger.items}}" } })),
+        any::<bool>().prop_map(|sync| json!({ "type": "subflow", "onError": "continue",
+            "settings": { "flow": "flow_00000000000000000000000007", "mode": if sync { "sync" } else { "async" } } })),
     ];
     if depth == 0 {
         return prop::collection::vec(leaf, 0..3).boxed();
@@ -43,15 +66,40 @@ fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
     let inner = steps(depth - 1);
     let nested = prop_oneof![
         3 => leaf.clone(),
-        1 => (inner.clone(), any::<bool>()).prop_map(|(steps, carry_on)| {
-            let mut step = json!({ "type": "loop", "settings": { "items": "{{trigger.items}}", "steps": steps } });
+        1 => (inner.clone(), any::<bool>(), 1..4_u32).prop_map(|(steps, carry_on, concurrency)| {
+            let settings = json!({ "items": "{{trigger.items}}", "steps": steps, "concurrency": concurrency });
+            let mut step = json!({ "type": "loop", "settings": settings });
             if carry_on {
                 step["onError"] = json!("continue");
             }
             step
         }),
-        1 => (inner.clone(), inner).prop_map(|(yes, no)| {
+        1 => (inner.clone(), inner.clone()).prop_map(|(yes, no)| {
             json!({ "type": "branch", "settings": { "condition": "{{trigger.flag}}", "ifTrue": yes, "ifFalse": no } })
+        }),
+        1 => (inner.clone(), inner.clone(), inner.clone(), any::<bool>()).prop_map(|(one, two, rest, all)| {
+            json!({ "type": "router", "settings": {
+                "mode": if all { "allMatch" } else { "firstMatch" },
+                "branches": [
+                    { "name": "a", "condition": "{{trigger.flag}}", "steps": one },
+                    { "name": "b", "condition": "{{trigger.flag}}", "steps": two },
+                ],
+                "fallback": rest,
+            } })
+        }),
+        2 => (inner.clone(), inner.clone(), inner.clone(), 1..4_u32, any::<bool>()).prop_map(|(one, two, three, limit, all)| {
+            json!({ "type": "parallel", "settings": {
+                "branches": [{ "name": "x", "steps": one }, { "name": "y", "steps": two }, { "name": "z", "steps": three }],
+                "maxConcurrency": limit,
+                "onFailure": if all { "collect" } else { "failFast" },
+            } })
+        }),
+        1 => (inner.clone(), 0..3_u32).prop_map(|(steps, retries)| {
+            json!({ "type": "queue.process", "settings": {
+                "queueName": "q", "maxConcurrent": 2, "maxRetries": retries, "steps": steps } })
+        }),
+        1 => inner.prop_map(|steps| {
+            json!({ "type": "fake.act", "settings": { "value": 1 }, "onError": { "steps": steps } })
         }),
     ];
     prop::collection::vec(nested, 0..4).boxed()
@@ -61,10 +109,18 @@ fn number(steps: &mut [Value], next: &mut u32) {
     for step in steps {
         step["name"] = json!(format!("s{next}"));
         *next += 1;
-        for list in ["steps", "ifTrue", "ifFalse"] {
+        for list in ["steps", "ifTrue", "ifFalse", "fallback"] {
             if let Some(inner) = step["settings"].get_mut(list).and_then(Value::as_array_mut) {
                 number(inner, next);
             }
+        }
+        if let Some(branches) = step["settings"].get_mut("branches").and_then(Value::as_array_mut) {
+            for branch in branches {
+                number(branch["steps"].as_array_mut().unwrap(), next);
+            }
+        }
+        if let Some(handler) = step.pointer_mut("/onError/steps").and_then(Value::as_array_mut) {
+            number(handler, next);
         }
     }
 }
@@ -78,7 +134,9 @@ fn flow_of(mut steps: Vec<Value>) -> ValidFlow {
 }
 
 /// Plays the outside world: answers whatever the engine asks for, as the dice fall.
-fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
+fn answer(state: &RunState, dice: &SeededEntropy, at: Timestamp) -> Event {
+    let outstanding = state.outstanding();
+    let command = &outstanding[(dice.next() % outstanding.len() as u64) as usize];
     let outcome = || match dice.next() % 4 {
         0 => {
             let kinds = [StepErrorKind::OutcomeTransient, StepErrorKind::Remote, StepErrorKind::Script];
@@ -109,7 +167,25 @@ fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
         Command::RunCode(call) => {
             Event::AttemptFinished { at, path: call.path.clone(), attempt: call.attempt, outcome: outcome(), entropy }
         }
-        Command::Wait { path, .. } => Event::WaitOver { at, path: path.clone() },
+        Command::Wait { path, .. } if dice.one_in(2) => Event::WaitOver { at, path: path.clone() },
+        Command::Wait { path, .. } => {
+            let party = ["", "ann", "bob", "cy"][(dice.next() % 4) as usize];
+            let slot = resume().key.slot(path.as_str(), party);
+            let decisions = [AnswerDecision::Answer, AnswerDecision::Approve, AnswerDecision::Reject];
+            let decision = decisions[(dice.next() % 3) as usize];
+            let slot = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, slot.0);
+            Event::Signaled { at, slot, content: Signal::Answered { decision, body: Arc::new(json!("body")) } }
+        }
+        Command::Enqueue(call) => Event::Enqueued { at, path: call.path.clone() },
+        Command::StartChild(call) => {
+            Event::ChildStarted { at, path: call.path.clone(), run: RunId::from_u128(u128::from(dice.next())) }
+        }
+        Command::TakeJobs(call) => {
+            let job =
+                |_| TakenJob { id: JobId::from_u128(u128::from(dice.next())), start: at, data: Arc::new(json!(1)) };
+            let jobs = (0..dice.next() % 3).map(job).collect();
+            Event::JobsTaken { at, path: call.path.clone(), jobs, more: dice.one_in(3) }
+        }
         other => panic!("nothing to answer: {other:?}"),
     }
 }
@@ -118,21 +194,22 @@ fn answer(command: &Command, dice: &SeededEntropy, at: Timestamp) -> Event {
 fn play(flow: &ValidFlow, trigger: Value, seed: u64) -> (Vec<Event>, Vec<RunState>) {
     let dice = SeededEntropy::new(seed);
     let mut now = Timestamp::from_millis(1_000);
-    let first = Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS };
-    let mut state = RunState::accepted(&first).unwrap();
+    let first =
+        Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS, parent: None };
+    let mut state = RunState::accepted(&first, resume()).unwrap();
     let (mut events, mut states) = (vec![first], vec![state.clone()]);
     let mut next = Event::Started { at: now, connections: Arc::default() };
     loop {
-        let commands = state.apply(flow, &next).unwrap();
+        state.apply(flow, &next).unwrap();
         events.push(next);
         states.push(state.clone());
-        assert_eq!(commands.last(), state.outstanding().as_ref().filter(|_| !commands.is_empty()));
         if state.end().is_some() {
             return (events, states);
         }
         assert!(events.len() < 2_000, "the run does not end");
         now = now.saturating_add(std::time::Duration::from_millis(dice.next() % 5_000));
-        next = answer(&state.outstanding().expect("a live run has something to do"), &dice, now);
+        assert!(!state.outstanding().is_empty(), "a live run has something to do");
+        next = answer(&state, &dice, now);
     }
 }
 
@@ -152,7 +229,7 @@ proptest! {
         let stored = serde_json::to_string(&events).unwrap();
         let read: Vec<Event> = serde_json::from_str(&stored).unwrap();
         prop_assert_eq!(&read, &events);
-        let mut replayed = RunState::accepted(&read[0]).unwrap();
+        let mut replayed = RunState::accepted(&read[0], resume()).unwrap();
         prop_assert_eq!(&replayed, &states[0]);
         for (event, expected) in read.iter().zip(&states).skip(1) {
             replayed.apply(&flow, event).unwrap();
@@ -168,7 +245,7 @@ proptest! {
         let holes: Vec<usize> = (1..events.len() - 1).filter(|index| matters(&events[*index])).collect();
         prop_assume!(!holes.is_empty());
         events.remove(holes[hole.index(holes.len())]);
-        let mut state = RunState::accepted(&events[0]).unwrap();
+        let mut state = RunState::accepted(&events[0], resume()).unwrap();
         let applied = events.iter().skip(1).try_for_each(|event| state.apply(&flow, event).map(|_| ()));
         prop_assert!(applied.is_err() || Some(&state) != states.last());
     }

@@ -265,3 +265,8 @@ pub(crate) fn admin_session(runtime: &Runtime, project: Option<ProjectId>) -> Se
         None => principal,
     })
 }
+
+/// The runs of one flow.
+pub(crate) fn of_flow(flow: ap_core::id::FlowId) -> ap_runtime::store::RunFilter {
+    ap_runtime::store::RunFilter { flow: Some(flow), ..ap_runtime::store::RunFilter::default() }
+}

@@ -7,7 +7,10 @@ use ap_core::{
     id::{FlowVersionId, ProjectId, RunId, UserId},
     store::{PageRequest, Revision, StoreError},
 };
-use ap_runtime::session::{ProjectSession, SessionError};
+use ap_runtime::{
+    session::{ProjectSession, SessionError},
+    store::RunFilter,
+};
 use serde_json::json;
 
 use super::support::{World, admin_session};
@@ -51,7 +54,7 @@ async fn nothing_of_another_project_exists() {
     missing(theirs.delete_connection("api").await);
     assert!(theirs.flows(&PageRequest::default()).await.unwrap().items.is_empty());
     assert!(theirs.flow_versions(flow, &PageRequest::default()).await.unwrap().items.is_empty());
-    assert!(theirs.runs(None, &PageRequest::default()).await.unwrap().items.is_empty());
+    assert!(theirs.runs(RunFilter::default(), &PageRequest::default()).await.unwrap().items.is_empty());
     assert!(theirs.connections(&PageRequest::default()).await.unwrap().items.is_empty());
     let audit = theirs.audit(&PageRequest::default()).await.unwrap();
     assert!(audit.items.iter().all(|event| event.scope() == other.into()));
@@ -79,7 +82,7 @@ async fn a_viewer_reads_and_changes_nothing() {
     let (flow, _) = world.publish(json!([])).await;
     let viewer = with_role(&world, Role::Viewer);
     assert!(viewer.flow(flow).await.is_ok());
-    assert!(viewer.runs(None, &PageRequest::default()).await.is_ok());
+    assert!(viewer.runs(RunFilter::default(), &PageRequest::default()).await.is_ok());
     denied(viewer.create_flow(FLOW).await);
     denied(viewer.update_flow(flow, Revision(2), FLOW).await);
     denied(viewer.publish_flow(flow).await);

@@ -93,7 +93,11 @@ async fn webhook(host: &Host, cast: &Cast) -> anyhow::Result<RunId> {
     let forged = HmacSha256::new(&"a key the sender made up".into())?;
     let delivery = Delivery { id: "delivery-2", ..delivery };
     let refused = send(host.address, &cast.address, &forged, &delivery, true).await?;
-    let runs = enter(&host.runtime, cast.project)?.runs(RunFilter { flow: Some(cast.flow), ..RunFilter::default() }, &PageRequest::default()).await?.items.len();
+    let runs = enter(&host.runtime, cast.project)?
+        .runs(RunFilter { flow: Some(cast.flow), ..RunFilter::default() }, &PageRequest::default())
+        .await?
+        .items
+        .len();
     promise(
         refused.status == 401 && runs == 1,
         format_args!("a wrong signature: answered {}, no run", refused.status),

@@ -111,10 +111,46 @@ impl<'v> Member<'v> {
         number
     }
 
+    /// As [`Member::whole`], for small numbers.
+    pub(super) fn count(&self, min: u32, max: u32, unit: &str, findings: &mut Findings) -> Option<u32> {
+        self.whole(min.into(), max.into(), unit, findings).and_then(|number| u32::try_from(number).ok())
+    }
+
+    /// One of `words`, or an error of the rule `option.range`.
+    pub(super) fn word<T: Copy>(&self, words: &[(&'static str, T)], findings: &mut Findings) -> Option<T> {
+        let text = self.text(findings)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+        if found.is_none() {
+            let fix = match nearest_match(text, words.iter().map(|(word, _)| *word)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("write one of {}", words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")),
+            };
+            findings.error(&self.pointer, "option.range", format!("`{}` has no meaning here", shorten(text)), fix);
+        }
+        found
+    }
+
+    /// The elements of an array of 1 to `max`, or an error and none.
+    pub(super) fn list(&self, max: usize, what: &str, findings: &mut Findings) -> Vec<Member<'v>> {
+        let Some(elements) = self.elements() else {
+            findings.wrong_type(self, &format!("an array of {what}"));
+            return Vec::new();
+        };
+        let elements: Vec<_> = elements.take(max + 1).collect();
+        if !(1..=max).contains(&elements.len()) {
+            let message = format!("these are not 1 to {max} {what}");
+            findings.error(&self.pointer, "option.range", message, format!("write 1 to {max} {what}"));
+            return Vec::new();
+        }
+        elements
+    }
+
     /// An object, or an error.
     pub(super) fn members(&self, findings: &mut Findings) -> Option<Members<'v>> {
         match self.value {
-            Value::Object(map) => Some(Members { map, pointer: self.pointer.clone(), known: Vec::new() }),
+            Value::Object(map) => {
+                Some(Members { map, pointer: self.pointer.clone(), known: Vec::new(), scattered: None })
+            }
             _ => {
                 findings.wrong_type(self, "an object");
                 None
@@ -129,6 +165,8 @@ pub(super) struct Members<'v> {
     map: &'v Map<String, Value>,
     pointer: String,
     known: Vec<&'static str>,
+    /// What stands for `settings`, whose members are then members of this object.
+    scattered: Option<&'v Value>,
 }
 
 impl<'v> Members<'v> {
@@ -137,8 +175,19 @@ impl<'v> Members<'v> {
         &self.pointer
     }
 
+    /// The same object, some members of which are its `settings`.
+    pub(super) fn with_settings<'s>(self, scattered: Option<&'s Value>) -> Members<'s>
+    where
+        'v: 's,
+    {
+        Members { scattered, ..self }
+    }
+
     /// Reads a member that may be absent.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Member<'v>> {
+        if let Some(value) = self.scattered.filter(|_| name == "settings") {
+            return Some(Member { value, pointer: self.pointer.clone() });
+        }
         self.known.push(name);
         let value = self.map.get(name)?;
         Some(Member { value, pointer: format!("{}/{name}", self.pointer) })
@@ -161,7 +210,7 @@ impl<'v> Members<'v> {
 
     /// Whether a member of this name is there.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.map.contains_key(name)
+        self.map.contains_key(name) || (name == "settings" && self.scattered.is_some())
     }
 
     /// The object itself.
@@ -171,7 +220,9 @@ impl<'v> Members<'v> {
 
     /// Reports every member that nobody asked for.
     pub(super) fn finish(self, findings: &mut Findings) {
-        for name in self.map.keys().filter(|name| !self.known.contains(&name.as_str())) {
+        let elsewhere = |name: &str| self.scattered.is_some_and(|settings| settings.get(name).is_some());
+        let unknown = |name: &&String| !self.known.contains(&name.as_str()) && !elsewhere(name);
+        for name in self.map.keys().filter(unknown) {
             if findings.is_full() {
                 return;
             }

@@ -19,8 +19,12 @@
 //!
 //! What parses and cannot be published is reported by [`ValidFlow::check`](super::ValidFlow::check).
 
+mod control;
 mod findings;
 mod options;
+mod pace;
+mod pause;
+mod queue;
 mod steps;
 mod trigger;
 
@@ -31,7 +35,7 @@ use serde_json::Value;
 use self::findings::{Findings, Member, Members};
 pub(super) use self::{
     findings::{clip, shorten},
-    steps::{CONTROL_WORDS, UNAVAILABLE, piece_input},
+    steps::{CONTROL_WORDS, input_of, settings_pointer},
 };
 use super::{Diagnostic, Diagnostics, FlowControl, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition};
 use crate::{
@@ -90,21 +94,14 @@ fn read(source: Value, limits: &FlowLimits) -> Result<FlowDefinition, Diagnostic
     let document = Member { value: &source, pointer: String::new() };
     let parts = reader.document(&document);
     let deferred = reader.findings.finish()?;
-    let Some((display_name, triggers, steps)) = parts else {
+    let Some((display_name, triggers, steps, control)) = parts else {
         // A document without parts has said why; were that ever forgotten, it must still not pass for a flow.
         return Err(Diagnostics(vec![not_a_flow()]));
     };
-    Ok(FlowDefinition {
-        display_name,
-        triggers,
-        steps,
-        control: FlowControl::default(),
-        source: Arc::new(source),
-        deferred,
-    })
+    Ok(FlowDefinition { display_name, triggers, steps, control, source: Arc::new(source), deferred })
 }
 
-type Parts = (String, Vec<TriggerDefinition>, Vec<Step>);
+type Parts = (String, Vec<TriggerDefinition>, Vec<Step>, FlowControl);
 
 impl Reader<'_> {
     fn document(&mut self, document: &Member<'_>) -> Option<Parts> {
@@ -131,11 +128,12 @@ impl Reader<'_> {
             Some(steps) => self.step_list(&steps, 1),
             None => Vec::new(),
         };
+        let control = self.control(&mut members);
         members.finish(&mut self.findings);
         let mut triggers = triggers?;
         let mut steps = steps;
         self.assign_names(&mut triggers, &mut steps);
-        Some((display_name?, triggers, steps))
+        Some((display_name?, triggers, steps, control))
     }
 
     /// The display name of a flow or step: 1 character to the limit, not only white space.
@@ -156,6 +154,10 @@ impl Reader<'_> {
             self.unnamed.insert(members.pointer().to_owned());
             return None;
         };
+        self.step_name(&name)
+    }
+
+    fn step_name(&mut self, name: &Member<'_>) -> Option<StepName> {
         let text = name.text(&mut self.findings)?;
         let parsed = StepName::new(text);
         if parsed.is_none() {
@@ -195,6 +197,14 @@ impl Reader<'_> {
         }
         // What is still faulty was beyond the number of errors that are told at once.
         Template::compile(&blanked).or_else(|_| Template::compile(&Value::Null)).ok()
+    }
+
+    /// As [`Reader::template`], with the value if nothing is to be resolved in it and nothing was wrong with it.
+    fn literal(&mut self, member: &Member<'_>) -> Option<(Template, Option<Value>)> {
+        let sound = Template::compile(member.value).is_ok();
+        let template = self.template(member)?;
+        let literal = template.as_literal().filter(|_| sound).cloned();
+        Some((template, literal))
     }
 
     /// Keeps a finding about a template: an expression for publishing, everything else as an error.

@@ -11,11 +11,7 @@ use super::{
 use crate::flow::{IdempotencyKey, OnError, RetryPolicy, StepOptions};
 
 /// Which options have a meaning for a kind of step.
-pub(super) struct Applicable {
-    names: &'static [&'static str],
-    /// Whether they may also stand inside `settings`, as in the guide.
-    in_settings: bool,
-}
+pub(super) struct Applicable(&'static [&'static str]);
 
 impl Reader<'_> {
     /// Reads the options of the step `members`, from beside its `settings` and from inside. What is wrong is reported
@@ -44,7 +40,7 @@ impl Reader<'_> {
     ) -> Option<Member<'v>> {
         let beside = members.take(name);
         let inside = match members.map().get("settings").and_then(|settings| settings.get(name)) {
-            Some(value) if applicable.in_settings && PIECE_OPTIONS.contains(&name) => {
+            Some(value) if PIECE_OPTIONS.contains(&name) => {
                 Some(Member { value, pointer: format!("{}/settings/{name}", members.pointer()) })
             }
             _ => None,
@@ -53,7 +49,7 @@ impl Reader<'_> {
             self.conflict(beside, &format!("`{name}` is given twice, here and in `settings`"));
         }
         let option = beside.or(inside)?;
-        if applicable.names.contains(&name) {
+        if applicable.0.contains(&name) {
             return Some(option);
         }
         let message = format!("`{name}` means nothing for this type of step");
@@ -240,20 +236,16 @@ impl Reader<'_> {
 pub(in crate::flow) const PIECE_OPTIONS: [&str; 6] =
     ["errorHandlingOptions", "failureHandling", "idempotencyKey", "onError", "retry", "timeout"];
 
-pub(super) const PIECE: Applicable = Applicable {
-    names: &["errorHandlingOptions", "failureHandling", "idempotencyKey", "onError", "retry", "skip", "timeout"],
-    in_settings: true,
-};
-pub(super) const CODE: Applicable = Applicable {
-    names: &["errorHandlingOptions", "failureHandling", "onError", "retry", "skip", "timeout"],
-    in_settings: true,
-};
+pub(super) const PIECE: Applicable =
+    Applicable(&["errorHandlingOptions", "failureHandling", "idempotencyKey", "onError", "retry", "skip", "timeout"]);
+pub(super) const CODE: Applicable =
+    Applicable(&["errorHandlingOptions", "failureHandling", "onError", "retry", "skip", "timeout"]);
 /// Steps that run at once or run others: nothing to retry, to time or to key.
-pub(super) const CONTROL: Applicable = Applicable { names: &["onError", "skip"], in_settings: true };
+pub(super) const CONTROL: Applicable = Applicable(&["onError", "skip"]);
 /// A step that ends the run.
-pub(super) const END: Applicable = Applicable { names: &["skip"], in_settings: true };
-/// Steps whose settings are not read yet.
-pub(super) const FUTURE: Applicable = Applicable { names: PIECE.names, in_settings: false };
+pub(super) const END: Applicable = Applicable(&["skip"]);
+/// A step that waits for another flow.
+pub(super) const SUBFLOW: Applicable = Applicable(&["onError", "skip", "timeout"]);
 
 const MAX_ATTEMPTS: u64 = 20;
 const MAX_INITIAL_MS: u64 = 3_600_000;

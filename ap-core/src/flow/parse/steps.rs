@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 use super::{
     Reader,
     findings::{Member, Members, shorten},
-    options::{CODE, CONTROL, END, FUTURE, PIECE, PIECE_OPTIONS},
+    options::{CODE, CONTROL, END, PIECE, PIECE_OPTIONS, SUBFLOW},
 };
-use crate::flow::{
-    BranchCondition, BranchStep, CodeStep, FailStep, LoopStep, PieceStep, RespondStep, Step, StepKind, StepName,
+use crate::{
+    flow::{CodeStep, PieceStep, Step, StepKind, StepName, StepOptions},
+    nearest::nearest_match,
 };
 
 impl Reader<'_> {
@@ -25,12 +26,13 @@ impl Reader<'_> {
             if self.findings.is_full() || self.steps > self.limits.max_steps() {
                 break;
             }
-            steps.extend(self.step(&element, level));
+            steps.extend(self.step(&element, level, Place::List));
         }
         steps
     }
 
-    fn step(&mut self, step: &Member<'_>, level: usize) -> Option<Step> {
+    /// Reads one step that stands at `place`.
+    pub(super) fn step(&mut self, step: &Member<'_>, level: usize, place: Place) -> Option<Step> {
         self.steps += 1;
         let (max_steps, max_nesting) = (self.limits.max_steps(), self.limits.max_nesting());
         if self.steps > max_steps {
@@ -43,7 +45,11 @@ impl Reader<'_> {
             self.findings.error(&step.pointer, "flow.nesting.limit", message, "flatten the flow");
             return None;
         }
-        let mut members = step.members(&mut self.findings)?;
+        let members = step.members(&mut self.findings)?;
+        // The settings of what is done with a job may stand in it without `settings` (guide §6.2).
+        let scattered =
+            (place == Place::Job && !members.has("settings")).then(|| Value::Object(scattered(members.map())));
+        let mut members = members.with_settings(scattered.as_ref());
         let name = self.name(&mut members);
         if let Some(name) = members.take("displayName") {
             self.display_name(&name);
@@ -53,57 +59,35 @@ impl Reader<'_> {
         let Some((kind, word)) = kind.as_ref().zip(word) else {
             return None; // Without a type there is no telling which members belong here.
         };
-        let (kind, options) = match word {
-            "branch" => (self.branch(&mut members, level), self.options(&mut members, &CONTROL, level)),
-            "code" => (self.code(&mut members), self.options(&mut members, &CODE, level)),
-            "fail" => (self.fail(&mut members), self.options(&mut members, &END, level)),
-            "loop" => (self.loop_over(&mut members, level), self.options(&mut members, &CONTROL, level)),
-            "respond" => (self.respond(&mut members), self.options(&mut members, &CONTROL, level)),
-            _ => match UNAVAILABLE.into_iter().find(|known| *known == word) {
-                Some(word) => {
-                    members.take("settings"); // Not read before the word is available.
-                    let (rule, message) = ("step.unavailable", format!("`{word}` is not available yet"));
-                    self.findings.error(members.pointer(), rule, message, "leave it out");
-                    (None, self.options(&mut members, &FUTURE, level))
-                }
-                None => (self.piece(word, kind, &mut members), self.options(&mut members, &PIECE, level)),
-            },
-        };
+        let (kind, options) = self.kind(word, kind, &mut members, level);
         members.finish(&mut self.findings);
         let name = name.unwrap_or_else(|| StepName::numbered("step", 0));
         Some(Step { name, pointer: step.pointer.clone(), kind: kind?, options })
     }
 
-    fn branch(&mut self, members: &mut Members<'_>, level: usize) -> Option<StepKind> {
-        let mut settings = self.settings(members)?;
-        let condition = settings.require("condition", "a template or a comparison", &mut self.findings);
-        let condition = condition.and_then(|condition| self.condition(&condition));
-        let if_true = settings.take("ifTrue").map(|list| self.step_list(&list, level + 1));
-        let if_false = settings.take("ifFalse").map(|list| self.step_list(&list, level + 1));
-        self.finish_settings(settings);
-        Some(StepKind::Branch(BranchStep {
-            condition: condition?,
-            if_true: if_true.unwrap_or_default(),
-            if_false: if_false.unwrap_or_default(),
-        }))
-    }
-
-    /// Reads a condition; expressions in it are kept for publishing, as in any template.
-    fn condition(&mut self, condition: &Member<'_>) -> Option<BranchCondition> {
-        let errors = match BranchCondition::parse(condition.value, &condition.pointer) {
-            Ok(parsed) => return Some(parsed),
-            Err(errors) => errors,
+    fn kind(
+        &mut self,
+        word: &str,
+        kind: &Member<'_>,
+        members: &mut Members<'_>,
+        level: usize,
+    ) -> (Option<StepKind>, StepOptions) {
+        let (kind, applicable) = match word {
+            "branch" => (self.branch(members, level), CONTROL),
+            "code" => (self.code(members), CODE),
+            "delay" => (self.delay(members), CONTROL),
+            "fail" => (self.fail(members), END),
+            "loop" => (self.loop_over(members, level), CONTROL),
+            "parallel" => (self.parallel(members, level), CONTROL),
+            "queue.enqueue" => (self.enqueue(members), CONTROL),
+            "queue.process" => (self.process(members, level), CONTROL),
+            "respond" => (self.respond(members), CONTROL),
+            "router" => (self.router(members, level), CONTROL),
+            "subflow" => (self.subflow(members), SUBFLOW),
+            "wait" => (self.wait(members), CONTROL),
+            _ => (self.piece(word, kind, members), PIECE),
         };
-        let mut blanked = condition.value.clone();
-        for error in errors {
-            let place = error.pointer.strip_prefix(&condition.pointer).unwrap_or_default();
-            if let Some(leaf) = blanked.pointer_mut(place) {
-                *leaf = Value::Bool(false);
-            }
-            self.keep(error);
-        }
-        let rest = BranchCondition::parse(&blanked, &condition.pointer);
-        rest.or_else(|_| BranchCondition::parse(&Value::Bool(false), &condition.pointer)).ok()
+        (kind, self.options(members, &applicable, level))
     }
 
     fn code(&mut self, members: &mut Members<'_>) -> Option<StepKind> {
@@ -180,99 +164,6 @@ impl Reader<'_> {
         }
     }
 
-    fn fail(&mut self, members: &mut Members<'_>) -> Option<StepKind> {
-        let mut settings = self.settings(members)?;
-        let message = settings.require("message", "the text of the error", &mut self.findings);
-        self.finish_settings(settings);
-        let message = message?;
-        if message.text(&mut self.findings)?.trim().is_empty() {
-            let fix = "say what went wrong";
-            self.findings.error(&message.pointer, "fail.message", "the message is empty", fix);
-            return None;
-        }
-        Some(StepKind::Fail(FailStep { message: self.template(&message)? }))
-    }
-
-    fn loop_over(&mut self, members: &mut Members<'_>, level: usize) -> Option<StepKind> {
-        let mut settings = self.settings(members)?;
-        let items = settings.require("items", "an array, or a template that gives one", &mut self.findings);
-        let items = items.and_then(|items| self.items(&items));
-        let list = settings.take("steps");
-        let single = settings.take("action");
-        let steps = match (list, single) {
-            (Some(list), None) => self.step_list(&list, level + 1),
-            (None, Some(single)) => self.step(&single, level + 1).into_iter().collect(),
-            (Some(list), Some(_)) => {
-                let message = "a loop has `steps` or one `action`, not both";
-                self.findings.error(&list.pointer, "member.conflict", message, "move the action into `steps`");
-                Vec::new()
-            }
-            (None, None) => {
-                let fix = "add `steps`: what is done with each item";
-                self.findings.error(settings.pointer(), "member.required", "`steps` is missing", fix);
-                Vec::new()
-            }
-        };
-        self.finish_settings(settings);
-        Some(StepKind::Loop(LoopStep { items: items?, steps, concurrency: 1 }))
-    }
-
-    fn items(&mut self, items: &Member<'_>) -> Option<crate::expr::Template> {
-        if !matches!(items.value, Value::String(_) | Value::Array(_)) {
-            self.findings.wrong_type(items, "an array, or a template that gives one");
-            return None;
-        }
-        let template = self.template(items)?;
-        if template.as_literal().is_some_and(Value::is_string) {
-            let fix = "write an array, or a template such as `{{trigger.body.items}}`";
-            self.findings.error(&items.pointer, "loop.items", "this text is no list", fix);
-            return None;
-        }
-        Some(template)
-    }
-
-    fn respond(&mut self, members: &mut Members<'_>) -> Option<StepKind> {
-        let mut settings = match members.take("settings") {
-            Some(settings) => settings.members(&mut self.findings)?,
-            None => return Some(StepKind::Respond(self.response(None, None, None, false)?)),
-        };
-        let (status, headers, body) = (settings.take("status"), settings.take("headers"), settings.take("body"));
-        let stop = settings.take("stop").map(|stop| stop.flag(&mut self.findings));
-        self.finish_settings(settings);
-        let response = self.response(status.as_ref(), headers.as_ref(), body.as_ref(), stop.flatten().unwrap_or(false));
-        response.map(StepKind::Respond)
-    }
-
-    fn response(
-        &mut self,
-        status: Option<&Member<'_>>,
-        headers: Option<&Member<'_>>,
-        body: Option<&Member<'_>>,
-        stop: bool,
-    ) -> Option<RespondStep> {
-        let absent = |value| Member { value, pointer: String::new() };
-        let (ok, none, null) = (Value::from(200), Value::Object(Map::new()), Value::Null);
-        let status = status.cloned().unwrap_or_else(|| absent(&ok));
-        let headers = headers.cloned().unwrap_or_else(|| absent(&none));
-        let body = body.cloned().unwrap_or_else(|| absent(&null));
-        let (code, fields, content) = (self.template(&status), self.template(&headers), self.template(&body));
-        let (code, fields, content) = (code?, fields?, content?);
-        let in_range = |literal: &Value| literal.as_u64().is_some_and(|code| (200..=599).contains(&code));
-        if code.as_literal().is_some_and(|literal| !in_range(literal)) {
-            let fix = "write a number, or a template that gives one";
-            self.findings.error(&status.pointer, "respond.status", "a status is a number from 200 to 599", fix);
-        }
-        let usable = match headers.value {
-            Value::Object(map) => map.values().all(|value| !value.is_object() && !value.is_array() && !value.is_null()),
-            _ => fields.as_path().is_some(),
-        };
-        if !usable {
-            let fix = "write an object of texts, or one template that gives it";
-            self.findings.error(&headers.pointer, "respond.headers", "headers are an object of texts", fix);
-        }
-        Some(RespondStep { status: code, headers: fields, body: content, stop })
-    }
-
     fn piece(&mut self, word: &str, kind: &Member<'_>, members: &mut Members<'_>) -> Option<StepKind> {
         let settings = match members.take("settings") {
             Some(settings) => settings.members(&mut self.findings).map(|members| (settings, members)),
@@ -282,9 +173,14 @@ impl Reader<'_> {
             Some((piece, action)) => (piece, Some(action)),
             None => (word, None),
         };
-        if !is_piece_name(piece) || action.is_some_and(|action| !is_action_name(action)) {
+        let reserved = piece == "queue";
+        if reserved || !is_piece_name(piece) || action.is_some_and(|action| !is_action_name(action)) {
             let message = format!("`{}` is no step type", shorten(word));
-            let fix = format!("write one of {}, or `piece.action`", CONTROL_WORDS.join(", "));
+            let near = if reserved { nearest_match(word, CONTROL_WORDS) } else { None };
+            let fix = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("write one of {}, or `piece.action`", CONTROL_WORDS.join(", ")),
+            };
             self.findings.error(&kind.pointer, "step.type.invalid", message, fix);
             return None;
         }
@@ -298,12 +194,12 @@ impl Reader<'_> {
     }
 
     /// The `settings` of a control word that needs them.
-    fn settings<'v>(&mut self, members: &mut Members<'v>) -> Option<Members<'v>> {
+    pub(super) fn settings<'v>(&mut self, members: &mut Members<'v>) -> Option<Members<'v>> {
         members.require("settings", "an object", &mut self.findings)?.members(&mut self.findings)
     }
 
     /// Ends the reading of a control word's settings, where options may stand, too.
-    fn finish_settings(&mut self, mut settings: Members<'_>) {
+    pub(super) fn finish_settings(&mut self, mut settings: Members<'_>) {
         for option in PIECE_OPTIONS {
             settings.note(option);
         }
@@ -311,26 +207,73 @@ impl Reader<'_> {
     }
 }
 
+/// Where a step stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the `action` of a `queue.process`.
+    Job,
+    /// It is one of a list, or the `action` of a loop.
+    List,
+}
+
+/// Where the settings of the step at `pointer` stand: in its `settings`, or in the step itself.
+pub(in crate::flow) fn settings_pointer(source: &Value, pointer: &str) -> String {
+    let step = source.pointer(pointer);
+    let apart = step.is_none_or(|step| step.get("settings").is_some());
+    if apart { format!("{pointer}/settings") } else { pointer.to_owned() }
+}
+
+/// The input of the piece step at `pointer`: its settings without the options that stand among them.
+pub(in crate::flow) fn input_of(source: &Value, pointer: &str) -> Map<String, Value> {
+    let step = source.pointer(pointer);
+    match step.and_then(|step| step.get("settings")) {
+        Some(settings) => settings.as_object().map_or_else(Map::new, piece_input),
+        None => step.and_then(Value::as_object).map_or_else(Map::new, scattered),
+    }
+}
+
 /// The settings of a piece step without the options that stand among them: what the action gets.
-pub(in crate::flow) fn piece_input(settings: &Map<String, Value>) -> Map<String, Value> {
+fn piece_input(settings: &Map<String, Value>) -> Map<String, Value> {
     let input = settings.iter().filter(|(name, _)| !PIECE_OPTIONS.contains(&name.as_str()));
     input.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn is_piece_name(name: &str) -> bool {
+/// The settings of a step that has them scattered among its members.
+fn scattered(step: &Map<String, Value>) -> Map<String, Value> {
+    let is_script = step.get("type").is_some_and(|word| word == "code");
+    let is_setting =
+        |name: &str| !STEP_MEMBERS.contains(&name) && !PIECE_OPTIONS.contains(&name) && !(is_script && name == "input");
+    let settings = step.iter().filter(|(name, _)| is_setting(name));
+    settings.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+pub(super) fn is_piece_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= StepName::MAX_LEN
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-fn is_action_name(name: &str) -> bool {
+pub(super) fn is_action_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= StepName::MAX_LEN
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-/// Control words that run today.
-pub(in crate::flow) const CONTROL_WORDS: [&str; 5] = ["branch", "code", "fail", "loop", "respond"];
+/// Step types that are no actions of a piece.
+pub(in crate::flow) const CONTROL_WORDS: [&str; 12] = [
+    "branch",
+    "code",
+    "delay",
+    "fail",
+    "loop",
+    "parallel",
+    "queue.enqueue",
+    "queue.process",
+    "respond",
+    "router",
+    "subflow",
+    "wait",
+];
 
-/// Control words that parse and cannot be published yet.
-pub(in crate::flow) const UNAVAILABLE: [&str; 5] = ["delay", "parallel", "router", "subflow", "wait"];
+/// What stands beside the settings of every step.
+const STEP_MEMBERS: [&str; 4] = ["displayName", "name", "skip", "type"];

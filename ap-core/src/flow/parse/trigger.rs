@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     Reader,
     findings::{Member, Members, shorten},
+    steps::{is_action_name, is_piece_name},
 };
 use crate::{
     expr::{Key, Template},
@@ -83,12 +84,10 @@ impl Reader<'_> {
                 Some(TriggerKind::Manual)
             }
             _ => match word.split_once('.') {
-                Some((piece, trigger)) if !piece.is_empty() && !trigger.is_empty() => {
-                    let none = Value::Object(Map::new());
-                    let absent = Member { value: &none, pointer: String::new() };
-                    let input = self.template(settings.as_ref().unwrap_or(&absent))?;
+                Some((piece, trigger)) if is_piece_name(piece) && is_action_name(trigger) => {
+                    let (interval, input) = self.poll(settings, members)?;
                     let (piece, trigger) = (piece.to_owned(), trigger.to_owned());
-                    Some(TriggerKind::Piece(PollSettings { piece, trigger, input, interval: DEFAULT_INTERVAL }))
+                    Some(TriggerKind::Piece(PollSettings { piece, trigger, input, interval }))
                 }
                 _ => {
                     let message = format!("`{}` is no trigger type", shorten(word));
@@ -100,17 +99,38 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads what is polled with and how often.
+    fn poll(&mut self, settings: Option<Member<'_>>, beside: &mut Members<'_>) -> Option<(Duration, Template)> {
+        let interval = beside.take("pollIntervalMs");
+        let interval =
+            interval.map(|time| time.whole(MIN_INTERVAL_MS, MAX_INTERVAL_MS, "milliseconds", &mut self.findings));
+        let none = Value::Object(Map::new());
+        let settings = settings.unwrap_or_else(|| Member { value: &none, pointer: String::new() });
+        settings.members(&mut self.findings)?;
+        let input = self.template(&settings)?;
+        Some((Duration::from_millis(interval.unwrap_or(Some(DEFAULT_INTERVAL_MS))?), input))
+    }
+
     fn schedule(&mut self, settings: Option<&Member<'_>>) -> Option<TriggerKind> {
-        let (mut cron_expression, mut timezone) = (None, None);
+        let mut schedule = ScheduleSettings {
+            cron_expression: None,
+            timezone: None,
+            overlap: Overlap::default(),
+            catch_up: CatchUp::default(),
+        };
         if let Some(settings) = settings {
             let mut settings = settings.members(&mut self.findings)?;
-            cron_expression = settings.take("cronExpression").and_then(|text| text.text(&mut self.findings));
-            timezone = settings.take("timezone").and_then(|text| text.text(&mut self.findings));
+            let [expression, zone] = ["cronExpression", "timezone"].map(|name| {
+                let text = settings.take(name).and_then(|text| text.text(&mut self.findings));
+                text.map(str::to_owned)
+            });
+            let overlap = settings.take("overlap").and_then(|word| word.word(&OVERLAPS, &mut self.findings));
+            let catch_up = settings.take("catchUp").and_then(|word| word.word(&CATCH_UPS, &mut self.findings));
             settings.finish(&mut self.findings);
+            (schedule.cron_expression, schedule.timezone) = (expression, zone);
+            (schedule.overlap, schedule.catch_up) = (overlap.unwrap_or_default(), catch_up.unwrap_or_default());
         }
-        let (cron_expression, timezone) = (cron_expression.map(str::to_owned), timezone.map(str::to_owned));
-        let (overlap, catch_up) = (Overlap::default(), CatchUp::default());
-        Some(TriggerKind::Schedule(ScheduleSettings { cron_expression, timezone, overlap, catch_up }))
+        Some(TriggerKind::Schedule(schedule))
     }
 
     fn webhook(&mut self, settings: Option<&Member<'_>>, beside: &mut Members<'_>) -> Option<WebhookSettings> {
@@ -296,7 +316,11 @@ fn is_pointer(text: &str) -> bool {
             .all(|(byte, next)| byte != b'~' || matches!(next, Some(b'0' | b'1')))
 }
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
+const CATCH_UPS: [(&str, CatchUp); 3] = [("all", CatchUp::All), ("none", CatchUp::None), ("one", CatchUp::One)];
+const DEFAULT_INTERVAL_MS: u64 = 300_000;
 const MAX_DEDUPE_KEY: usize = 256;
 const MAX_HEADER_NAME: usize = 256;
+const MAX_INTERVAL_MS: u64 = 86_400_000;
 const MAX_PREFIX: usize = 64;
+const MIN_INTERVAL_MS: u64 = 1_000;
+const OVERLAPS: [(&str, Overlap); 3] = [("allow", Overlap::Allow), ("queue", Overlap::Queue), ("skip", Overlap::Skip)];

@@ -5,19 +5,24 @@
 //! | Rule | Meaning |
 //! | --- | --- |
 //! | `trigger.required`, `trigger.several` | a flow has exactly one trigger |
-//! | `trigger.unavailable`, `trigger.handshake.unavailable` | schedules, piece triggers and handshakes do not run yet |
-//! | `name.duplicate` | names of steps and triggers are unique in the flow |
+//! | `trigger.schedule.expression` | a schedule that does not say when |
+//! | `trigger.handshake.unavailable` | handshakes do not run yet |
+//! | `name.duplicate` | names of steps and triggers are unique in the flow, those of branches in their step |
 //! | `flow.steps.limit`, `flow.nesting.limit` | as at parsing, with the limits of this check |
-//! | `step.unavailable`, `option.unavailable` | control words and options that do not run yet |
-//! | `piece.unknown`, `action.unknown` | the host handed in no such piece or action |
-//! | `property.*` | settings that the action's [`Properties`](crate::property::Properties) refuse |
+//! | `piece.unknown`, `action.unknown`, `trigger.unknown` | the host handed in no such piece, action or trigger |
+//! | `property.*` | settings that the [`Properties`](crate::property::Properties) of the action or trigger refuse |
+//! | `subflow.flow` | a literal that is no id of a flow |
+//! | `wait.parties`, `wait.required` | somebody is waited for twice; more must answer than are waited for |
 //! | `reference.root` | a path begins with something unknown |
 //! | `reference.path` | a path reads a root in a way that root does not allow |
 //! | `reference.step` | `steps.x` where no step `x` exists |
-//! | `reference.order` | a step that has not run yet where it is read, such as a later one or one of the other branch |
-//! | `reference.inside` | a loop or branch that is read from within itself |
-//! | `reference.maybe` | a step that may not have run (inside a loop or branch, or skipped), read without `?.` or `??` |
-//! | `reference.loop` | `item` or `index` outside a loop |
+//! | `reference.order` | a step that has not run yet where it is read, such as a later one or one of another branch |
+//! | `reference.inside` | a step that is read from within itself |
+//! | `reference.maybe` | a step that may not have run (inside another, or skipped), or the output of one whose failure is handled, read without `?.` or `??` |
+//! | `reference.loop` | `item` or `index` outside a loop and the work on a job |
+//! | `reference.wait` | `$wait` that names no `wait` step ahead in the same iteration, or nobody it waits for |
+//! | `reference.control` | a key of flow control that reads something else than `trigger` |
+//! | `reference.poll` | settings of a polled trigger that read something else than `connections` |
 //! | `reference.connection` | not `connections.name` or `connections.name.field`, or no possible name |
 //! | `variable.unavailable` | project variables do not exist yet |
 //! | `template.expression` | an expression that is no path: it needs the code sandbox |
@@ -26,13 +31,17 @@
 //!
 //! | Rule | Meaning |
 //! | --- | --- |
-//! | `steps.empty` | a flow, loop or branch without steps |
+//! | `steps.empty` | a flow, a step that runs others, a branch or a handler without steps |
 //! | `step.unreachable` | a step behind one that always ends the run |
-//! | `respond.unheard` | a `respond` in a flow that no webhook starts |
+//! | `respond.unheard` | a `respond` in a flow that a schedule or a poll starts |
 //! | `trigger.authentication.absent` | a webhook that says nothing about who may call it |
 
 mod references;
+mod sameness;
 mod structure;
+mod templates;
+mod triggers;
+mod waits;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -41,7 +50,7 @@ use super::{
     Diagnostic, Diagnostics, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition,
     diagnostic::MAX_DIAGNOSTICS, parse::clip,
 };
-use crate::piece::{Action, PieceSet};
+use crate::piece::{Action, PieceSet, Trigger};
 
 /// A flow that can run: the proof that every structural rule held. Cheap to clone.
 ///
@@ -60,6 +69,7 @@ pub struct ValidFlow(Arc<Checked>);
 struct Checked {
     definition: FlowDefinition,
     trigger: TriggerDefinition,
+    piece_trigger: Option<Arc<dyn Trigger>>,
     actions: HashMap<StepName, Arc<dyn Action>>,
     connections: Vec<ConnectionUse>,
     warnings: Vec<Diagnostic>,
@@ -91,9 +101,17 @@ impl ValidFlow {
         let connections = References::check(&definition, &mut found);
         match definition.triggers.first().cloned() {
             Some(trigger) if found.errors.is_empty() => {
-                let Structure { actions, places } = structure;
+                let Structure { actions, places, trigger: piece_trigger } = structure;
                 let warnings = found.warnings;
-                Ok(Self(Arc::new(Checked { definition, trigger, actions, connections, warnings, places })))
+                Ok(Self(Arc::new(Checked {
+                    definition,
+                    trigger,
+                    piece_trigger,
+                    actions,
+                    connections,
+                    warnings,
+                    places,
+                })))
             }
             _ => Err(found.into_diagnostics()),
         }
@@ -109,6 +127,12 @@ impl ValidFlow {
     #[must_use]
     pub fn trigger(&self) -> &TriggerDefinition {
         &self.0.trigger
+    }
+
+    /// The trigger of a piece that is polled to start runs; `None` if something else starts them.
+    #[must_use]
+    pub fn piece_trigger(&self) -> Option<&Arc<dyn Trigger>> {
+        self.0.piece_trigger.as_ref()
     }
 
     /// Name for people.
@@ -135,6 +159,16 @@ impl ValidFlow {
         let (first, inner) = self.0.places.get(name)?.split_first()?;
         let top = self.steps().get(*first)?;
         inner.iter().try_fold(top, |step, index| step.children().nth(*index))
+    }
+
+    /// Whether both flows have a step of this name that does the same in the same way, the steps inside it included. Names
+    /// for people and places in the source do not count.
+    #[must_use]
+    pub fn same_step(&self, other: &Self, name: &str) -> bool {
+        match (self.step(name), other.step(name)) {
+            (Some(one), Some(two)) => sameness::same_step(one, two),
+            _ => false,
+        }
     }
 
     /// Every reference to a connection, the trigger's first, then in the order of the steps.

@@ -4,13 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::{ConnectionUse, Found};
+use super::{ConnectionUse, Found, templates, waits::OpenWaits};
 use crate::{
     connection::check_name,
     expr::{Key, Reference, Segment, Template},
-    flow::{
-        Diagnostic, FlowDefinition, IdempotencyKey, Step, StepKind, TriggerKind, WebhookAuthentication, parse::shorten,
-    },
+    flow::{Diagnostic, FlowDefinition, Step, StepKind, TriggerKind, parse::shorten},
     nearest::nearest_match,
 };
 
@@ -22,8 +20,10 @@ pub(super) struct References<'f> {
     all: HashSet<&'f str>,
     /// The steps that have begun, or may have, where the walk stands.
     standing: HashMap<&'f str, Standing>,
-    /// How many loops are around where the walk stands.
+    /// How many loops are around where the walk stands; the work on a job counts as one.
     loops: usize,
+    /// The `wait` steps whose tokens can be read where the walk stands.
+    waits: OpenWaits<'f>,
     connections: Vec<ConnectionUse>,
 }
 
@@ -32,9 +32,11 @@ pub(super) struct References<'f> {
 enum Standing {
     /// It has run: it stands before in the same list, or in one around it.
     Before,
-    /// It is a loop or branch around the place.
+    /// It is a step around the place, and not over.
     Around,
-    /// It stands in a loop or branch that is over, and may not have run.
+    /// It is the step whose failure is handled at the place.
+    Failed,
+    /// It stands inside a step that is over, and may not have run.
     Nested,
     /// It is passed over.
     Skipped,
@@ -50,47 +52,71 @@ impl<'f> References<'f> {
             all,
             standing: HashMap::new(),
             loops: 0,
+            waits: OpenWaits::new(&definition.steps),
             connections: Vec::new(),
         };
         for trigger in &definition.triggers {
-            if let TriggerKind::Webhook(webhook) = &trigger.kind {
-                let pointer = format!("{}/settings/authentication", trigger.pointer);
-                for (name, template) in secrets(&webhook.authentication) {
-                    walk.template(&format!("{pointer}/{name}"), template);
+            for (pointer, template) in templates::of_trigger(trigger) {
+                match &trigger.kind {
+                    TriggerKind::Piece(_) => walk.poll_input(&pointer, template),
+                    _ => walk.template(&pointer, template),
                 }
             }
+        }
+        for (pointer, key) in templates::of_control(&definition.control) {
+            walk.control_key(pointer, key);
         }
         walk.list(&definition.steps);
         walk.connections
     }
 
     fn list(&mut self, steps: &'f [Step]) {
+        self.waits.open(steps);
         for step in steps {
             self.step(step);
         }
     }
 
     fn step(&mut self, step: &'f Step) {
-        for (pointer, template) in templates(step, self.source) {
+        for (pointer, template) in templates::of_step(step, self.source) {
             self.template(&pointer, template);
         }
+        self.waits.close(step);
         let name = step.name.as_str();
-        let is_loop = matches!(step.kind, StepKind::Loop(_) | StepKind::Process(_));
         self.standing.insert(name, Standing::Around);
-        self.loops += usize::from(is_loop);
-        for list in step.lists() {
-            self.list(list);
-            // What ran in one list has not run in the others.
-            self.stand(list, None);
+        if matches!(step.kind, StepKind::Loop(_) | StepKind::Process(_)) {
+            let around = self.waits.enter();
+            self.loops += 1;
+            self.lists_of(step);
+            self.loops -= 1;
+            self.waits.leave(around);
+        } else {
+            self.lists_of(step);
         }
-        self.loops -= usize::from(is_loop);
         let (inner, own) = if step.options.skip {
             (Standing::Skipped, Standing::Skipped)
         } else {
             (Standing::Nested, Standing::Before)
         };
-        step.lists().for_each(|list| self.stand(list, Some(inner)));
+        lists(step).for_each(|list| self.stand(list, Some(inner)));
+        self.standing.insert(name, Standing::Failed);
+        self.list(step.handler());
+        self.stand(step.handler(), Some(inner));
         self.standing.insert(name, own);
+    }
+
+    /// Walks the lists of a step, the handler of a failure aside.
+    fn lists_of(&mut self, step: &'f Step) {
+        let side_by_side = matches!(step.kind, StepKind::Parallel(_));
+        for list in lists(step) {
+            if side_by_side {
+                lists(step).for_each(|other| self.waits.open(other));
+            }
+            self.list(list);
+            // What ran in one list has not run in the others.
+            self.stand(list, None);
+        }
+        lists(step).flatten().for_each(|inner| self.waits.close(inner));
     }
 
     /// Sets what is known about all of `steps` and those inside them.
@@ -101,6 +127,28 @@ impl<'f> References<'f> {
                 None => self.standing.remove(step.name.as_str()),
             };
             step.lists().for_each(|list| self.stand(list, standing));
+        }
+    }
+
+    /// What a trigger is polled with: nothing has happened yet that it could read.
+    fn poll_input(&mut self, pointer: &str, input: &Template) {
+        for reference in input.references() {
+            let place = format!("{pointer}{}", reference.pointer);
+            if begins_with(reference, "connections") {
+                self.reference(&place, reference);
+            } else {
+                let message = "a poll begins before there is anything else to read than connections";
+                self.error(&place, "reference.poll", message, "write `connections.name.field`, or the value");
+            }
+        }
+    }
+
+    /// A key of flow control: it is resolved before the run begins.
+    fn control_key(&mut self, pointer: &str, key: &Template) {
+        for reference in key.references().filter(|reference| !begins_with(reference, "trigger")) {
+            let place = format!("{pointer}{}", reference.pointer);
+            let message = "flow control is decided before the run begins, by what the trigger received";
+            self.error(&place, "reference.control", message, "write a path that begins with `trigger`");
         }
     }
 
@@ -132,6 +180,11 @@ impl<'f> References<'f> {
                 &format!("`{root}` has no members"),
                 &format!("write `{{{{{root}}}}}`"),
             ),
+            "$wait" => {
+                if let Err((message, fix)) = self.waits.check(rest) {
+                    self.error(place, "reference.wait", &message, &fix);
+                }
+            }
             "$run" if matches!(rest, [id] if is_name(id, "id")) => {}
             "$run" => self.error(place, "reference.path", "of `$run` there is only `id`", "write `{{$run.id}}`"),
             "variables" => self.error(
@@ -160,6 +213,12 @@ impl<'f> References<'f> {
         let short = shorten(name);
         match self.standing.get(name.as_str()) {
             Some(Standing::Before) => {}
+            Some(Standing::Failed) if optional || !rest.get(1).is_some_and(|member| is_name(member, "output")) => {}
+            Some(Standing::Failed) => {
+                let message = format!("`{short}` has failed where this is resolved, and may have no output");
+                let fix = format!("write `steps.{short}?.output`, or read `steps.{short}.error`");
+                return self.error(place, "reference.maybe", &message, &fix);
+            }
             Some(Standing::Around) => {
                 let message = format!("`{short}` is not over while its own steps run");
                 let fix = "read `item` and `index` inside a loop, and the steps before";
@@ -167,7 +226,7 @@ impl<'f> References<'f> {
             }
             Some(Standing::Nested | Standing::Skipped) if optional => {}
             Some(Standing::Nested) => {
-                let message = format!("`{short}` stands in a loop or branch and may not have run");
+                let message = format!("`{short}` stands inside another step and may not have run");
                 let fix = format!("write `steps.{short}?.output`, or a default behind `??`");
                 return self.error(place, "reference.maybe", &message, &fix);
             }
@@ -236,6 +295,15 @@ fn is_name(segment: &Segment, name: &str) -> bool {
     matches!(&segment.key, Key::Name(found) if found == name)
 }
 
+fn begins_with(reference: &Reference, root: &str) -> bool {
+    reference.path.segments.first().is_some_and(|first| is_name(first, root))
+}
+
+/// The lists of a step, the handler of a failure aside.
+fn lists(step: &Step) -> impl Iterator<Item = &[Step]> {
+    (0..).map_while(|index| step.nested(index))
+}
+
 fn collect<'f>(steps: &'f [Step], all: &mut HashSet<&'f str>) {
     for step in steps {
         all.insert(step.name.as_str());
@@ -243,44 +311,5 @@ fn collect<'f>(steps: &'f [Step], all: &mut HashSet<&'f str>) {
     }
 }
 
-fn secrets(authentication: &WebhookAuthentication) -> Vec<(&'static str, &Template)> {
-    match authentication {
-        WebhookAuthentication::Basic { username, password } => vec![("username", username), ("password", password)],
-        WebhookAuthentication::Header { expected_value, .. } => vec![("expectedValue", expected_value)],
-        WebhookAuthentication::Hmac { secret, .. } => vec![("secret", secret)],
-        WebhookAuthentication::None => Vec::new(),
-    }
-}
-
-/// The templates that are resolved when the step begins, each with its place.
-fn templates<'f>(step: &'f Step, source: &Value) -> Vec<(String, &'f Template)> {
-    let settings = format!("{}/settings", step.pointer);
-    // Where an author may write a member beside `settings` or inside.
-    let either = |name: &str| {
-        let beside = format!("{}/{name}", step.pointer);
-        if source.pointer(&beside).is_some() { beside } else { format!("{settings}/{name}") }
-    };
-    let mut templates = match &step.kind {
-        StepKind::Branch(branch) => {
-            let place = |(pointer, template)| (format!("{settings}/condition{pointer}"), template);
-            branch.condition.templates().map(place).collect()
-        }
-        StepKind::Code(code) => code.input.iter().map(|input| (either("input"), input)).collect(),
-        StepKind::Fail(fail) => vec![(format!("{settings}/message"), &fail.message)],
-        StepKind::Loop(inner) => vec![(format!("{settings}/items"), &inner.items)],
-        StepKind::Piece(piece) => vec![(settings.clone(), &piece.input)],
-        StepKind::Respond(respond) => vec![
-            (format!("{settings}/status"), &respond.status),
-            (format!("{settings}/headers"), &respond.headers),
-            (format!("{settings}/body"), &respond.body),
-        ],
-        _ => Vec::new(),
-    };
-    if let Some(IdempotencyKey::Template(key)) = &step.options.idempotency_key {
-        templates.push((either("idempotencyKey"), key));
-    }
-    templates
-}
-
-const ROOTS: [&str; 7] = ["trigger", "steps", "connections", "item", "index", "$now", "$run"];
+const ROOTS: [&str; 8] = ["trigger", "steps", "connections", "item", "index", "$now", "$run", "$wait"];
 const STEP_MEMBERS: [&str; 3] = ["output", "error", "status"];

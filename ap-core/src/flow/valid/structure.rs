@@ -1,21 +1,22 @@
-//! Names, limits, pieces and what does not run yet.
+//! Names, limits, pieces, and what each step must hold as a whole.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::Found;
+use super::{Found, triggers};
 use crate::{
     flow::{
-        Diagnostic, FlowDefinition, FlowLimits, OnError, PieceStep, Severity, Step, StepKind, StepName, TriggerKind,
-        WebhookAuthentication, WebhookSettings,
-        parse::{CONTROL_WORDS, UNAVAILABLE, piece_input},
+        Diagnostic, FlowDefinition, FlowLimits, JoinPolicy, OnError, PieceStep, Severity, Step, StepKind, StepName,
+        SubflowStep, TriggerKind, WaitMode, WaitStep,
+        parse::{CONTROL_WORDS, input_of, settings_pointer, shorten},
     },
+    id::FlowId,
     nearest::nearest_match,
-    piece::{Action, Piece, PieceSet},
+    piece::{Action, Piece, PieceSet, Trigger},
 };
 
 /// What the check of the structure resolved.
@@ -23,6 +24,8 @@ use crate::{
 pub(super) struct Structure {
     pub(super) actions: HashMap<StepName, Arc<dyn Action>>,
     pub(super) places: HashMap<StepName, Box<[usize]>>,
+    /// The trigger of a piece that starts the flow.
+    pub(super) trigger: Option<Arc<dyn Trigger>>,
 }
 
 impl Structure {
@@ -32,11 +35,21 @@ impl Structure {
         limits: &FlowLimits,
         found: &mut Found,
     ) -> Self {
-        check_triggers(definition, found);
-        let heard = definition.triggers.iter().any(|trigger| matches!(trigger.kind, TriggerKind::Webhook(_)));
+        let trigger = triggers::check(definition, pieces, found);
+        // A flow that is started by hand may be another's subflow, which takes its response.
+        let heard = |kind: &TriggerKind| matches!(kind, TriggerKind::Manual | TriggerKind::Webhook(_));
+        let heard = definition.triggers.iter().any(|trigger| heard(&trigger.kind));
         let names = definition.triggers.iter().map(|trigger| trigger.name.clone()).collect();
-        let mut walk =
-            Walk { source: &definition.source, pieces, limits, found, heard, names, count: 0, result: Self::default() };
+        let mut walk = Walk {
+            source: &definition.source,
+            pieces,
+            limits,
+            found,
+            heard,
+            names,
+            count: 0,
+            result: Self { trigger, ..Self::default() },
+        };
         if definition.steps.is_empty() {
             let fix = "add a step, unless the flow is only to accept requests";
             walk.found.warn(Diagnostic::warning("/steps", "steps.empty", "the flow does nothing", fix));
@@ -51,7 +64,7 @@ struct Walk<'a> {
     pieces: &'a PieceSet,
     limits: &'a FlowLimits,
     found: &'a mut Found,
-    /// Whether a webhook starts the flow.
+    /// Whether whoever starts the flow may wait for a response.
     heard: bool,
     names: HashSet<StepName>,
     count: usize,
@@ -97,28 +110,97 @@ impl Walk<'_> {
             self.found.push(step.diagnostic("name.duplicate", message, "give it a name of its own"));
         }
         self.result.places.insert(step.name.clone(), place.into());
+        if matches!(&step.options.on_error, OnError::Steps(steps) if steps.is_empty()) {
+            self.empty(&step.pointer, "`onError` has no steps and means `continue`");
+        }
         match &step.kind {
             StepKind::Piece(piece) => self.piece(step, piece),
             StepKind::Branch(branch) if branch.if_true.is_empty() && branch.if_false.is_empty() => {
-                self.empty(step, "neither `ifTrue` nor `ifFalse` has a step");
+                self.empty(&step.pointer, "neither `ifTrue` nor `ifFalse` has a step");
             }
-            StepKind::Loop(inner) if inner.steps.is_empty() => self.empty(step, "the loop does nothing with its items"),
+            StepKind::Loop(inner) if inner.steps.is_empty() => {
+                self.empty(&step.pointer, "the loop does nothing with its items");
+            }
+            StepKind::Parallel(parallel) => {
+                let branches = parallel.branches.iter().map(|branch| (branch.name.as_str(), branch.steps.is_empty()));
+                self.branches(step, branches);
+            }
+            StepKind::Process(process) if process.steps.is_empty() => {
+                self.empty(&step.pointer, "nothing is done with the jobs");
+            }
             StepKind::Respond(_) if !self.heard => {
-                let message = "nobody waits for this response: no webhook starts the flow";
+                let message = "nobody waits for this response: neither a webhook nor a call starts the flow";
                 let (rule, fix) = ("respond.unheard", "remove it, or start the flow by a webhook");
                 self.found.warn(Diagnostic::warning(&step.pointer, rule, message, fix));
             }
+            StepKind::Router(router) => {
+                let branches = router.branches.iter().map(|branch| (branch.name.as_str(), branch.steps.is_empty()));
+                self.branches(step, branches);
+            }
+            StepKind::Subflow(subflow) => self.subflow(step, subflow),
+            StepKind::Wait(wait) => self.wait(step, wait),
             _ => {}
         }
     }
 
-    fn empty(&mut self, step: &Step, message: &str) {
-        self.found.warn(Diagnostic::warning(&step.pointer, "steps.empty", message, "add a step, or remove this one"));
+    /// Checks the names and the emptiness of branches.
+    fn branches<'s>(&mut self, step: &Step, branches: impl Iterator<Item = (&'s str, bool)>) {
+        let place = format!("{}/branches", settings_pointer(self.source, &step.pointer));
+        let mut names = HashSet::new();
+        for (index, (name, is_empty)) in branches.enumerate() {
+            let pointer = format!("{place}/{index}");
+            if !names.insert(name) {
+                let message = format!("`{}` is the name of another branch of this step", shorten(name));
+                let fix = "give it a name of its own";
+                self.found.push(Diagnostic::error(&pointer, "name.duplicate", message, fix));
+            }
+            if is_empty {
+                self.empty(&pointer, "the branch does nothing");
+            }
+        }
+    }
+
+    fn subflow(&mut self, step: &Step, subflow: &SubflowStep) {
+        // An expression that was kept for later is null here, and told of elsewhere.
+        let Some(literal) = subflow.flow.as_literal().filter(|literal| !literal.is_null()) else { return };
+        if literal.as_str().is_some_and(|id| id.parse::<FlowId>().is_ok()) {
+            return;
+        }
+        let place = format!("{}/flow", settings_pointer(self.source, &step.pointer));
+        let (message, fix) = ("this is no id of a flow", "write the id of a flow of this project, `flow_…`");
+        self.found.push(Diagnostic::error(&place, "subflow.flow", message, fix));
+    }
+
+    fn wait(&mut self, step: &Step, wait: &WaitStep) {
+        let (member, parties, required) = match &wait.mode {
+            WaitMode::Approval { approvers, required } => ("approvers", approvers, *required),
+            WaitMode::Barrier { parties, required } => ("parties", parties, *required),
+            WaitMode::Webhook => return,
+        };
+        let settings = settings_pointer(self.source, &step.pointer);
+        let mut names = HashSet::new();
+        for (index, party) in parties.iter().enumerate() {
+            if !names.insert(party) {
+                let place = format!("{settings}/{member}/{index}");
+                let message = format!("`{party}` is named twice");
+                self.found.push(Diagnostic::error(&place, "wait.parties", message, "name each once"));
+            }
+        }
+        if required == 0 || required as usize > parties.len() {
+            let place = format!("{settings}/required");
+            let message = format!("{required} of {} cannot answer", parties.len());
+            let fix = format!("write a number from 1 to {}", parties.len());
+            self.found.push(Diagnostic::error(&place, "wait.required", message, fix));
+        }
+    }
+
+    fn empty(&mut self, pointer: &str, message: &str) {
+        self.found.warn(Diagnostic::warning(pointer, "steps.empty", message, "add a step, or remove it"));
     }
 
     fn piece(&mut self, step: &Step, piece: &PieceStep) {
         let Some(known) = self.pieces.piece(&piece.piece) else {
-            let names = self.pieces.names().chain(CONTROL_WORDS).chain(UNAVAILABLE);
+            let names = self.pieces.names().chain(CONTROL_WORDS);
             let fix = did_you_mean(nearest_match(&piece.piece, names), "pieces", self.pieces.names());
             let message = format!("there is no piece `{}`", piece.piece);
             self.found.push(Diagnostic::error(&format!("{}/type", step.pointer), "piece.unknown", message, fix));
@@ -135,8 +217,8 @@ impl Walk<'_> {
             self.found.push(Diagnostic::error(&format!("{}/type", step.pointer), "action.unknown", message, fix));
             return;
         };
-        let pointer = format!("{}/settings", step.pointer);
-        let settings = self.source.pointer(&pointer).and_then(Value::as_object).map_or_else(Map::new, piece_input);
+        let pointer = settings_pointer(self.source, &step.pointer);
+        let settings = input_of(self.source, &step.pointer);
         for finding in action.spec().properties.check_settings(&settings, &pointer) {
             match finding.severity {
                 Severity::Error => self.found.push(finding),
@@ -154,46 +236,6 @@ impl Walk<'_> {
     }
 }
 
-fn check_triggers(definition: &FlowDefinition, found: &mut Found) {
-    let mut names = HashSet::new();
-    for (index, trigger) in definition.triggers.iter().enumerate() {
-        let mut error = |pointer: &str, rule, message: &str, fix: &str| {
-            found.push(Diagnostic::error(pointer, rule, message, fix));
-        };
-        if index == 1 {
-            error(&trigger.pointer, "trigger.several", "a flow has one trigger", "make a flow of its own for each");
-        }
-        if !names.insert(&trigger.name) {
-            error(&trigger.pointer, "name.duplicate", "another trigger has this name", "give it a name of its own");
-        }
-        match &trigger.kind {
-            TriggerKind::Manual => {}
-            TriggerKind::Piece(_) | TriggerKind::Schedule(_) => {}
-            TriggerKind::Webhook(webhook) => check_webhook(definition, &trigger.pointer, webhook, found),
-        }
-    }
-    if definition.triggers.is_empty() {
-        let fix = "add one, such as `{\"type\": \"webhook\"}`";
-        found.push(Diagnostic::error("/triggers", "trigger.required", "nothing starts the flow", fix));
-    }
-}
-
-fn check_webhook(definition: &FlowDefinition, pointer: &str, webhook: &WebhookSettings, found: &mut Found) {
-    if webhook.handshake.is_some() {
-        let (rule, message) = ("trigger.handshake.unavailable", "handshakes are not available yet");
-        found.push(Diagnostic::error(pointer, rule, message, "remove `handshakeConfiguration`"));
-    }
-    let given = definition.source.pointer(&format!("{pointer}/settings/authentication")).is_some();
-    if webhook.authentication == WebhookAuthentication::None && !given {
-        found.warn(Diagnostic::warning(
-            pointer,
-            "trigger.authentication.absent",
-            "everyone who knows the URL can start this flow",
-            "add `settings.authentication`; `{\"type\": \"NONE\"}` says that this is meant",
-        ));
-    }
-}
-
 /// Whether no step behind this one in its list can run.
 fn ends_run(step: &Step) -> bool {
     let list_ends = |steps: &[Step]| steps.iter().any(ends_run);
@@ -201,12 +243,19 @@ fn ends_run(step: &Step) -> bool {
         && match &step.kind {
             StepKind::Branch(branch) => list_ends(&branch.if_true) && list_ends(&branch.if_false),
             StepKind::Fail(_) => true,
+            StepKind::Parallel(parallel) => {
+                let stops = parallel.on_failure == JoinPolicy::FailFast && step.options.on_error == OnError::Fail;
+                stops && parallel.branches.iter().any(|branch| list_ends(&branch.steps))
+            }
+            StepKind::Router(router) => {
+                list_ends(&router.fallback) && router.branches.iter().all(|branch| list_ends(&branch.steps))
+            }
             StepKind::Respond(respond) => respond.stop && step.options.on_error == OnError::Fail,
             _ => false,
         }
 }
 
-fn did_you_mean<'a>(near: Option<&str>, what: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn did_you_mean<'a>(near: Option<&str>, what: &str, known: impl Iterator<Item = &'a str>) -> String {
     let mut known: Vec<_> = known.take(MAX_LISTED + 1).collect();
     if known.len() > MAX_LISTED {
         known.truncate(MAX_LISTED);

@@ -18,7 +18,7 @@ impl FlowStore for MemoryBackend {
     async fn write_flow(&self, write: FlowWrite, audit: &[AuditRecord]) -> Result<(), StoreError> {
         check_flow_write(&write)?;
         let mut state = self.lock();
-        let FlowWrite { flow, precondition, versions, .. } = write;
+        let FlowWrite { flow, precondition, versions, trigger } = write;
         let key = (flow.project, flow.id);
         state.check_exists(flow.project)?;
         let stored = state.flows.get(&key).map(|stored| (stored.revision, stored.webhook));
@@ -38,6 +38,7 @@ impl FlowStore for MemoryBackend {
         for (version, _) in versions {
             state.versions.insert((version.project, version.id), version);
         }
+        state.change_trigger(key, trigger);
         Ok(())
     }
 

@@ -4,20 +4,28 @@
 //! same calls give the same results. Nothing survives the process; [`MemoryBackend::crash`] does to the data what a
 //! restart does to a durable backend, so a simulation can test recovery on it.
 
+mod accept;
+mod claim;
+mod file;
 mod flow;
+mod gate;
+mod queue;
 mod run;
+mod signal;
 #[cfg(feature = "sim")]
 mod snapshot;
+mod system;
+mod trigger;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ap_core::{
     audit::AuditRecord,
-    id::{AuditId, ConnectionId, FlowId, FlowVersionId, KeyId, ProjectId, RunId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, WorkerId},
     run::RunStatus,
     scope::Scope,
     store::{Entity, LookupHash, Page, PageRequest, StoreError},
@@ -28,12 +36,20 @@ use async_trait::async_trait;
 
 #[cfg(feature = "sim")]
 pub(crate) use self::snapshot::MemorySnapshot;
-use super::check_project;
+use self::{
+    accept::{Delivery, PaceKey, Series},
+    claim::Schedule,
+    gate::GateState,
+    queue::{Job, Queue},
+    run::Run,
+    trigger::Trigger,
+};
+use super::{check_project, check_share};
 use crate::{
     clock::Clock,
     store::{
-        AuditStore, ConnectionRecord, FlowRecord, FlowVersionRecord, JournalEntry, ProjectRecord, ProjectStore,
-        RunRecord,
+        AuditStore, ConnectionRecord, FileRecord, FlowRecord, FlowVersionRecord, ProjectRecord, ProjectShare,
+        ProjectStore, WorkerRecord,
     },
 };
 
@@ -59,15 +75,22 @@ impl MemoryBackend {
     }
 
     /// Does what the restart of a process does on a durable backend: every run that has not ended gets a new epoch and
-    /// loses its lease, so that whoever held one is fenced off and the next claim hands the run out at once.
+    /// loses its lease, so that whoever held one is fenced off and the next claim hands the run out at once. The same goes
+    /// for claimed schedules and polls. Everything else stays as it is.
     pub fn crash(&self) {
-        for run in self.lock().runs.values_mut().filter(|run| !run.record.status.is_terminal()) {
-            run.epoch = run.epoch.saturating_add(1);
-            run.leased_until = None;
-            if run.record.status == RunStatus::Running {
-                run.record.status = RunStatus::Queued;
-            }
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let live: Vec<_> = state.live.iter().copied().collect();
+        for key in live {
+            state.change_run(key, now, |run| {
+                run.epoch = run.epoch.saturating_add(1);
+                run.leased_until = None;
+                if run.record.status == RunStatus::Running {
+                    run.record.status = RunStatus::Queued;
+                }
+            });
         }
+        state.free_triggers();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -91,6 +114,7 @@ impl ProjectStore for MemoryBackend {
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
         check_project(&project, &key)?;
+        check_share(&project.share)?;
         let mut state = self.lock();
         if state.projects.contains_key(&project.id) {
             return Err(StoreError::AlreadyExists { entity: Entity::Project });
@@ -106,13 +130,15 @@ impl ProjectStore for MemoryBackend {
         self.lock().projects.get(&id).cloned().ok_or(StoreError::NotFound { entity: Entity::Project })
     }
 
-    async fn set_share(
-        &self,
-        _id: ProjectId,
-        _share: crate::store::ProjectShare,
-        _audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        Err(crate::backend::misuse("not built yet"))
+    async fn set_share(&self, id: ProjectId, share: ProjectShare, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        check_share(&share)?;
+        let mut state = self.lock();
+        state.check_exists(id)?;
+        state.append_audit(audit)?;
+        if let Some(project) = state.projects.get_mut(&id) {
+            project.share = share;
+        }
+        Ok(())
     }
 }
 
@@ -145,6 +171,12 @@ impl AuditStore for MemoryBackend {
     }
 }
 
+/// A run, among those of all projects.
+type RunKey = (ProjectId, RunId);
+
+/// What is named by a keyed hash, in its project.
+type HashKey = (ProjectId, LookupHash);
+
 #[derive(Clone, Default)]
 struct State {
     projects: BTreeMap<ProjectId, ProjectRecord>,
@@ -154,8 +186,22 @@ struct State {
     webhooks: BTreeMap<LookupHash, (ProjectId, FlowId)>,
     versions: BTreeMap<(ProjectId, FlowVersionId), FlowVersionRecord>,
     connections: BTreeMap<(ProjectId, ConnectionId), ConnectionRecord>,
-    runs: BTreeMap<(ProjectId, RunId), Run>,
-    deliveries: BTreeMap<(ProjectId, LookupHash), Delivery>,
+    triggers: BTreeMap<(ProjectId, FlowId), Trigger>,
+    runs: BTreeMap<RunKey, Run>,
+    /// Runs that have not ended.
+    live: BTreeSet<RunKey>,
+    /// Runs that another one started: project, parent, child.
+    children: BTreeSet<(ProjectId, RunId, RunId)>,
+    /// Which runs can be claimed, now or later.
+    schedule: Schedule,
+    deliveries: BTreeMap<HashKey, Delivery>,
+    paces: BTreeMap<PaceKey, Timestamp>,
+    gates: BTreeMap<HashKey, GateState>,
+    series: BTreeMap<HashKey, Series>,
+    jobs: BTreeMap<(ProjectId, JobId), Job>,
+    queues: BTreeMap<HashKey, Queue>,
+    files: BTreeMap<(ProjectId, FileId), FileRecord>,
+    workers: BTreeMap<WorkerId, WorkerRecord>,
 }
 
 impl State {
@@ -173,30 +219,22 @@ impl State {
 
     /// Appends all records or none. The last check of every write: what follows it cannot fail.
     fn append_audit(&mut self, records: &[AuditRecord]) -> Result<(), StoreError> {
-        let mut new = BTreeMap::new();
+        self.check_audit(records)?;
+        self.audit.extend(records.iter().map(|record| ((record.scope, record.id), record.clone())));
+        Ok(())
+    }
+
+    /// Whether these records can be appended together.
+    fn check_audit<'a>(&self, records: impl IntoIterator<Item = &'a AuditRecord>) -> Result<(), StoreError> {
+        let mut new = BTreeSet::new();
         for record in records {
             let key = (record.scope, record.id);
-            if self.audit.contains_key(&key) || new.insert(key, record.clone()).is_some() {
+            if self.audit.contains_key(&key) || !new.insert(key) {
                 return Err(StoreError::AlreadyExists { entity: Entity::AuditRecord });
             }
         }
-        self.audit.append(&mut new);
         Ok(())
     }
-}
-
-#[derive(Clone)]
-struct Run {
-    record: RunRecord,
-    epoch: u64,
-    leased_until: Option<Timestamp>,
-    journal: BTreeMap<u64, JournalEntry>,
-}
-
-#[derive(Clone)]
-struct Delivery {
-    run: RunId,
-    expires: Timestamp,
 }
 
 /// One page of `rows`, which come in ascending order of id.

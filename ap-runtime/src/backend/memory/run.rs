@@ -1,49 +1,120 @@
-//! Runs, their journals, and what crosses projects.
+//! Runs and their journals.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ProjectId, RunId},
+    id::{JobId, ProjectId, RunId, SignalId},
     run::RunStatus,
-    store::{Entity, LookupHash, Page, PageRequest, StoreError},
+    store::{Entity, LookupHash, Page, PageRequest, Revision, StoreError},
+    time::Timestamp,
 };
 use async_trait::async_trait;
 
-use super::{Delivery, MemoryBackend, Run, State, page_of};
+use super::{MemoryBackend, RunKey, State, claim::Place, page_of};
 use crate::{
-    backend::{check_accept, check_commit},
-    store::{
-        Accept, Accepted, Claimed, JournalEntry, Lease, Route, RunChange, RunCommit, RunRecord, RunStore, SystemStore,
-    },
+    backend::{can_reopen, check_commit},
+    store::{Gate, JournalEntry, Lease, RunChange, RunCommit, RunFilter, RunRecord, RunStore, SignalRecord, Signaled},
 };
+
+/// A run with everything that is its own.
+#[derive(Clone)]
+pub(super) struct Run {
+    pub(super) record: RunRecord,
+    pub(super) epoch: u64,
+    pub(super) leased_until: Option<Timestamp>,
+    pub(super) journal: BTreeMap<u64, JournalEntry>,
+    pub(super) priority: i16,
+    pub(super) gate: Option<Gate>,
+    /// Whether it is past its gate, or has none.
+    pub(super) past_gate: bool,
+    /// Before when it is not ready, while it is queued; when it is ready, while it is paused.
+    pub(super) due: Option<Timestamp>,
+    /// Signals that no commit has taken.
+    pub(super) signals: BTreeMap<SignalId, SignalRecord>,
+    /// Slots that have been used.
+    pub(super) slots: BTreeSet<LookupHash>,
+    /// Jobs it holds.
+    pub(super) jobs: BTreeSet<JobId>,
+    /// Where the index has it.
+    pub(super) place: Place,
+}
+
+impl Run {
+    pub(super) fn new(record: RunRecord, journal: BTreeMap<u64, JournalEntry>) -> Self {
+        Self {
+            record,
+            epoch: 0,
+            leased_until: None,
+            journal,
+            priority: 0,
+            gate: None,
+            past_gate: true,
+            due: None,
+            signals: BTreeMap::new(),
+            slots: BTreeSet::new(),
+            jobs: BTreeSet::new(),
+            place: Place::Out,
+        }
+    }
+}
 
 #[async_trait]
 impl RunStore for MemoryBackend {
     async fn commit(&self, commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError> {
         check_commit(&commit)?;
+        let now = self.clock.now();
         let mut state = self.lock();
-        let held = state.held(&commit.lease).ok_or(StoreError::Fenced)?;
-        if commit.entries.iter().any(|entry| held.journal.contains_key(&entry.seq)) {
-            return Err(StoreError::AlreadyExists { entity: Entity::JournalEntry });
-        }
-        state.append_audit(audit)?;
-        let held = state.held(&commit.lease).ok_or(StoreError::Fenced)?;
-        held.journal.extend(commit.entries.into_iter().map(|entry| (entry.seq, entry)));
-        match commit.change {
-            RunChange::End { status, at } => {
-                held.record.status = status;
-                held.record.finished = Some(at);
-                held.leased_until = None;
-            }
-            RunChange::Release => {
-                held.record.status = RunStatus::Queued;
-                held.leased_until = None;
-            }
-            RunChange::Park { .. } => return Err(crate::backend::misuse("not built yet")),
-            RunChange::Stay => {}
-        }
+        state.check_commit(&commit)?;
+        let records: Vec<AuditRecord> =
+            audit.iter().chain(commit.starts.iter().flat_map(|(_, audit)| audit)).cloned().collect();
+        state.append_audit(&records)?;
+        state.apply(commit, now);
         Ok(())
+    }
+
+    async fn reopen(
+        &self,
+        id: RunId,
+        project: ProjectId,
+        entry: JournalEntry,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let key = (project, id);
+        let run = state.runs.get(&key).ok_or(StoreError::NotFound { entity: Entity::Run })?;
+        let next = run.journal.last_key_value().map_or(0, |(seq, _)| seq.saturating_add(1));
+        if !can_reopen(run.record.status) || entry.seq != next {
+            return Err(StoreError::Conflict { entity: Entity::Run, current: Revision(0) });
+        }
+        let past_gate = run.gate.is_none_or(|gate| state.has_room(project, &gate, 0));
+        state.append_audit(audit)?;
+        state.change_run(key, now, |run| {
+            run.journal.insert(entry.seq, entry);
+            run.record.status = RunStatus::Queued;
+            run.record.finished = None;
+            run.past_gate = past_gate;
+        });
+        state.live.insert(key);
+        state.enter_gate(key);
+        Ok(())
+    }
+
+    async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let signaled = state.judge_signal(&signal)?;
+        if signaled == Signaled::Delivered {
+            state.append_audit(audit)?;
+            state.deliver(signal, now);
+        }
+        Ok(signaled)
+    }
+
+    async fn signals(&self, run: RunId, project: ProjectId) -> Result<Vec<SignalRecord>, StoreError> {
+        let state = self.lock();
+        Ok(state.runs.get(&(project, run)).map(|run| run.signals.values().cloned().collect()).unwrap_or_default())
     }
 
     async fn run(&self, id: RunId, project: ProjectId) -> Result<RunRecord, StoreError> {
@@ -53,14 +124,26 @@ impl RunStore for MemoryBackend {
 
     async fn runs(
         &self,
-        filter: crate::store::RunFilter,
+        filter: RunFilter,
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
         let state = self.lock();
-        let wanted = |run: &&RunRecord| run.project == project && filter.flow.is_none_or(|flow| run.flow == flow);
-        let rows = state.runs.values().map(|run| &run.record).filter(wanted).map(|run| (run.id.as_u128(), run));
-        Ok(page_of(rows, page))
+        let from = RunId::from_u128(page.start_after().unwrap_or(0));
+        let last = RunId::from_u128(u128::MAX);
+        let ids: Box<dyn Iterator<Item = RunId> + '_> = match filter.parent {
+            Some(parent) => {
+                let range = (project, parent, from)..=(project, parent, last);
+                Box::new(state.children.range(range).map(|(.., id)| *id))
+            }
+            None if filter.live => Box::new(state.live.range((project, from)..=(project, last)).map(|(_, id)| *id)),
+            None => Box::new(state.runs.range((project, from)..=(project, last)).map(|((_, id), _)| *id)),
+        };
+        let wanted = |run: &&RunRecord| {
+            filter.flow.is_none_or(|flow| run.flow == flow) && !(filter.live && run.status.is_terminal())
+        };
+        let rows = ids.filter_map(|id| state.runs.get(&(project, id))).map(|run| &run.record).filter(wanted);
+        Ok(page_of(rows.map(|run| (run.id.as_u128(), run)), page))
     }
 
     async fn journal(&self, id: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError> {
@@ -68,213 +151,109 @@ impl RunStore for MemoryBackend {
         let run = state.runs.get(&(project, id)).ok_or(StoreError::NotFound { entity: Entity::Run })?;
         Ok(run.journal.values().cloned().collect())
     }
-
-    async fn reopen(
-        &self,
-        _id: RunId,
-        _project: ProjectId,
-        _entry: JournalEntry,
-        _audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn signal(
-        &self,
-        _signal: crate::store::SignalRecord,
-        _audit: &[AuditRecord],
-    ) -> Result<crate::store::Signaled, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn signals(&self, _run: RunId, _project: ProjectId) -> Result<Vec<crate::store::SignalRecord>, StoreError> {
-        Ok(Vec::new())
-    }
-}
-
-#[async_trait]
-impl SystemStore for MemoryBackend {
-    async fn accept(&self, accept: Accept, audit: &[AuditRecord]) -> Result<Accepted, StoreError> {
-        check_accept(&accept)?;
-        let now = self.clock.now();
-        let mut state = self.lock();
-        let Accept { mut run, generation, dedupe, entry, lease, .. } = accept;
-        if lease.is_some() {
-            run.status = RunStatus::Running;
-        }
-        let delivery = dedupe.and_then(|dedupe| state.deliveries.get(&(run.project, dedupe.key)));
-        if let Some(delivery) = delivery.filter(|delivery| delivery.expires > now) {
-            return Ok(Accepted::Duplicate(delivery.run));
-        }
-        let open = state
-            .flows
-            .get(&(run.project, run.flow))
-            .is_some_and(|flow| flow.enabled && flow.published == Some(run.version) && flow.generation == generation);
-        if !open {
-            return Ok(Accepted::Stale);
-        }
-        if state.runs.contains_key(&(run.project, run.id)) {
-            return Err(StoreError::AlreadyExists { entity: Entity::Run });
-        }
-        state.append_audit(audit)?;
-        if let Some(dedupe) = dedupe {
-            let delivery = Delivery { run: run.id, expires: dedupe.expires };
-            state.deliveries.insert((run.project, dedupe.key), delivery);
-        }
-        let stored = Run {
-            epoch: u64::from(lease.is_some()),
-            leased_until: lease.map(|lease| now.saturating_add(lease)),
-            journal: BTreeMap::from([(entry.seq, entry)]),
-            record: run,
-        };
-        state.runs.insert((stored.record.project, stored.record.id), stored);
-        Ok(Accepted::Created { leased: lease.is_some() })
-    }
-
-    async fn claim(&self, request: crate::store::ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
-        let (limit, lease) = (request.limit, request.lease);
-        let now = self.clock.now();
-        let mut state = self.lock();
-        let mut free: Vec<&mut Run> = state
-            .runs
-            .values_mut()
-            .filter(|run| match run.record.status {
-                RunStatus::Queued => true,
-                RunStatus::Running => run.leased_until.is_none_or(|until| until <= now),
-                _ => false,
-            })
-            .collect();
-        free.sort_by_key(|run| (run.record.created, run.record.id, run.record.project));
-        let claim = |run: &mut Run| {
-            run.epoch = run.epoch.saturating_add(1);
-            run.leased_until = Some(now.saturating_add(lease));
-            run.record.status = RunStatus::Running;
-            let RunRecord { id, project, flow, version, .. } = run.record;
-            Claimed { lease: Lease { project, run: id, epoch: run.epoch }, flow, version }
-        };
-        Ok(free.into_iter().take(limit as usize).map(claim).collect())
-    }
-
-    async fn heartbeat(
-        &self,
-        _worker: &crate::store::WorkerRecord,
-        leases: &[Lease],
-        lease: Duration,
-    ) -> Result<crate::store::Beat, StoreError> {
-        let until = self.clock.now().saturating_add(lease);
-        let mut state = self.lock();
-        let mut lost = Vec::new();
-        for held in leases {
-            match state.held(held) {
-                Some(run) => run.leased_until = Some(until),
-                None => lost.push(*held),
-            }
-        }
-        Ok(crate::store::Beat { lost, signaled: Vec::new() })
-    }
-
-    async fn workers(&self, _within: Duration) -> Result<Vec<crate::store::WorkerRecord>, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn retire(&self, _worker: ap_core::id::WorkerId) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn next_due(&self) -> Result<Option<ap_core::time::Timestamp>, StoreError> {
-        Ok(None)
-    }
-
-    async fn claim_triggers(
-        &self,
-        _limit: u32,
-        _lease: Duration,
-    ) -> Result<Vec<crate::store::ClaimedTrigger>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn fire_trigger(&self, _fire: crate::store::TriggerFire) -> Result<Vec<Accepted>, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn route(&self, token: LookupHash) -> Result<Option<Route>, StoreError> {
-        let state = self.lock();
-        let flow = state.webhooks.get(&token).and_then(|key| state.flows.get(key));
-        Ok(flow.map(|flow| Route {
-            project: flow.project,
-            flow: flow.id,
-            published: flow.published,
-            enabled: flow.enabled,
-            generation: flow.generation,
-        }))
-    }
-
-    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
-        let now = self.clock.now();
-        let mut state = self.lock();
-        let mut swept = 0;
-        state.deliveries.retain(|_, delivery| {
-            let keep = swept == u64::from(limit) || delivery.expires > now;
-            swept += u64::from(!keep);
-            keep
-        });
-        Ok(swept)
-    }
-}
-
-#[async_trait]
-impl crate::store::QueueStore for MemoryBackend {
-    async fn take_jobs(&self, _request: crate::store::JobRequest) -> Result<crate::store::HeldJobs, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn queue_counts(
-        &self,
-        _queue: LookupHash,
-        _project: ProjectId,
-    ) -> Result<crate::store::QueueCounts, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn redrive(
-        &self,
-        _queue: LookupHash,
-        _project: ProjectId,
-        _limit: u32,
-        _audit: &[AuditRecord],
-    ) -> Result<u64, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-}
-
-#[async_trait]
-impl crate::store::FileStore for MemoryBackend {
-    async fn write_file(&self, _file: crate::store::FileRecord, _audit: &[AuditRecord]) -> Result<(), StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn file(
-        &self,
-        _id: ap_core::id::FileId,
-        _project: ProjectId,
-    ) -> Result<crate::store::FileRecord, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn delete_file(
-        &self,
-        _id: ap_core::id::FileId,
-        _project: ProjectId,
-        _audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
 }
 
 impl State {
     /// The run, if this lease is the right to write to it. An expired lease is held until somebody claims the run.
-    fn held(&mut self, lease: &Lease) -> Option<&mut Run> {
-        let run = self.runs.get_mut(&(lease.project, lease.run))?;
+    pub(super) fn held(&self, lease: &Lease) -> Option<&Run> {
+        let run = self.runs.get(&(lease.project, lease.run))?;
         (run.epoch == lease.epoch && run.record.status == RunStatus::Running).then_some(run)
+    }
+
+    /// Checks everything about a commit but its audit records.
+    fn check_commit(&self, commit: &RunCommit) -> Result<(), StoreError> {
+        let taken = |entity| Err(StoreError::AlreadyExists { entity });
+        let project = commit.lease.project;
+        let run = self.held(&commit.lease).ok_or(StoreError::Fenced)?;
+        if commit.entries.iter().any(|entry| run.journal.contains_key(&entry.seq)) {
+            return taken(Entity::JournalEntry);
+        }
+        if commit.files.iter().any(|file| self.files.contains_key(&(project, file.id))) {
+            return taken(Entity::File);
+        }
+        if commit.jobs.iter().any(|job| self.jobs.contains_key(&(project, job.id))) {
+            return taken(Entity::Job);
+        }
+        for (start, _) in &commit.starts {
+            if !self.is_open(start) {
+                let current = self.flows.get(&(project, start.run.flow)).map_or(Revision(0), |flow| flow.revision);
+                return Err(StoreError::Conflict { entity: Entity::Flow, current });
+            }
+        }
+        if commit.starts.iter().any(|(start, _)| self.runs.contains_key(&(project, start.run.id))) {
+            return taken(Entity::Run);
+        }
+        commit.signals.iter().try_for_each(|signal| self.judge_signal(signal).map(|_| ()))
+    }
+
+    /// Does what a checked commit says.
+    fn apply(&mut self, commit: RunCommit, now: Timestamp) {
+        let key = (commit.lease.project, commit.lease.run);
+        self.change_run(key, now, |run| {
+            run.journal.extend(commit.entries.into_iter().map(|entry| (entry.seq, entry)));
+            for id in &commit.taken {
+                run.signals.remove(id);
+            }
+        });
+        self.files.extend(commit.files.into_iter().map(|file| ((file.project, file.id), file)));
+        for (id, end) in commit.job_ends {
+            self.end_job(key, id, end);
+        }
+        for job in commit.jobs {
+            self.add_job(key.0, job);
+        }
+        for (start, _) in commit.starts {
+            // It has no dedupe key, was found open before, and is patient: nothing refuses it.
+            if let Ok(terms) = self.terms(&start, true, now) {
+                self.create_run(start, terms, now);
+            }
+        }
+        for signal in commit.signals {
+            if matches!(self.judge_signal(&signal), Ok(Signaled::Delivered)) {
+                self.deliver(signal, now);
+            }
+        }
+        self.change(key, commit.change, now);
+    }
+
+    fn change(&mut self, key: RunKey, change: RunChange, now: Timestamp) {
+        let (status, due) = match change {
+            RunChange::Stay => return,
+            RunChange::End { status, at } => {
+                if let Some(gate) = self.end_run(key, status, at, now) {
+                    self.promote((key.0, gate), now);
+                }
+                return;
+            }
+            RunChange::Park { due } => (RunStatus::Paused, due),
+            RunChange::Release => (RunStatus::Queued, None),
+        };
+        self.change_run(key, now, |run| {
+            run.record.status = status;
+            run.leased_until = None;
+            run.due = due;
+        });
+    }
+
+    /// Ends a run; returns the gate it left, whose next runs the caller lets pass.
+    pub(super) fn end_run(
+        &mut self,
+        key: RunKey,
+        status: RunStatus,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Option<LookupHash> {
+        self.give_back_jobs(key);
+        let gate = self.leave_gate(key);
+        self.change_run(key, now, |run| {
+            run.record.status = status;
+            run.record.finished = Some(at);
+            run.leased_until = None;
+            run.due = None;
+            run.signals = BTreeMap::new();
+            run.slots = BTreeSet::new();
+        });
+        self.live.remove(&key);
+        gate
     }
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use ap_core::store::{BackendError, Entity, StoreError};
-use sqlx::error::ErrorKind;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -52,28 +51,21 @@ pub enum SqliteOpenError {
 }
 
 /// Puts a failed statement into the words of the seams.
-pub(super) fn store_error(error: sqlx::Error) -> StoreError {
-    match &error {
-        sqlx::Error::Database(database) => {
-            if database.kind() == ErrorKind::UniqueViolation
-                && let Some(entity) = entity_of(database.message())
-            {
-                return StoreError::AlreadyExists { entity };
-            }
-            if primary_code(&error).is_some_and(|code| PASSING.contains(&code)) {
-                return StoreError::Unavailable(BackendError::new(error));
-            }
-            StoreError::Backend(BackendError::new(error))
-        }
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-            StoreError::Unavailable(BackendError::new(error))
-        }
-        _ => StoreError::Backend(BackendError::new(error)),
+pub(super) fn store_error(error: rusqlite::Error) -> StoreError {
+    if let rusqlite::Error::SqliteFailure(failure, Some(message)) = &error
+        && matches!(failure.extended_code, UNIQUE | PRIMARY_KEY)
+        && let Some(entity) = entity_of(message)
+    {
+        return StoreError::AlreadyExists { entity };
     }
+    if primary_code(&error).is_some_and(|code| PASSING.contains(&code)) {
+        return StoreError::Unavailable(BackendError::new(error));
+    }
+    StoreError::Backend(BackendError::new(error))
 }
 
 /// Puts a failure to open the database at `path` into words.
-pub(super) fn open_error(path: PathBuf, error: sqlx::Error) -> SqliteOpenError {
+pub(super) fn open_error(path: PathBuf, error: rusqlite::Error) -> SqliteOpenError {
     match primary_code(&error) {
         Some(CORRUPT | NOT_A_DATABASE) => SqliteOpenError::NotADatabase { path, source: BackendError::new(error) },
         _ => SqliteOpenError::Store { path, source: store_error(error) },
@@ -81,9 +73,8 @@ pub(super) fn open_error(path: PathBuf, error: sqlx::Error) -> SqliteOpenError {
 }
 
 /// SQLite's result code without its extension.
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+fn primary_code(error: &rusqlite::Error) -> Option<i32> {
+    Some(error.sqlite_error()?.extended_code & 0xff)
 }
 
 /// Which record a `UNIQUE constraint failed: table.column, …` is about.
@@ -93,16 +84,22 @@ fn entity_of(message: &str) -> Option<Entity> {
     Some(match table {
         "ap_audit" => Entity::AuditRecord,
         "ap_connections" => Entity::Connection,
+        "ap_files" => Entity::File,
         "ap_flow_versions" => Entity::FlowVersion,
         "ap_flows" => Entity::Flow,
+        "ap_jobs" => Entity::Job,
         "ap_journal" => Entity::JournalEntry,
         "ap_keys" => Entity::Key,
         "ap_projects" => Entity::Project,
         "ap_runs" => Entity::Run,
+        "ap_signals" => Entity::Signal,
         _ => return None,
     })
 }
 
+/// A unique index was violated, or a primary key.
+const UNIQUE: i32 = 2067;
+const PRIMARY_KEY: i32 = 1555;
 const CORRUPT: i32 = 11;
 const NOT_A_DATABASE: i32 = 26;
 /// Busy, locked, out of memory, I/O error, disk full, cannot open: the same call may succeed later.
@@ -121,8 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_pool_is_worth_another_try() {
-        assert!(store_error(sqlx::Error::PoolTimedOut).is_retryable());
-        assert!(!store_error(sqlx::Error::RowNotFound).is_retryable());
+    fn what_passes_is_worth_another_try() {
+        let failure = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        // `SQLITE_IOERR_FSYNC`, `SQLITE_FULL`, `SQLITE_CONSTRAINT_CHECK`.
+        assert!(store_error(failure(1034)).is_retryable());
+        assert!(store_error(failure(13)).is_retryable());
+        assert!(!store_error(failure(275)).is_retryable());
+        assert!(!store_error(rusqlite::Error::QueryReturnedNoRows).is_retryable());
     }
 }

@@ -6,13 +6,13 @@ use ap_core::{
     store::{Entity, LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
 };
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::params;
 
 use super::{
-    SqliteBackend,
-    error::store_error,
-    project::{audit_bytes, project_exists},
-    script::{Columns, Script, decode},
+    SqliteBackend, connect,
+    project::{append, audit_bytes, require_project},
+    row::{Columns, decode, uint},
+    trigger,
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
@@ -28,32 +28,23 @@ impl FlowStore for SqliteBackend {
     }
 
     async fn flow(&self, id: FlowId, project: ProjectId) -> Result<FlowRecord, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, created, updated, revision, enabled, published, draft, webhook, generation, sealed \
-             FROM ap_flows WHERE project = ? AND id = ?",
-        );
-        script.bytes(project.as_bytes()).bytes(id.as_bytes());
-        let row = self.row(script).await?.ok_or(StoreError::NotFound { entity: Entity::Flow })?;
-        read_flow(&row).map_err(store_error)
+        let sql = "SELECT id, project, created, updated, revision, enabled, published, draft, webhook, generation, \
+            sealed FROM ap_flows WHERE project = ? AND id = ?";
+        let read = move |open: &_| connect::row(open, sql, [project.as_bytes(), id.as_bytes()], read_flow);
+        self.readers.read(read).await?.ok_or(StoreError::NotFound { entity: Entity::Flow })
     }
 
     async fn flows(&self, project: ProjectId, page: &PageRequest) -> Result<Page<FlowRecord>, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, created, updated, revision, enabled, published, draft, webhook, generation, sealed \
-             FROM ap_flows WHERE project = ? AND id > ? ORDER BY id LIMIT ?",
-        );
-        script.bytes(project.as_bytes());
-        self.page(script, page, read_flow, |flow| flow.id.as_u128()).await
+        let sql = "SELECT id, project, created, updated, revision, enabled, published, draft, webhook, generation, \
+            sealed FROM ap_flows WHERE project = ? AND id > ? ORDER BY id LIMIT ?";
+        self.page(sql, [project.as_bytes().to_vec()], page, read_flow, |flow| flow.id.as_u128()).await
     }
 
     async fn flow_version(&self, id: FlowVersionId, project: ProjectId) -> Result<FlowVersionRecord, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, flow, number, state, created, revision, sealed \
-             FROM ap_flow_versions WHERE project = ? AND id = ?",
-        );
-        script.bytes(project.as_bytes()).bytes(id.as_bytes());
-        let row = self.row(script).await?.ok_or(StoreError::NotFound { entity: Entity::FlowVersion })?;
-        read_version(&row).map_err(store_error)
+        let sql = "SELECT id, project, flow, number, state, created, revision, sealed \
+            FROM ap_flow_versions WHERE project = ? AND id = ?";
+        let read = move |open: &_| connect::row(open, sql, [project.as_bytes(), id.as_bytes()], read_version);
+        self.readers.read(read).await?.ok_or(StoreError::NotFound { entity: Entity::FlowVersion })
     }
 
     async fn flow_versions(
@@ -62,12 +53,10 @@ impl FlowStore for SqliteBackend {
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<FlowVersionRecord>, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, flow, number, state, created, revision, sealed \
-             FROM ap_flow_versions WHERE project = ? AND flow = ? AND id > ? ORDER BY id LIMIT ?",
-        );
-        script.bytes(project.as_bytes()).bytes(flow.as_bytes());
-        self.page(script, page, read_version, |version| version.id.as_u128()).await
+        let sql = "SELECT id, project, flow, number, state, created, revision, sealed \
+            FROM ap_flow_versions WHERE project = ? AND flow = ? AND id > ? ORDER BY id LIMIT ?";
+        let of = [project.as_bytes().to_vec(), flow.as_bytes().to_vec()];
+        self.page(sql, of, page, read_version, |version| version.id.as_u128()).await
     }
 }
 
@@ -83,22 +72,17 @@ impl ConnectionStore for SqliteBackend {
     }
 
     async fn connection(&self, name: LookupHash, project: ProjectId) -> Result<ConnectionRecord, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, name, created, updated, revision, sealed \
-             FROM ap_connections WHERE project = ? AND name = ?",
-        );
-        script.bytes(project.as_bytes()).bytes(&name.0);
-        let row = self.row(script).await?.ok_or(StoreError::NotFound { entity: Entity::Connection })?;
-        read_connection(&row).map_err(store_error)
+        let sql = "SELECT id, project, name, created, updated, revision, sealed \
+            FROM ap_connections WHERE project = ? AND name = ?";
+        let read = move |open: &_| connect::row(open, sql, params![project.as_bytes(), name.0], read_connection);
+        self.readers.read(read).await?.ok_or(StoreError::NotFound { entity: Entity::Connection })
     }
 
     async fn connections(&self, project: ProjectId, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, name, created, updated, revision, sealed \
-             FROM ap_connections WHERE project = ? AND id > ? ORDER BY id LIMIT ?",
-        );
-        script.bytes(project.as_bytes());
-        self.page(script, page, read_connection, |connection| connection.id.as_u128()).await
+        let sql = "SELECT id, project, name, created, updated, revision, sealed \
+            FROM ap_connections WHERE project = ? AND id > ? ORDER BY id LIMIT ?";
+        let of = [project.as_bytes().to_vec()];
+        self.page(sql, of, page, read_connection, |connection| connection.id.as_u128()).await
     }
 
     async fn delete_connection(
@@ -117,7 +101,6 @@ struct WriteFlow {
     audit: Vec<AuditRecord>,
 }
 
-#[async_trait]
 impl Operation for WriteFlow {
     type Output = ();
 
@@ -126,18 +109,18 @@ impl Operation for WriteFlow {
         self.write.flow.sealed.as_bytes().len() + versions.sum::<usize>() + audit_bytes(&self.audit)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        let FlowWrite { flow, precondition, versions, .. } = &self.write;
-        check_flow(transaction, flow, *precondition).await?;
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let FlowWrite { flow, precondition, versions, trigger } = &self.write;
+        check_flow(transaction, flow, *precondition)?;
         for (version, precondition) in versions {
-            check_version(transaction, version, *precondition).await?;
+            check_version(transaction, version, *precondition)?;
         }
-        let mut script = Script::default();
-        put_flow(&mut script, flow);
+        put_flow(transaction, flow)?;
         for (version, _) in versions {
-            put_version(&mut script, version);
+            put_version(transaction, version)?;
         }
-        transaction.run(script.audit(&self.audit)).await
+        trigger::change(transaction, flow, trigger)?;
+        append(transaction, &self.audit)
     }
 }
 
@@ -147,7 +130,6 @@ struct WriteConnection {
     audit: Vec<AuditRecord>,
 }
 
-#[async_trait]
 impl Operation for WriteConnection {
     type Output = ();
 
@@ -155,27 +137,35 @@ impl Operation for WriteConnection {
         self.connection.sealed.as_bytes().len() + audit_bytes(&self.audit)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        let connection = &self.connection;
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let ConnectionRecord { id, project, name, created, updated, revision, sealed } = &self.connection;
         let entity = Entity::Connection;
-        require_project(transaction, connection.project).await?;
-        let stored = connection_revision(transaction, connection.id, connection.project).await?;
-        check_precondition(entity, self.precondition, connection.revision, stored)?;
-        let mut script = Script::new("SELECT 1 FROM ap_connections WHERE project = ? AND name = ? AND id <> ?");
-        script.bytes(connection.project.as_bytes()).bytes(&connection.name.0).bytes(connection.id.as_bytes());
-        if transaction.row(script).await?.is_some() {
+        require_project(transaction, *project)?;
+        let stored = connection_revision(transaction, *id, *project)?;
+        check_precondition(entity, self.precondition, *revision, stored)?;
+        let taken = transaction.exists(
+            "SELECT 1 FROM ap_connections WHERE project = ? AND name = ? AND id <> ?",
+            params![project.as_bytes(), name.0, id.as_bytes()],
+        )?;
+        if taken {
             return Err(StoreError::AlreadyExists { entity }.into());
         }
-        let mut script = Script::new(
+        transaction.run(
             "INSERT INTO ap_connections (project, id, name, created, updated, revision, sealed) \
              VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, id) DO UPDATE SET name = excluded.name, \
              created = excluded.created, updated = excluded.updated, revision = excluded.revision, \
              sealed = excluded.sealed",
-        );
-        script.bytes(connection.project.as_bytes()).bytes(connection.id.as_bytes()).bytes(&connection.name.0);
-        script.time(connection.created).time(connection.updated).uint(connection.revision.0);
-        script.sealed(&connection.sealed);
-        transaction.run(script.audit(&self.audit)).await
+            params![
+                project.as_bytes(),
+                id.as_bytes(),
+                name.0,
+                created.as_micros(),
+                updated.as_micros(),
+                uint(revision.0)?,
+                sealed.as_bytes().as_ref()
+            ],
+        )?;
+        append(transaction, &self.audit)
     }
 }
 
@@ -186,7 +176,6 @@ struct DeleteConnection {
     audit: Vec<AuditRecord>,
 }
 
-#[async_trait]
 impl Operation for DeleteConnection {
     type Output = ();
 
@@ -194,49 +183,44 @@ impl Operation for DeleteConnection {
         audit_bytes(&self.audit)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        let stored = connection_revision(transaction, self.id, self.project).await?;
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let stored = connection_revision(transaction, self.id, self.project)?;
         let precondition = Precondition::Revision(self.revision);
         check_precondition(Entity::Connection, precondition, precondition.resulting_revision(), stored)?;
-        let mut script = Script::new("DELETE FROM ap_connections WHERE project = ? AND id = ?");
-        script.bytes(self.project.as_bytes()).bytes(self.id.as_bytes());
-        transaction.run(script.audit(&self.audit)).await
+        transaction.run(
+            "DELETE FROM ap_connections WHERE project = ? AND id = ?",
+            [self.project.as_bytes(), self.id.as_bytes()],
+        )?;
+        append(transaction, &self.audit)
     }
 }
 
-async fn check_flow(
-    transaction: &mut Transaction<'_>,
-    flow: &FlowRecord,
-    precondition: Precondition,
-) -> Result<(), Failure> {
-    require_project(transaction, flow.project).await?;
-    let mut script = Script::new("SELECT revision FROM ap_flows WHERE project = ? AND id = ?");
-    script.bytes(flow.project.as_bytes()).bytes(flow.id.as_bytes());
-    let stored = transaction.row(script).await?.map(|row| Columns::of(&row).revision()).transpose()?;
+fn check_flow(transaction: &Transaction<'_>, flow: &FlowRecord, precondition: Precondition) -> Result<(), Failure> {
+    require_project(transaction, flow.project)?;
+    let stored = transaction.row(
+        "SELECT revision FROM ap_flows WHERE project = ? AND id = ?",
+        [flow.project.as_bytes(), flow.id.as_bytes()],
+        |columns| columns.revision(),
+    )?;
     check_precondition(Entity::Flow, precondition, flow.revision, stored)?;
-    let mut script = Script::new("SELECT 1 FROM ap_flows WHERE webhook = ? AND (project <> ? OR id <> ?)");
-    script.bytes(&flow.webhook.0).bytes(flow.project.as_bytes()).bytes(flow.id.as_bytes());
-    match transaction.row(script).await? {
-        Some(_) => Err(StoreError::AlreadyExists { entity: Entity::Flow }.into()),
-        None => Ok(()),
-    }
+    let taken = transaction.exists(
+        "SELECT 1 FROM ap_flows WHERE webhook = ? AND (project <> ? OR id <> ?)",
+        params![flow.webhook.0, flow.project.as_bytes(), flow.id.as_bytes()],
+    )?;
+    if taken { Err(StoreError::AlreadyExists { entity: Entity::Flow }.into()) } else { Ok(()) }
 }
 
-async fn check_version(
-    transaction: &mut Transaction<'_>,
+fn check_version(
+    transaction: &Transaction<'_>,
     version: &FlowVersionRecord,
     precondition: Precondition,
 ) -> Result<(), Failure> {
     let entity = Entity::FlowVersion;
-    let mut script = Script::new("SELECT revision, flow, state FROM ap_flow_versions WHERE project = ? AND id = ?");
-    script.bytes(version.project.as_bytes()).bytes(version.id.as_bytes());
-    let stored = match transaction.row(script).await? {
-        Some(row) => {
-            let mut columns = Columns::of(&row);
-            Some((columns.revision()?, columns.id(FlowId::from_slice)?, read_state(columns.text()?)?))
-        }
-        None => None,
-    };
+    let stored = transaction.row(
+        "SELECT revision, flow, state FROM ap_flow_versions WHERE project = ? AND id = ?",
+        [version.project.as_bytes(), version.id.as_bytes()],
+        |columns| Ok((columns.revision()?, columns.id(FlowId::from_slice)?, read_state(columns.text()?)?)),
+    )?;
     check_precondition(entity, precondition, version.revision, stored.map(|(revision, ..)| revision))?;
     if let Some((current, flow, state)) = stored {
         if flow != version.flow {
@@ -246,69 +230,76 @@ async fn check_version(
             return Err(StoreError::Conflict { entity, current }.into());
         }
     }
-    let mut script =
-        Script::new("SELECT 1 FROM ap_flow_versions WHERE project = ? AND flow = ? AND number = ? AND id <> ?");
-    script.bytes(version.project.as_bytes()).bytes(version.flow.as_bytes());
-    script.uint(version.number.into()).bytes(version.id.as_bytes());
-    match transaction.row(script).await? {
-        Some(_) => Err(StoreError::AlreadyExists { entity }.into()),
-        None => Ok(()),
-    }
+    let taken = transaction.exists(
+        "SELECT 1 FROM ap_flow_versions WHERE project = ? AND flow = ? AND number = ? AND id <> ?",
+        params![version.project.as_bytes(), version.flow.as_bytes(), version.number, version.id.as_bytes()],
+    )?;
+    if taken { Err(StoreError::AlreadyExists { entity }.into()) } else { Ok(()) }
 }
 
-async fn require_project(transaction: &mut Transaction<'_>, project: ProjectId) -> Result<(), Failure> {
-    if project_exists(transaction, project).await? {
-        Ok(())
-    } else {
-        Err(StoreError::NotFound { entity: Entity::Project }.into())
-    }
-}
-
-async fn connection_revision(
-    transaction: &mut Transaction<'_>,
+fn connection_revision(
+    transaction: &Transaction<'_>,
     id: ConnectionId,
     project: ProjectId,
-) -> sqlx::Result<Option<Revision>> {
-    let mut script = Script::new("SELECT revision FROM ap_connections WHERE project = ? AND id = ?");
-    script.bytes(project.as_bytes()).bytes(id.as_bytes());
-    transaction.row(script).await?.map(|row| Columns::of(&row).revision()).transpose()
+) -> rusqlite::Result<Option<Revision>> {
+    transaction.row(
+        "SELECT revision FROM ap_connections WHERE project = ? AND id = ?",
+        [project.as_bytes(), id.as_bytes()],
+        |columns| columns.revision(),
+    )
 }
 
-fn put_flow(script: &mut Script, flow: &FlowRecord) {
-    script.then(
+fn put_flow(transaction: &Transaction<'_>, flow: &FlowRecord) -> rusqlite::Result<()> {
+    transaction.run(
         "INSERT INTO ap_flows (project, id, created, updated, revision, enabled, published, draft, webhook, \
          generation, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, id) DO UPDATE SET \
          created = excluded.created, updated = excluded.updated, revision = excluded.revision, \
          enabled = excluded.enabled, published = excluded.published, draft = excluded.draft, \
          webhook = excluded.webhook, generation = excluded.generation, sealed = excluded.sealed",
-    );
-    script.bytes(flow.project.as_bytes()).bytes(flow.id.as_bytes()).time(flow.created).time(flow.updated);
-    script.uint(flow.revision.0).bind(flow.enabled);
-    script.bind(flow.published.as_ref().map(|id| id.as_bytes().as_slice()));
-    script.bind(flow.draft.as_ref().map(|id| id.as_bytes().as_slice()));
-    script.bytes(&flow.webhook.0).uint(flow.generation).sealed(&flow.sealed);
+        params![
+            flow.project.as_bytes(),
+            flow.id.as_bytes(),
+            flow.created.as_micros(),
+            flow.updated.as_micros(),
+            uint(flow.revision.0)?,
+            flow.enabled,
+            flow.published.as_ref().map(FlowVersionId::as_bytes),
+            flow.draft.as_ref().map(FlowVersionId::as_bytes),
+            flow.webhook.0,
+            uint(flow.generation)?,
+            flow.sealed.as_bytes().as_ref()
+        ],
+    )?;
+    Ok(())
 }
 
-fn put_version(script: &mut Script, version: &FlowVersionRecord) {
-    script.then(
+fn put_version(transaction: &Transaction<'_>, version: &FlowVersionRecord) -> rusqlite::Result<()> {
+    transaction.run(
         "INSERT INTO ap_flow_versions (project, id, flow, number, state, created, revision, sealed) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, id) DO UPDATE SET number = excluded.number, \
          state = excluded.state, created = excluded.created, revision = excluded.revision, sealed = excluded.sealed",
-    );
-    script.bytes(version.project.as_bytes()).bytes(version.id.as_bytes()).bytes(version.flow.as_bytes());
-    script.uint(version.number.into()).bind(version.state.as_str()).time(version.created);
-    script.uint(version.revision.0).sealed(&version.sealed);
+        params![
+            version.project.as_bytes(),
+            version.id.as_bytes(),
+            version.flow.as_bytes(),
+            version.number,
+            version.state.as_str(),
+            version.created.as_micros(),
+            uint(version.revision.0)?,
+            version.sealed.as_bytes().as_ref()
+        ],
+    )?;
+    Ok(())
 }
 
-fn read_flow(row: &SqliteRow) -> sqlx::Result<FlowRecord> {
-    let mut columns = Columns::of(row);
+fn read_flow(columns: &mut Columns<'_>) -> rusqlite::Result<FlowRecord> {
     Ok(FlowRecord {
         id: columns.id(FlowId::from_slice)?,
         project: columns.id(ProjectId::from_slice)?,
         created: columns.time()?,
         updated: columns.time()?,
         revision: columns.revision()?,
-        enabled: columns.int()? != 0,
+        enabled: columns.flag()?,
         published: columns.maybe_id(FlowVersionId::from_slice)?,
         draft: columns.maybe_id(FlowVersionId::from_slice)?,
         webhook: columns.hash()?,
@@ -317,13 +308,12 @@ fn read_flow(row: &SqliteRow) -> sqlx::Result<FlowRecord> {
     })
 }
 
-fn read_version(row: &SqliteRow) -> sqlx::Result<FlowVersionRecord> {
-    let mut columns = Columns::of(row);
+fn read_version(columns: &mut Columns<'_>) -> rusqlite::Result<FlowVersionRecord> {
     Ok(FlowVersionRecord {
         id: columns.id(FlowVersionId::from_slice)?,
         project: columns.id(ProjectId::from_slice)?,
         flow: columns.id(FlowId::from_slice)?,
-        number: u32::try_from(columns.int()?).map_err(decode)?,
+        number: columns.small()?,
         state: read_state(columns.text()?)?,
         created: columns.time()?,
         revision: columns.revision()?,
@@ -331,13 +321,12 @@ fn read_version(row: &SqliteRow) -> sqlx::Result<FlowVersionRecord> {
     })
 }
 
-fn read_state(text: &str) -> sqlx::Result<VersionState> {
+fn read_state(text: &str) -> rusqlite::Result<VersionState> {
     let states = [VersionState::Draft, VersionState::Locked];
     states.into_iter().find(|state| state.as_str() == text).ok_or_else(|| decode("not a version state"))
 }
 
-fn read_connection(row: &SqliteRow) -> sqlx::Result<ConnectionRecord> {
-    let mut columns = Columns::of(row);
+fn read_connection(columns: &mut Columns<'_>) -> rusqlite::Result<ConnectionRecord> {
     Ok(ConnectionRecord {
         id: columns.id(ConnectionId::from_slice)?,
         project: columns.id(ProjectId::from_slice)?,

@@ -8,17 +8,16 @@ use ap_core::{
 };
 use ap_crypto::keyring::{KeyStore, WrappedKey};
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::params;
 
 use super::{
-    SqliteBackend,
-    error::store_error,
-    script::{Columns, Script, decode},
+    SqliteBackend, connect,
+    row::{Columns, decode},
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
     backend::check_project,
-    store::{AuditStore, ProjectRecord, ProjectStore},
+    store::{AuditStore, ProjectRecord, ProjectShare, ProjectStore},
 };
 
 #[async_trait]
@@ -34,29 +33,22 @@ impl ProjectStore for SqliteBackend {
     }
 
     async fn project(&self, id: ProjectId) -> Result<ProjectRecord, StoreError> {
-        let mut script = Script::new("SELECT id, created, sealed FROM ap_projects WHERE id = ?");
-        script.bytes(id.as_bytes());
-        let row = self.row(script).await?.ok_or(StoreError::NotFound { entity: Entity::Project })?;
-        read_project(&row).map_err(store_error)
+        let sql = "SELECT id, created, weight, concurrency, sealed FROM ap_projects WHERE id = ?";
+        let found = self.readers.read(move |open| connect::row(open, sql, [id.as_bytes()], read_project)).await?;
+        found.ok_or(StoreError::NotFound { entity: Entity::Project })
     }
 
-    async fn set_share(
-        &self,
-        _id: ProjectId,
-        _share: crate::store::ProjectShare,
-        _audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        Err(crate::backend::misuse("not built yet"))
+    async fn set_share(&self, id: ProjectId, share: ProjectShare, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        self.writer.write(SetShare { id, share, audit: audit.to_vec() }).await
     }
 }
 
 #[async_trait]
 impl KeyStore for SqliteBackend {
     async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError> {
-        let mut script = Script::new("SELECT id, parent, created, sealed FROM ap_keys WHERE scope = ? ORDER BY id");
-        script.bytes(&scope.to_bytes());
-        let rows = self.rows(script).await?;
-        rows.iter().map(|row| read_key(row, scope)).collect::<sqlx::Result<_>>().map_err(store_error)
+        let sql = "SELECT id, parent, created, sealed FROM ap_keys WHERE scope = ? ORDER BY id";
+        let read = move |columns: &mut Columns<'_>| read_key(columns, scope);
+        self.readers.read(move |open| connect::rows(open, sql, [scope.to_bytes()], read)).await
     }
 
     async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
@@ -71,11 +63,9 @@ impl AuditStore for SqliteBackend {
     }
 
     async fn audit(&self, scope: Scope, page: &PageRequest) -> Result<Page<AuditRecord>, StoreError> {
-        let mut script = Script::new(
-            "SELECT scope, id, at, action, outcome, sealed FROM ap_audit WHERE scope = ? AND id > ? ORDER BY id LIMIT ?",
-        );
-        script.bytes(&scope.to_bytes());
-        self.page(script, page, read_audit, |record| record.id.as_u128()).await
+        let sql = "SELECT scope, id, at, action, outcome, sealed FROM ap_audit \
+            WHERE scope = ? AND id > ? ORDER BY id LIMIT ?";
+        self.page(sql, [scope.to_bytes().to_vec()], page, read_audit, |record| record.id.as_u128()).await
     }
 }
 
@@ -85,7 +75,6 @@ struct CreateProject {
     audit: Vec<AuditRecord>,
 }
 
-#[async_trait]
 impl Operation for CreateProject {
     type Output = ();
 
@@ -93,15 +82,43 @@ impl Operation for CreateProject {
         self.project.sealed.as_bytes().len() + self.key.wrapped.as_bytes().len() + audit_bytes(&self.audit)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        if project_exists(transaction, self.project.id).await? {
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let ProjectRecord { id, created, share, sealed } = &self.project;
+        if project_exists(transaction, *id)? {
             return Err(StoreError::AlreadyExists { entity: Entity::Project }.into());
         }
-        refuse_known_key(transaction, self.key.id).await?;
-        let mut script = Script::new("INSERT INTO ap_projects (id, created, sealed) VALUES (?, ?, ?)");
-        script.bytes(self.project.id.as_bytes()).time(self.project.created).sealed(&self.project.sealed);
-        write_key(&mut script, &self.key);
-        transaction.run(script.audit(&self.audit)).await
+        refuse_known_key(transaction, self.key.id)?;
+        transaction.run(
+            "INSERT INTO ap_projects (id, created, weight, concurrency, sealed) VALUES (?, ?, ?, ?, ?)",
+            params![id.as_bytes(), created.as_micros(), share.weight, share.concurrency, sealed.as_bytes().as_ref()],
+        )?;
+        write_key(transaction, &self.key)?;
+        append(transaction, &self.audit)
+    }
+}
+
+struct SetShare {
+    id: ProjectId,
+    share: ProjectShare,
+    audit: Vec<AuditRecord>,
+}
+
+impl Operation for SetShare {
+    type Output = ();
+
+    fn bytes(&self) -> usize {
+        audit_bytes(&self.audit)
+    }
+
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let changed = transaction.run(
+            "UPDATE ap_projects SET weight = ?, concurrency = ? WHERE id = ?",
+            params![self.share.weight, self.share.concurrency, self.id.as_bytes()],
+        )?;
+        if changed == 0 {
+            return Err(StoreError::NotFound { entity: Entity::Project }.into());
+        }
+        append(transaction, &self.audit)
     }
 }
 
@@ -110,7 +127,6 @@ struct InsertKey {
     audit: Vec<AuditRecord>,
 }
 
-#[async_trait]
 impl Operation for InsertKey {
     type Output = ();
 
@@ -118,11 +134,10 @@ impl Operation for InsertKey {
         self.key.wrapped.as_bytes().len() + audit_bytes(&self.audit)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        refuse_known_key(transaction, self.key.id).await?;
-        let mut script = Script::default();
-        write_key(&mut script, &self.key);
-        transaction.run(script.audit(&self.audit)).await
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        refuse_known_key(transaction, self.key.id)?;
+        write_key(transaction, &self.key)?;
+        append(transaction, &self.audit)
     }
 }
 
@@ -130,7 +145,6 @@ struct AppendAudit {
     records: Vec<AuditRecord>,
 }
 
-#[async_trait]
 impl Operation for AppendAudit {
     type Output = ();
 
@@ -138,34 +152,41 @@ impl Operation for AppendAudit {
         audit_bytes(&self.records)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'_>, _changes: &[u64]) -> Result<(), Failure> {
-        for records in self.records.chunks(AUDIT_GROUP) {
-            transaction.run(Script::default().audit(records)).await?;
-        }
-        Ok(())
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        append(transaction, &self.records)
     }
 }
 
-impl Transaction<'_> {
-    /// Runs statements whose results do not matter. Their number varies, so they do not stay prepared.
-    pub(super) async fn run(&mut self, script: &mut Script) -> Result<(), Failure> {
-        let mut script = std::mem::take(script);
-        script.once();
-        script.run(&mut *self.connection).await?;
-        Ok(())
+/// Appends audit records; one whose id is taken fails the transaction.
+pub(super) fn append(transaction: &Transaction<'_>, records: &[AuditRecord]) -> Result<(), Failure> {
+    for record in records {
+        transaction.run(
+            "INSERT INTO ap_audit (scope, id, at, action, outcome, sealed) VALUES (?, ?, ?, ?, ?, ?)",
+            params![
+                record.scope.to_bytes(),
+                record.id.as_bytes(),
+                record.at.as_micros(),
+                record.action,
+                outcome_text(record.outcome),
+                record.body.as_bytes().as_ref()
+            ],
+        )?;
     }
-
-    /// Runs a query and returns its first row.
-    pub(super) async fn row(&mut self, script: Script) -> sqlx::Result<Option<SqliteRow>> {
-        script.row(&mut *self.connection).await
-    }
+    Ok(())
 }
 
 /// Whether there is such a project.
-pub(super) async fn project_exists(transaction: &mut Transaction<'_>, id: ProjectId) -> sqlx::Result<bool> {
-    let mut script = Script::new("SELECT 1 FROM ap_projects WHERE id = ?");
-    script.bytes(id.as_bytes());
-    Ok(transaction.row(script).await?.is_some())
+pub(super) fn project_exists(transaction: &Transaction<'_>, id: ProjectId) -> rusqlite::Result<bool> {
+    transaction.exists("SELECT 1 FROM ap_projects WHERE id = ?", [id.as_bytes()])
+}
+
+/// Refuses what belongs to a project that does not exist.
+pub(super) fn require_project(transaction: &Transaction<'_>, project: ProjectId) -> Result<(), Failure> {
+    if project_exists(transaction, project)? {
+        Ok(())
+    } else {
+        Err(StoreError::NotFound { entity: Entity::Project }.into())
+    }
 }
 
 /// Payload of audit records, in bytes.
@@ -174,7 +195,7 @@ pub(super) fn audit_bytes(records: &[AuditRecord]) -> usize {
 }
 
 /// How outcomes are spelled in the database.
-pub(super) const fn outcome_text(outcome: AuditOutcome) -> &'static str {
+const fn outcome_text(outcome: AuditOutcome) -> &'static str {
     match outcome {
         AuditOutcome::Denied => "DENIED",
         AuditOutcome::Failure => "FAILURE",
@@ -182,33 +203,33 @@ pub(super) const fn outcome_text(outcome: AuditOutcome) -> &'static str {
     }
 }
 
-async fn refuse_known_key(transaction: &mut Transaction<'_>, id: KeyId) -> Result<(), Failure> {
-    let mut script = Script::new("SELECT 1 FROM ap_keys WHERE id = ?");
-    script.bytes(id.as_bytes());
-    match transaction.row(script).await? {
-        Some(_) => Err(StoreError::AlreadyExists { entity: Entity::Key }.into()),
-        None => Ok(()),
+fn refuse_known_key(transaction: &Transaction<'_>, id: KeyId) -> Result<(), Failure> {
+    if transaction.exists("SELECT 1 FROM ap_keys WHERE id = ?", [id.as_bytes()])? {
+        Err(StoreError::AlreadyExists { entity: Entity::Key }.into())
+    } else {
+        Ok(())
     }
 }
 
-fn write_key(script: &mut Script, key: &WrappedKey) {
-    script.then("INSERT INTO ap_keys (id, scope, parent, created, sealed) VALUES (?, ?, ?, ?, ?)");
-    script.bytes(key.id.as_bytes()).bytes(&key.scope.to_bytes()).bytes(key.parent.as_bytes());
-    script.time(key.created).sealed(&key.wrapped);
+fn write_key(transaction: &Transaction<'_>, key: &WrappedKey) -> rusqlite::Result<()> {
+    let WrappedKey { id, scope, parent, created, wrapped } = key;
+    transaction.run(
+        "INSERT INTO ap_keys (id, scope, parent, created, sealed) VALUES (?, ?, ?, ?, ?)",
+        params![id.as_bytes(), scope.to_bytes(), parent.as_bytes(), created.as_micros(), wrapped.as_bytes().as_ref()],
+    )?;
+    Ok(())
 }
 
-fn read_project(row: &SqliteRow) -> sqlx::Result<ProjectRecord> {
-    let mut columns = Columns::of(row);
+fn read_project(columns: &mut Columns<'_>) -> rusqlite::Result<ProjectRecord> {
     Ok(ProjectRecord {
         id: columns.id(ProjectId::from_slice)?,
         created: columns.time()?,
-        share: Default::default(),
+        share: ProjectShare { weight: columns.small()?, concurrency: columns.get()? },
         sealed: columns.sealed()?,
     })
 }
 
-fn read_key(row: &SqliteRow, scope: Scope) -> sqlx::Result<WrappedKey> {
-    let mut columns = Columns::of(row);
+fn read_key(columns: &mut Columns<'_>, scope: Scope) -> rusqlite::Result<WrappedKey> {
     Ok(WrappedKey {
         id: columns.id(KeyId::from_slice)?,
         scope,
@@ -218,8 +239,7 @@ fn read_key(row: &SqliteRow, scope: Scope) -> sqlx::Result<WrappedKey> {
     })
 }
 
-fn read_audit(row: &SqliteRow) -> sqlx::Result<AuditRecord> {
-    let mut columns = Columns::of(row);
+fn read_audit(columns: &mut Columns<'_>) -> rusqlite::Result<AuditRecord> {
     Ok(AuditRecord {
         scope: read_scope(columns.bytes()?)?,
         id: columns.id(AuditId::from_slice)?,
@@ -235,7 +255,7 @@ fn read_audit(row: &SqliteRow) -> sqlx::Result<AuditRecord> {
     })
 }
 
-fn read_scope(bytes: &[u8]) -> sqlx::Result<Scope> {
+fn read_scope(bytes: &[u8]) -> rusqlite::Result<Scope> {
     match bytes.split_first() {
         Some((b'P', id)) => PlatformId::from_slice(id).map(Scope::Platform).map_err(decode),
         Some((b'p', id)) => ProjectId::from_slice(id).map(Scope::Project).map_err(decode),
@@ -243,7 +263,5 @@ fn read_scope(bytes: &[u8]) -> sqlx::Result<Scope> {
     }
 }
 
-/// Audit records in one script.
-const AUDIT_GROUP: usize = 64;
 /// What a row takes beside its payload, roughly.
 const ROW_BYTES: usize = 100;

@@ -1,25 +1,27 @@
-//! Runs and their journals.
+//! Runs, their journals and their signals.
 
 use ap_core::{
     audit::AuditRecord,
-    id::{FlowId, FlowVersionId, ProjectId, RunId},
+    id::{FlowId, FlowVersionId, ProjectId, RunId, SignalId},
     run::RunStatus,
-    store::{Entity, Page, PageRequest, StoreError},
+    store::{Entity, LookupHash, Page, PageRequest, Revision, StoreError},
     time::Timestamp,
 };
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::params;
 
 use super::{
     SqliteBackend,
-    error::store_error,
-    project::audit_bytes,
-    script::{Columns, Script, decode},
-    writer::{Failure, Operation, Shape, Transaction},
+    commit::Commit,
+    connect, gate,
+    project::{append, audit_bytes},
+    queue,
+    row::{Columns, decode, uint},
+    writer::{Failure, Operation, Transaction},
 };
 use crate::{
     backend::check_commit,
-    store::{JournalEntry, Lease, RunChange, RunCommit, RunRecord, RunStore},
+    store::{JournalEntry, RunCommit, RunFilter, RunRecord, RunStore, SignalRecord, Signaled},
 };
 
 #[async_trait]
@@ -29,137 +31,233 @@ impl RunStore for SqliteBackend {
         self.writer.write(Commit { commit, audit: audit.to_vec() }).await
     }
 
+    async fn reopen(
+        &self,
+        id: RunId,
+        project: ProjectId,
+        entry: JournalEntry,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        self.writer.write(Reopen { id, project, entry, audit: audit.to_vec() }).await
+    }
+
+    async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
+        self.writer.write(Signal { signal, audit: audit.to_vec() }).await
+    }
+
+    async fn signals(&self, run: RunId, project: ProjectId) -> Result<Vec<SignalRecord>, StoreError> {
+        let sql = "SELECT id, slot, at, sealed FROM ap_signals WHERE project = ? AND run = ? ORDER BY id";
+        let read = move |columns: &mut Columns<'_>| {
+            Ok(SignalRecord {
+                id: columns.id(SignalId::from_slice)?,
+                project,
+                run,
+                slot: columns.hash()?,
+                at: columns.time()?,
+                sealed: columns.sealed()?,
+            })
+        };
+        self.readers.read(move |open| connect::rows(open, sql, [project.as_bytes(), run.as_bytes()], read)).await
+    }
+
     async fn run(&self, id: RunId, project: ProjectId) -> Result<RunRecord, StoreError> {
-        let mut script = Script::new(
-            "SELECT id, project, flow, version, status, created, finished FROM ap_runs WHERE project = ? AND id = ?",
-        );
-        script.bytes(project.as_bytes()).bytes(id.as_bytes());
-        let row = self.row(script).await?.ok_or(StoreError::NotFound { entity: Entity::Run })?;
-        read_run(&row).map_err(store_error)
+        let sql = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+            WHERE project = ? AND id = ?";
+        let read = move |open: &_| connect::row(open, sql, [project.as_bytes(), id.as_bytes()], read_run);
+        self.readers.read(read).await?.ok_or(StoreError::NotFound { entity: Entity::Run })
     }
 
     async fn runs(
         &self,
-        filter: crate::store::RunFilter,
+        filter: RunFilter,
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
-        let script = match filter.flow {
-            None => {
-                let mut script = Script::new(
-                    "SELECT id, project, flow, version, status, created, finished FROM ap_runs \
-                     WHERE project = ? AND id > ? ORDER BY id LIMIT ?",
-                );
-                script.bytes(project.as_bytes());
-                script
-            }
-            Some(flow) => {
-                let mut script = Script::new(
-                    "SELECT id, project, flow, version, status, created, finished FROM ap_runs \
-                     WHERE project = ? AND flow = ? AND id > ? ORDER BY id LIMIT ?",
-                );
-                script.bytes(project.as_bytes()).bytes(flow.as_bytes());
-                script
-            }
-        };
-        self.page(script, page, read_run, |run| run.id.as_u128()).await
+        let mut of = vec![project.as_bytes().to_vec()];
+        of.extend(filter.parent.map(|parent| parent.as_bytes().to_vec()));
+        of.extend(filter.flow.map(|flow| flow.as_bytes().to_vec()));
+        self.page(listing(&filter), of, page, read_run, |run| run.id.as_u128()).await
     }
 
     async fn journal(&self, id: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError> {
         // One statement, hence one state of the database: a run without entries is one row without a sequence number.
-        let mut script = Script::new(
-            "SELECT entry.seq, entry.sealed FROM ap_runs AS run \
-             LEFT JOIN ap_journal AS entry ON entry.project = run.project AND entry.run = run.id \
-             WHERE run.project = ? AND run.id = ? ORDER BY entry.seq",
-        );
-        script.bytes(project.as_bytes()).bytes(id.as_bytes());
-        let rows = self.rows(script).await?;
+        let sql = "SELECT entry.seq, entry.sealed FROM ap_runs AS run \
+            LEFT JOIN ap_journal AS entry ON entry.project = run.project AND entry.run = run.id \
+            WHERE run.project = ? AND run.id = ? ORDER BY entry.seq";
+        let read = move |open: &_| connect::rows(open, sql, [project.as_bytes(), id.as_bytes()], read_entry);
+        let rows = self.readers.read(read).await?;
         if rows.is_empty() {
             return Err(StoreError::NotFound { entity: Entity::Run });
         }
-        rows.iter().filter_map(|row| read_entry(row).transpose()).collect::<sqlx::Result<_>>().map_err(store_error)
-    }
-
-    async fn reopen(
-        &self,
-        _id: RunId,
-        _project: ProjectId,
-        _entry: JournalEntry,
-        _audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn signal(
-        &self,
-        _signal: crate::store::SignalRecord,
-        _audit: &[AuditRecord],
-    ) -> Result<crate::store::Signaled, StoreError> {
-        Err(crate::backend::misuse("not built yet"))
-    }
-
-    async fn signals(&self, _run: RunId, _project: ProjectId) -> Result<Vec<crate::store::SignalRecord>, StoreError> {
-        Ok(Vec::new())
+        Ok(rows.into_iter().flatten().collect())
     }
 }
 
-struct Commit {
-    commit: RunCommit,
+/// The listing that a filter asks for: its arguments are the project, the parent and the flow, as far as they are asked for,
+/// the id to start behind and the number of rows.
+pub(super) fn listing(filter: &RunFilter) -> &'static str {
+    macro_rules! listing {
+        ($condition:literal) => {
+            concat!(
+                "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs WHERE project = ? ",
+                $condition,
+                " AND id > ? ORDER BY id LIMIT ?"
+            )
+        };
+    }
+    match (filter.parent.is_some(), filter.flow.is_some(), filter.live) {
+        (false, false, false) => listing!(""),
+        (false, false, true) => listing!("AND finished IS NULL"),
+        (false, true, false) => listing!("AND flow = ?"),
+        (false, true, true) => listing!("AND flow = ? AND finished IS NULL"),
+        (true, false, false) => listing!("AND parent = ?"),
+        (true, false, true) => listing!("AND parent = ? AND finished IS NULL"),
+        (true, true, false) => listing!("AND parent = ? AND flow = ?"),
+        (true, true, true) => listing!("AND parent = ? AND flow = ? AND finished IS NULL"),
+    }
+}
+
+struct Reopen {
+    id: RunId,
+    project: ProjectId,
+    entry: JournalEntry,
     audit: Vec<AuditRecord>,
 }
 
-#[async_trait]
-impl Operation for Commit {
+impl Operation for Reopen {
     type Output = ();
 
     fn bytes(&self) -> usize {
-        entry_bytes(&self.commit.entries) + audit_bytes(&self.audit)
+        entry_bytes(std::slice::from_ref(&self.entry)) + audit_bytes(&self.audit)
     }
 
-    fn shape(&self) -> Option<Shape> {
-        let kind = match self.commit.change {
-            RunChange::End { .. } => "commit-end",
-            RunChange::Park { .. } => "commit-park",
-            RunChange::Release => "commit-release",
-            RunChange::Stay => "commit-stay",
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let key = [self.project.as_bytes(), self.id.as_bytes()];
+        let stored = transaction.row(
+            "SELECT status, gate, gate_limit, \
+             (SELECT max(seq) FROM ap_journal AS entry WHERE entry.project = run.project AND entry.run = run.id) \
+             FROM ap_runs AS run WHERE project = ? AND id = ?",
+            key,
+            |columns| {
+                let status = columns.text()?.parse::<RunStatus>().map_err(decode)?;
+                Ok((status, columns.maybe_hash()?, columns.get::<Option<u32>>()?, columns.get::<Option<i64>>()?))
+            },
+        )?;
+        let (status, gate, limit, last) = stored.ok_or(StoreError::NotFound { entity: Entity::Run })?;
+        if !can_reopen(status) || uint(self.entry.seq)? != last.map_or(0, |last| last.saturating_add(1)) {
+            return Err(StoreError::Conflict { entity: Entity::Run, current: Revision(0) }.into());
+        }
+        let passed = match gate {
+            Some(key) => {
+                let gate = crate::store::Gate { key, limit: limit.unwrap_or(1), skip: false };
+                gate::has_room(transaction, self.project, &gate, 0)?
+            }
+            None => true,
         };
-        Some(Shape { kind, entries: self.commit.entries.len(), audit: self.audit.len() })
-    }
-
-    /// The first statement changes the run if the lease is held, and thereby lets the others happen.
-    fn write(&self, script: &mut Script, _now: Timestamp) {
-        let RunCommit { lease, entries, change, .. } = &self.commit;
-        match change {
-            RunChange::End { status, at } => {
-                script
-                    .then("UPDATE ap_runs SET status = ?, finished = ?, lease = NULL")
-                    .bind(status.as_str())
-                    .time(*at);
-            }
-            RunChange::Park { .. } | RunChange::Release => {
-                script.then("UPDATE ap_runs SET status = 'QUEUED', lease = NULL");
-            }
-            RunChange::Stay => {
-                script.then("UPDATE ap_runs SET epoch = epoch");
-            }
-        }
-        script.with(HELD);
-        bind_lease(script, lease);
-        for entry in entries {
-            script.then("INSERT INTO ap_journal (project, run, seq, sealed) SELECT ?, ?, ?, ? WHERE changes() = 1");
-            script.bytes(lease.project.as_bytes()).bytes(lease.run.as_bytes()).uint(entry.seq).sealed(&entry.sealed);
-        }
-        script.audit_after_change(&self.audit);
-    }
-
-    async fn finish(&self, _transaction: &mut Transaction<'_>, changes: &[u64]) -> Result<(), Failure> {
-        if changes.first() == Some(&1) { Ok(()) } else { Err(StoreError::Fenced.into()) }
+        transaction.run(
+            "UPDATE ap_runs SET status = 'QUEUED', finished = NULL, ready = ?, passed = ? WHERE project = ? AND id = ?",
+            params![passed, passed, self.project.as_bytes(), self.id.as_bytes()],
+        )?;
+        append_entry(transaction, self.project, self.id, &self.entry)?;
+        append(transaction, &self.audit)
     }
 }
 
-/// Binds what [`HELD`] asks for.
-pub(super) fn bind_lease(script: &mut Script, lease: &Lease) {
-    script.bytes(lease.project.as_bytes()).bytes(lease.run.as_bytes()).uint(lease.epoch);
+struct Signal {
+    signal: SignalRecord,
+    audit: Vec<AuditRecord>,
+}
+
+impl Operation for Signal {
+    type Output = Signaled;
+
+    fn bytes(&self) -> usize {
+        self.signal.sealed.as_bytes().len() + audit_bytes(&self.audit)
+    }
+
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<Signaled, Failure> {
+        let signaled = deliver(transaction, &self.signal)?;
+        if signaled == Signaled::Delivered {
+            append(transaction, &self.audit)?;
+        }
+        Ok(signaled)
+    }
+}
+
+/// Keeps a signal, if its run is there and its slot is free, and makes the run claimable if it is paused.
+pub(super) fn deliver(transaction: &Transaction<'_>, signal: &SignalRecord) -> rusqlite::Result<Signaled> {
+    let SignalRecord { id, project, run, slot, at, sealed } = signal;
+    let paused = transaction.row(
+        "SELECT status = 'PAUSED' FROM ap_runs WHERE project = ? AND id = ? AND finished IS NULL",
+        [project.as_bytes(), run.as_bytes()],
+        |columns| columns.flag(),
+    )?;
+    let Some(paused) = paused else { return Ok(Signaled::Over) };
+    let new = transaction.run(
+        "INSERT INTO ap_slots (project, run, slot) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        params![project.as_bytes(), run.as_bytes(), slot.0],
+    )?;
+    if new == 0 {
+        return Ok(Signaled::Used);
+    }
+    transaction.run(
+        "INSERT INTO ap_signals (project, run, id, slot, at, sealed) VALUES (?, ?, ?, ?, ?, ?)",
+        params![project.as_bytes(), run.as_bytes(), id.as_bytes(), slot.0, at.as_micros(), sealed.as_bytes().as_ref()],
+    )?;
+    if paused {
+        transaction.run(
+            "UPDATE ap_runs SET ready = 1, due = NULL WHERE project = ? AND id = ?",
+            [project.as_bytes(), run.as_bytes()],
+        )?;
+    }
+    Ok(Signaled::Delivered)
+}
+
+/// Whether signals wait for a run to take them.
+pub(super) fn is_signaled(transaction: &Transaction<'_>, project: ProjectId, run: RunId) -> rusqlite::Result<bool> {
+    transaction
+        .exists("SELECT 1 FROM ap_signals WHERE project = ? AND run = ? LIMIT 1", [project.as_bytes(), run.as_bytes()])
+}
+
+/// Ends a run that has not ended; returns the gate it left, whose next runs the caller lets pass.
+pub(super) fn end_run(
+    transaction: &Transaction<'_>,
+    project: ProjectId,
+    run: RunId,
+    status: RunStatus,
+    at: Timestamp,
+) -> rusqlite::Result<Option<LookupHash>> {
+    let gate = transaction.row(
+        "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL, ready = 0, due = NULL \
+         WHERE project = ? AND id = ? AND finished IS NULL RETURNING gate",
+        params![status.as_str(), at.as_micros(), project.as_bytes(), run.as_bytes()],
+        |columns| columns.maybe_hash(),
+    )?;
+    forget(transaction, project, run)?;
+    Ok(gate.flatten())
+}
+
+/// Forgets the signals of a run that has ended and gives back the jobs it held.
+pub(super) fn forget(transaction: &Transaction<'_>, project: ProjectId, run: RunId) -> rusqlite::Result<()> {
+    let key = [project.as_bytes(), run.as_bytes()];
+    if transaction.run("DELETE FROM ap_slots WHERE project = ? AND run = ?", key)? > 0 {
+        transaction.run("DELETE FROM ap_signals WHERE project = ? AND run = ?", key)?;
+    }
+    queue::give_back(transaction, project, run)
+}
+
+/// Appends an entry; one whose sequence number is taken fails the transaction.
+pub(super) fn append_entry(
+    transaction: &Transaction<'_>,
+    project: ProjectId,
+    run: RunId,
+    entry: &JournalEntry,
+) -> rusqlite::Result<()> {
+    transaction.run(
+        "INSERT INTO ap_journal (project, run, seq, sealed) VALUES (?, ?, ?, ?)",
+        params![project.as_bytes(), run.as_bytes(), uint(entry.seq)?, entry.sealed.as_bytes().as_ref()],
+    )?;
+    Ok(())
 }
 
 /// Payload of journal entries, in bytes.
@@ -167,26 +265,33 @@ pub(super) fn entry_bytes(entries: &[JournalEntry]) -> usize {
     entries.iter().map(|entry| entry.sealed.as_bytes().len() + ROW_BYTES).sum()
 }
 
-/// Restricts an update of `ap_runs` to a run held under a lease. An expired lease is held until somebody claims the run.
-pub(super) const HELD: &str = " WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'";
+const fn can_reopen(status: RunStatus) -> bool {
+    matches!(
+        status,
+        RunStatus::Failed
+            | RunStatus::Timeout
+            | RunStatus::Canceled
+            | RunStatus::InternalError
+            | RunStatus::QuotaExceeded
+            | RunStatus::MemoryLimitExceeded
+    )
+}
 
-fn read_run(row: &SqliteRow) -> sqlx::Result<RunRecord> {
-    let mut columns = Columns::of(row);
+fn read_run(columns: &mut Columns<'_>) -> rusqlite::Result<RunRecord> {
     Ok(RunRecord {
         id: columns.id(RunId::from_slice)?,
         project: columns.id(ProjectId::from_slice)?,
         flow: columns.id(FlowId::from_slice)?,
         version: columns.id(FlowVersionId::from_slice)?,
-        parent: None,
+        parent: columns.maybe_id(RunId::from_slice)?,
         status: columns.text()?.parse::<RunStatus>().map_err(decode)?,
         created: columns.time()?,
-        finished: columns.maybe_int()?.map(Timestamp::from_micros),
+        finished: columns.maybe_time()?,
     })
 }
 
-fn read_entry(row: &SqliteRow) -> sqlx::Result<Option<JournalEntry>> {
-    let mut columns = Columns::of(row);
-    let Some(seq) = columns.maybe_int()? else { return Ok(None) };
+fn read_entry(columns: &mut Columns<'_>) -> rusqlite::Result<Option<JournalEntry>> {
+    let Some(seq) = columns.get::<Option<i64>>()? else { return Ok(None) };
     Ok(Some(JournalEntry { seq: u64::try_from(seq).map_err(decode)?, sealed: columns.sealed()? }))
 }
 

@@ -1,75 +1,90 @@
-//! [`Writer`]: the one task that writes.
+//! [`Writer`]: the one thread that writes.
 //!
 //! It owns one connection and commits in groups: whatever queued during a commit goes into the next one, with a result
 //! per operation. Nobody is answered before the commit that carries the operation. An operation belongs to the queue once
 //! it is sent, so dropping the future that waits for it cancels nothing.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, panic, path::PathBuf, sync::Arc, thread};
 
 use ap_core::{
     store::{BackendError, StoreError},
     time::Timestamp,
 };
-use async_trait::async_trait;
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot},
-    task::JoinHandle,
-};
+use rusqlite::{Connection, Params};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 
-use super::{error::store_error, lock::FileLock, script::Script};
+use super::{
+    connect::{self, Unprepared},
+    error::{SqliteOpenError, open_error, store_error},
+    lock::FileLock,
+    row::Columns,
+};
 use crate::clock::Clock;
 
 /// One change of the database.
 ///
-/// An operation that is refused has written nothing: it looks before it writes, or its first statement decides about the
-/// rest. It may be applied twice, the second time after everything of the first was rolled back.
-#[async_trait]
-pub(super) trait Operation: Send + Sync + 'static {
+/// It may be applied twice, the second time after everything of the first was rolled back.
+pub(super) trait Operation: Send + 'static {
     /// What the caller gets.
     type Output: Send + 'static;
 
     /// Roughly how many bytes of payload it carries.
     fn bytes(&self) -> usize;
 
-    /// Operations of the same shape add the same statements to a script. `None` if it adds none: then it does all of its
-    /// work in [`Operation::finish`].
-    fn shape(&self) -> Option<Shape> {
-        None
-    }
-
-    /// Adds the statements that are handed over together with those of other operations of this shape.
-    fn write(&self, _script: &mut Script, _now: Timestamp) {}
-
-    /// Completes the operation, given how many rows each of its own statements changed.
-    async fn finish(&self, transaction: &mut Transaction<'_>, changes: &[u64]) -> Result<Self::Output, Failure>;
-}
-
-/// Tells operations apart whose statements differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shape {
-    /// Which statements.
-    pub(super) kind: &'static str,
-    /// How many journal entries.
-    pub(super) entries: usize,
-    /// How many audit records.
-    pub(super) audit: usize,
+    /// Does it, as a part of `transaction`.
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<Self::Output, Failure>;
 }
 
 /// The open transaction of a batch.
 pub(super) struct Transaction<'c> {
-    pub(super) connection: &'c mut SqliteConnection,
+    pub(super) connection: &'c Connection,
     /// The time of the batch.
     pub(super) now: Timestamp,
+}
+
+impl Transaction<'_> {
+    /// Runs a statement and returns how many rows it changed. It stays prepared.
+    pub(super) fn run(&self, sql: &str, arguments: impl Params) -> rusqlite::Result<usize> {
+        self.connection.prepare_cached(sql)?.execute(arguments)
+    }
+
+    /// Runs a query and returns its first row.
+    pub(super) fn row<T>(
+        &self,
+        sql: &str,
+        arguments: impl Params,
+        read: impl FnOnce(&mut Columns<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(arguments)?;
+        rows.next()?.map(|row| read(&mut Columns::of(row))).transpose()
+    }
+
+    /// Whether a query finds anything.
+    pub(super) fn exists(&self, sql: &str, arguments: impl Params) -> rusqlite::Result<bool> {
+        Ok(self.row(sql, arguments, |_| Ok(()))?.is_some())
+    }
+
+    /// Runs a query and returns its rows.
+    pub(super) fn rows<T>(
+        &self,
+        sql: &str,
+        arguments: impl Params,
+        read: impl FnMut(&mut Columns<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        connect::rows(self.connection, sql, arguments, read)
+    }
 }
 
 /// Why an operation was not done.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// By the rules of the seam; nothing was written, and the others of the batch go on.
+    /// By the rules of the seam, before anything was written: the others of the batch go on.
     Refused(StoreError),
+    /// By the rules of the seam, after something was written: the transaction must not go on.
+    Undone(StoreError),
     /// By the database; the transaction must not go on.
-    Statement(sqlx::Error),
+    Statement(rusqlite::Error),
 }
 
 impl From<StoreError> for Failure {
@@ -78,31 +93,37 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
         Self::Statement(error)
     }
 }
 
-/// The way to the task that writes.
+/// The way to the thread that writes.
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
-    task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Closes once the thread has freed the lock.
+    ended: watch::Receiver<()>,
 }
 
 impl Writer {
-    /// Starts the task on `connection`; it holds `lock` until it has written everything.
-    pub(super) fn start(
-        connection: SqliteConnection,
-        options: SqliteConnectOptions,
-        lock: FileLock,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    /// Starts the thread, which opens and prepares the database at `path`; it holds `lock` until it has written everything.
+    pub(super) async fn start(path: PathBuf, lock: FileLock, clock: Arc<dyn Clock>) -> Result<Self, SqliteOpenError> {
         let (queue, incoming) = mpsc::channel(QUEUE_OPERATIONS);
-        let task = Task { incoming, connection: Some(connection), options, clock, _lock: lock };
-        let task = std::sync::Mutex::new(Some(tokio::spawn(task.run())));
-        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB)), task }
+        let (end, ended) = watch::channel(());
+        let (opened, answer) = oneshot::channel();
+        let thread_path = path.clone();
+        let body = move || {
+            let work = Work { incoming, connection: None, path: thread_path, clock, answered: 0 };
+            work.run(opened);
+            drop(lock);
+            drop(end);
+        };
+        let started = thread::Builder::new().name("ap-sqlite-writer".to_owned()).spawn(body);
+        started.map_err(|source| SqliteOpenError::Io { path: path.clone(), source })?;
+        answer.await.unwrap_or_else(|_| Err(SqliteOpenError::Store { path, source: closed() }))?;
+        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB)), ended })
     }
 
     /// Hands `operation` over, waiting while the queue is full, and returns once it is durable or refused.
@@ -129,18 +150,10 @@ impl Writer {
 
     /// Takes no more operations, completes those that were handed over, and returns once the lock is free again.
     pub(super) async fn close(&self) {
-        // An error means that the task has already ended, which is what we want.
+        // An error means that the thread takes nothing any more, which is what we want.
         let _ = self.queue.send(Message::Close).await;
-        let task = self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        match task {
-            Some(task) => {
-                if let Err(error) = task.await {
-                    tracing::error!(%error, "the task that writes to SQLite failed");
-                }
-            }
-            // Somebody else waits for the task; its end closes the queue.
-            None => self.queue.closed().await,
-        }
+        // Nothing is ever sent: this waits for the thread to drop its end.
+        let _ = self.ended.clone().changed().await;
     }
 }
 
@@ -156,15 +169,18 @@ enum Message {
 }
 
 /// An operation whose types are hidden.
-#[async_trait]
 trait Job: Send {
     fn bytes(&self) -> usize;
-    fn shape(&self) -> Option<Shape>;
-    fn write(&self, script: &mut Script, now: Timestamp);
-    /// Completes the operation and keeps its result; an error is the database's.
-    async fn finish(&mut self, transaction: &mut Transaction<'_>, changes: &[u64]) -> sqlx::Result<()>;
+    /// Does the operation and keeps its result; an error means that the transaction must not go on.
+    fn apply(&mut self, transaction: &Transaction<'_>) -> Result<(), Broken>;
     fn fail(&mut self, error: StoreError);
     fn answer(self: Box<Self>);
+}
+
+/// Why a transaction cannot go on, and whether its connection can.
+struct Broken {
+    error: StoreError,
+    panicked: bool,
 }
 
 struct Pending<O: Operation> {
@@ -183,25 +199,23 @@ impl<O: Operation> Pending<O> {
     }
 }
 
-#[async_trait]
 impl<O: Operation> Job for Pending<O> {
     fn bytes(&self) -> usize {
         self.operation.bytes()
     }
 
-    fn shape(&self) -> Option<Shape> {
-        self.operation.shape()
-    }
-
-    fn write(&self, script: &mut Script, now: Timestamp) {
-        self.operation.write(script, now);
-    }
-
-    async fn finish(&mut self, transaction: &mut Transaction<'_>, changes: &[u64]) -> sqlx::Result<()> {
-        self.result = Some(match self.operation.finish(transaction, changes).await {
-            Ok(output) => Ok(output),
-            Err(Failure::Refused(error)) => Err(error),
-            Err(Failure::Statement(error)) => return Err(error),
+    fn apply(&mut self, transaction: &Transaction<'_>) -> Result<(), Broken> {
+        // What a panic leaves behind is the connection, which is replaced then, and the operation, which never changes.
+        let applied = panic::catch_unwind(panic::AssertUnwindSafe(|| self.operation.apply(transaction)));
+        self.result = Some(match applied {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(Failure::Refused(error))) => Err(error),
+            Ok(Err(Failure::Undone(error))) => return Err(Broken { error, panicked: false }),
+            Ok(Err(Failure::Statement(error))) => return Err(Broken { error: store_error(error), panicked: false }),
+            Err(_) => {
+                let error = StoreError::Backend(BackendError::new("an operation panicked"));
+                return Err(Broken { error, panicked: true });
+            }
         });
         Ok(())
     }
@@ -216,13 +230,15 @@ impl<O: Operation> Job for Pending<O> {
     }
 }
 
-struct Task {
+/// The state of the thread.
+struct Work {
     incoming: mpsc::Receiver<Message>,
     /// `None` after a failed commit, until the next batch opens another.
-    connection: Option<SqliteConnection>,
-    options: SqliteConnectOptions,
+    connection: Option<Connection>,
+    path: PathBuf,
     clock: Arc<dyn Clock>,
-    _lock: FileLock,
+    /// How many operations the last commit answered.
+    answered: usize,
 }
 
 /// What goes into one commit.
@@ -253,138 +269,132 @@ impl Batch {
 /// How an attempt to commit a batch ended.
 enum Attempt {
     Committed,
-    /// A statement failed; everything was rolled back.
-    RolledBack(sqlx::Error),
+    /// An operation failed; everything was rolled back.
+    RolledBack(StoreError),
     /// Whether the batch is durable is unknown, or nothing can be written now.
-    Lost(sqlx::Error),
+    Lost(rusqlite::Error),
 }
 
-impl Task {
-    async fn run(mut self) {
-        while let Some(first) = self.incoming.recv().await {
-            let mut batch = Batch::default();
-            let mut closing = batch.add(first);
-            // Whoever the last commit woke is about to hand over its next operation: let all of it come along, for a
-            // commit costs about the same for one operation as for many.
-            let mut gathered = 0;
-            for _ in 0..GATHER_ROUNDS {
-                while !closing
-                    && !batch.is_full()
-                    && let Ok(message) = self.incoming.try_recv()
-                {
-                    closing = batch.add(message);
-                }
-                if closing || batch.is_full() || batch.jobs.len() == gathered {
-                    break;
-                }
-                gathered = batch.jobs.len();
-                tokio::task::yield_now().await;
+impl Work {
+    fn run(mut self, opened: oneshot::Sender<Result<(), SqliteOpenError>>) {
+        let prepared = connect::prepare(&self.path);
+        let ready = prepared.is_ok();
+        let told = opened.send(match prepared {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                Ok(())
             }
+            Err(Unprepared::Migration(source)) => Err(SqliteOpenError::Migration { path: self.path.clone(), source }),
+            Err(Unprepared::Statement(error)) => Err(open_error(self.path.clone(), error)),
+        });
+        if ready && told.is_ok() {
+            self.write_batches();
+        }
+        self.shut_down();
+    }
+
+    fn write_batches(&mut self) {
+        while let Some(first) = self.incoming.blocking_recv() {
+            let mut batch = Batch::default();
+            let closing = batch.add(first) || self.gather(&mut batch);
             if closing {
                 // What was sent before stays in the queue and is received.
                 self.incoming.close();
             }
-            self.commit(batch.jobs).await;
+            self.commit(batch.jobs);
         }
-        self.shut_down().await;
     }
 
-    async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
+    /// Takes what has queued, and lets whoever the last commit woke hand over its next operation: a commit costs about the
+    /// same for one operation as for many. Returns whether to close.
+    fn gather(&mut self, batch: &mut Batch) -> bool {
+        let mut idle = 0;
+        while !batch.is_full() && idle < GATHER_ROUNDS {
+            match self.incoming.try_recv() {
+                Ok(message) => {
+                    if batch.add(message) {
+                        return true;
+                    }
+                    idle = 0;
+                }
+                Err(_) if batch.jobs.len() >= self.answered => return false,
+                Err(_) => {
+                    idle += 1;
+                    thread::yield_now();
+                }
+            }
+        }
+        false
+    }
+
+    fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
         if batch.is_empty() {
             return;
         }
-        gather_shapes(&mut batch);
-        match self.attempt(&mut batch).await {
+        match self.attempt(&mut batch) {
             Attempt::RolledBack(error) if batch.len() > 1 => {
                 tracing::debug!(%error, operations = batch.len(), "a batch is repeated one by one");
                 for job in &mut batch {
-                    let result = self.attempt(std::slice::from_mut(job)).await;
+                    let result = self.attempt(std::slice::from_mut(job));
                     settle(std::slice::from_mut(job), result);
                 }
             }
             result => settle(&mut batch, result),
         }
+        self.answered = batch.len();
         batch.into_iter().for_each(Job::answer);
     }
 
     /// Applies the operations in one transaction.
-    async fn attempt(&mut self, batch: &mut [Box<dyn Job>]) -> Attempt {
-        let mut connection = match self.connection.take() {
+    fn attempt(&mut self, batch: &mut [Box<dyn Job>]) -> Attempt {
+        let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => match SqliteConnection::connect_with(&self.options).await {
+            None => match connect::writer(&self.path) {
                 Ok(connection) => connection,
                 Err(error) => return Attempt::Lost(error),
             },
         };
-        if let Err(error) = Script::new("BEGIN IMMEDIATE").run(&mut connection).await {
-            discard(connection).await;
+        if let Err(error) = statement(&connection, "BEGIN IMMEDIATE") {
+            discard(connection);
             return Attempt::Lost(error);
         }
-        let applied = apply(&mut connection, self.clock.now(), batch).await;
-        let end = if applied.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = Script::new(end).run(&mut connection).await;
+        let transaction = Transaction { connection: &connection, now: self.clock.now() };
+        let applied = batch.iter_mut().try_for_each(|job| job.apply(&transaction));
+        let ended = statement(&connection, if applied.is_ok() { "COMMIT" } else { "ROLLBACK" });
         match (applied, ended) {
-            (Ok(()), Ok(_)) => {
+            (Ok(()), Ok(())) => {
                 self.connection = Some(connection);
                 Attempt::Committed
             }
             (Ok(()), Err(error)) => {
                 // After a failed commit or fsync the state of this connection is not to be trusted.
-                discard(connection).await;
+                discard(connection);
                 Attempt::Lost(error)
             }
-            (Err(error), ended) => {
+            (Err(broken), ended) => {
                 // SQLite rolls back by itself after some errors, and then has nothing to roll back.
-                match ended {
-                    Ok(_) => self.connection = Some(connection),
-                    Err(_) => discard(connection).await,
+                if ended.is_ok() && !broken.panicked {
+                    self.connection = Some(connection);
+                } else {
+                    discard(connection);
                 }
-                Attempt::RolledBack(error)
+                Attempt::RolledBack(broken.error)
             }
         }
     }
 
-    async fn shut_down(mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        let checkpoint = Script::new("PRAGMA wal_checkpoint(TRUNCATE)").row(&mut connection).await;
+    fn shut_down(self) {
+        let Some(connection) = self.connection else { return };
+        let checkpoint = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
         if let Err(error) = checkpoint {
             tracing::warn!(%error, "the SQLite log was not folded into the database; the next start does it");
         }
-        discard(connection).await;
+        discard(connection);
     }
 }
 
-async fn apply(connection: &mut SqliteConnection, now: Timestamp, batch: &mut [Box<dyn Job>]) -> sqlx::Result<()> {
-    let mut transaction = Transaction { connection, now };
-    let mut rest = batch;
-    while let Some(first) = rest.first() {
-        let shape = first.shape();
-        let alike = rest.iter().take(MAX_GROUP).take_while(|job| job.shape() == shape).count();
-        // Groups of few sizes, so that few texts stay prepared.
-        let size = if shape.is_none() { 1 } else { 1 << alike.ilog2() };
-        let (group, tail) = rest.split_at_mut(size);
-        let mut script = Script::default();
-        let mut statements = 0;
-        for job in &mut *group {
-            job.write(&mut script, now);
-            statements = script.statements();
-        }
-        let changes = script.run(&mut *transaction.connection).await?;
-        let mut changes = changes.chunks((statements / size).max(1));
-        for job in group {
-            job.finish(&mut transaction, changes.next().unwrap_or_default()).await?;
-        }
-        rest = tail;
-    }
-    Ok(())
-}
-
-/// Brings operations of the same shape together, moving none past one without a shape. All of them wait at the same time,
-/// so their order is free.
-fn gather_shapes(batch: &mut [Box<dyn Job>]) {
-    for run in batch.split_mut(|job| job.shape().is_none()) {
-        run.sort_by_key(|job| job.shape());
-    }
+fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute(()).map(|_| ())
 }
 
 fn settle(jobs: &mut [Box<dyn Job>], attempt: Attempt) {
@@ -393,7 +403,7 @@ fn settle(jobs: &mut [Box<dyn Job>], attempt: Attempt) {
         Attempt::RolledBack(error) => {
             // One job: a failed batch of more is repeated one by one.
             if let [job] = jobs {
-                job.fail(store_error(error));
+                job.fail(error);
             }
         }
         Attempt::Lost(error) => {
@@ -405,8 +415,8 @@ fn settle(jobs: &mut [Box<dyn Job>], attempt: Attempt) {
     }
 }
 
-async fn discard(connection: SqliteConnection) {
-    if let Err(error) = connection.close().await {
+fn discard(connection: Connection) {
+    if let Err((_, error)) = connection.close() {
         tracing::warn!(%error, "a SQLite connection did not close cleanly");
     }
 }
@@ -419,7 +429,7 @@ fn saturated() -> StoreError {
     StoreError::Unavailable(BackendError::new("the queue of writes is full"))
 }
 
-fn closed() -> StoreError {
+pub(super) fn closed() -> StoreError {
     StoreError::Unavailable(BackendError::new("the database was closed"))
 }
 
@@ -431,7 +441,5 @@ const QUEUE_KIB: usize = 64 * 1024;
 const BATCH_OPERATIONS: usize = 512;
 /// Payload after which a commit takes no further operation.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// How often the task lets others run before it commits, as long as they hand over more.
-const GATHER_ROUNDS: usize = 16;
-/// Operations handed over together at most; a power of two.
-const MAX_GROUP: usize = 32;
+/// How often in a row the thread lets others run without getting anything before it commits.
+const GATHER_ROUNDS: usize = 64;

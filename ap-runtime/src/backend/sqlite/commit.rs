@@ -1,0 +1,161 @@
+//! A commit of a run: its journal, what becomes of it, and what it does to others.
+
+use ap_core::{
+    audit::AuditRecord,
+    id::FlowId,
+    run::RunStatus,
+    store::{Entity, LookupHash, Revision, StoreError},
+    time::Timestamp,
+};
+use rusqlite::params;
+
+use super::{
+    accept::{create, is_open, terms},
+    file, gate,
+    project::{append, audit_bytes},
+    queue,
+    row::uint,
+    run::{append_entry, deliver, entry_bytes, forget, is_signaled},
+    writer::{Failure, Operation, Transaction},
+};
+use crate::store::{Accept, Lease, RunChange, RunCommit};
+
+/// Writes to a run under its lease.
+pub(super) struct Commit {
+    pub(super) commit: RunCommit,
+    pub(super) audit: Vec<AuditRecord>,
+}
+
+impl Operation for Commit {
+    type Output = ();
+
+    fn bytes(&self) -> usize {
+        let RunCommit { entries, files, signals, starts, jobs, .. } = &self.commit;
+        let starts = starts.iter().map(|(start, audit)| start.entry.sealed.as_bytes().len() + audit_bytes(audit));
+        entry_bytes(entries)
+            + files.iter().map(|file| file.sealed.as_bytes().len()).sum::<usize>()
+            + signals.iter().map(|signal| signal.sealed.as_bytes().len()).sum::<usize>()
+            + jobs.iter().map(|job| job.sealed.as_bytes().len()).sum::<usize>()
+            + starts.sum::<usize>()
+            + audit_bytes(&self.audit)
+    }
+
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let RunCommit { lease, entries, files, change, taken, signals, starts, jobs, job_ends } = &self.commit;
+        let (project, run) = (lease.project, lease.run);
+        let gate = change_held(transaction, lease, change)?.ok_or(StoreError::Fenced)?;
+        for entry in entries {
+            append_entry(transaction, project, run, entry)?;
+        }
+        for file in files {
+            file::put(transaction, file)?;
+        }
+        for signal in taken {
+            transaction.run(
+                "DELETE FROM ap_signals WHERE project = ? AND run = ? AND id = ?",
+                [project.as_bytes(), run.as_bytes(), signal.as_bytes()],
+            )?;
+        }
+        for (job, end) in job_ends {
+            queue::end(transaction, lease, *job, *end)?;
+        }
+        for job in jobs {
+            queue::add(transaction, project, job)?;
+        }
+        for (start, audit) in starts {
+            start_run(transaction, start)?;
+            append(transaction, audit)?;
+        }
+        for signal in signals {
+            deliver(transaction, signal)?;
+        }
+        match change {
+            RunChange::End { .. } => {
+                forget(transaction, project, run)?;
+                if let Some(gate) = gate {
+                    gate::promote(transaction, project, &gate)?;
+                }
+            }
+            RunChange::Park { due } => park(transaction, lease, *due)?,
+            RunChange::Release | RunChange::Stay => {}
+        }
+        append(transaction, &self.audit)
+    }
+}
+
+/// Changes the run's own row if the lease is held, parking apart: that needs to know which signals are left. `None` if the
+/// lease is not held, else the run's gate if it ended.
+fn change_held(
+    transaction: &Transaction<'_>,
+    lease: &Lease,
+    change: &RunChange,
+) -> rusqlite::Result<Option<Option<LookupHash>>> {
+    let (project, run, epoch) = (lease.project.as_bytes(), lease.run.as_bytes(), uint(lease.epoch)?);
+    match change {
+        RunChange::End { status, at } => transaction.row(
+            "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL \
+             WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING' RETURNING gate",
+            params![status.as_str(), at.as_micros(), project, run, epoch],
+            |columns| columns.maybe_hash(),
+        ),
+        RunChange::Release => {
+            let changed = transaction.run(
+                "UPDATE ap_runs SET status = 'QUEUED', lease = NULL, ready = 1 \
+                 WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'",
+                params![project, run, epoch],
+            )?;
+            Ok((changed > 0).then_some(None))
+        }
+        RunChange::Park { .. } | RunChange::Stay => Ok(is_held(transaction, lease)?.then_some(None)),
+    }
+}
+
+/// Whether this lease is the right to write to its run. An expired one is, until somebody claims the run.
+pub(super) fn is_held(transaction: &Transaction<'_>, lease: &Lease) -> rusqlite::Result<bool> {
+    transaction.exists(
+        "SELECT 1 FROM ap_runs WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'",
+        params![lease.project.as_bytes(), lease.run.as_bytes(), uint(lease.epoch)?],
+    )
+}
+
+fn park(transaction: &Transaction<'_>, lease: &Lease, due: Option<Timestamp>) -> rusqlite::Result<()> {
+    let ready = due.is_some_and(|due| due <= transaction.now) || is_signaled(transaction, lease.project, lease.run)?;
+    transaction.run(
+        "UPDATE ap_runs SET status = ?, lease = NULL, ready = ?, due = ? WHERE project = ? AND id = ?",
+        params![
+            RunStatus::Paused.as_str(),
+            ready,
+            due.filter(|_| !ready).map(Timestamp::as_micros),
+            lease.project.as_bytes(),
+            lease.run.as_bytes()
+        ],
+    )?;
+    Ok(())
+}
+
+/// Creates a run that a step starts, patient with what bounds it.
+fn start_run(transaction: &Transaction<'_>, start: &Accept) -> Result<(), Failure> {
+    // Entries have been written, so a refusal undoes the transaction.
+    let stale = |current| Failure::Undone(StoreError::Conflict { entity: Entity::Flow, current });
+    if !is_open(transaction, start)? {
+        return Err(stale(flow_revision(transaction, start.run.project, start.run.flow)?));
+    }
+    match terms(transaction, start, true)? {
+        Ok(terms) => create(transaction, start, &terms).map(|_| ()),
+        // It has no dedupe key, was found open just now, and is patient: nothing else refuses it.
+        Err(_) => Err(stale(Revision(0))),
+    }
+}
+
+fn flow_revision(
+    transaction: &Transaction<'_>,
+    project: ap_core::id::ProjectId,
+    flow: FlowId,
+) -> rusqlite::Result<Revision> {
+    let stored = transaction.row(
+        "SELECT revision FROM ap_flows WHERE project = ? AND id = ?",
+        [project.as_bytes(), flow.as_bytes()],
+        |columns| columns.revision(),
+    )?;
+    Ok(stored.unwrap_or(Revision(0)))
+}

@@ -1,0 +1,292 @@
+//! Steps that wait for strands: `parallel`, loops with concurrency, `queue.process`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ap_core::{
+    flow::{JoinPolicy, LoopStep, ParallelStep, ProcessStep, RetryPolicy, Step, StepKind, ValidFlow},
+    run::{StepError, StepErrorKind, StepPath, StepStatus},
+    time::Timestamp,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Command, JobsCall, TakenJob,
+    environment::status_text,
+    failure::retry_delay,
+    frame::{Frame, Items, Iteration, List, Nested, Place, Then},
+    state::{ApplyError, RunState},
+    strand::{ASK_AGAIN, Ask, Job, Jobs, Join, Pending, StrandId, Work},
+};
+use crate::store::JobEnd;
+
+impl RunState {
+    pub(super) fn begin_parallel(&mut self, id: StrandId, step: &Step, parallel: &ParallelStep, path: &StepPath) {
+        let work = Work::Branches { count: parallel.branches.len() };
+        let limit = usize::try_from(parallel.max_concurrency).unwrap_or(usize::MAX);
+        self.begin_join(id, step, path, (work, limit, parallel.on_failure == JoinPolicy::Collect));
+    }
+
+    pub(super) fn begin_iterations(
+        &mut self,
+        id: StrandId,
+        (step, inner): (&Step, &LoopStep),
+        path: &StepPath,
+        items: Arc<Vec<Value>>,
+    ) {
+        let limit = usize::try_from(inner.concurrency).unwrap_or(usize::MAX);
+        self.begin_join(id, step, path, (Work::Items(items), limit, false));
+    }
+
+    pub(super) fn begin_process(&mut self, id: StrandId, step: &Step, process: &ProcessStep, path: &StepPath) {
+        let call = JobsCall {
+            path: path.clone(),
+            queue: process.queue.clone(),
+            max_concurrent: process.max_concurrent,
+            spacing: process.delay_between_jobs,
+        };
+        let limit = usize::try_from(process.max_concurrent).unwrap_or(usize::MAX);
+        let jobs = Jobs { call, max_retries: process.max_retries, jobs: Vec::new(), ask: Ask::Now };
+        self.begin_join(id, step, path, (Work::Jobs(jobs), limit, false));
+    }
+
+    fn begin_join(&mut self, id: StrandId, step: &Step, path: &StepPath, (work, limit, collect): (Work, usize, bool)) {
+        let join = Join {
+            owner: step.name.clone(),
+            path: path.clone(),
+            work,
+            limit: limit.max(1),
+            next: 0,
+            running: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            collect,
+        };
+        self.set_pending(id, Pending::Join(join));
+        self.start_more(id);
+    }
+
+    /// Starts branches or iterations as long as there are any and room for them. Jobs are started as they are taken.
+    fn start_more(&mut self, id: StrandId) {
+        loop {
+            let Some(join) = self.join_mut(id) else { return };
+            let total = match &join.work {
+                Work::Branches { count } => *count,
+                Work::Items(items) => items.len(),
+                Work::Jobs(_) => return,
+            };
+            if join.next >= total || join.running.len() >= join.limit {
+                return;
+            }
+            let number = join.next;
+            join.next += 1;
+            self.start_branch(id, number);
+        }
+    }
+
+    fn start_branch(&mut self, id: StrandId, number: usize) -> Option<StrandId> {
+        let join = self.join_mut(id)?;
+        let (place, iteration) = match &join.work {
+            Work::Branches { .. } => (number, None),
+            Work::Items(items) => (0, Some(Iteration { items: Items::List(Arc::clone(items)), index: number })),
+            Work::Jobs(jobs) => {
+                let item = Arc::clone(&jobs.jobs.get(number)?.item);
+                (0, Some(Iteration { items: Items::Job(item), index: number }))
+            }
+        };
+        let (owner, path) = (join.owner.clone(), join.path.clone());
+        let nested = Nested { owner, path, place: Place::List(place), iteration, then: Then::EndStrand };
+        let strand = self.spawn(Some((id, number)), vec![Frame::new(List::Nested(nested))]);
+        self.join_mut(id)?.running.insert(number, strand);
+        Some(strand)
+    }
+
+    fn join_mut(&mut self, id: StrandId) -> Option<&mut Join> {
+        match self.strands.get_mut(&id)?.pending.as_mut()? {
+            Pending::Join(join) => Some(join),
+            _ => None,
+        }
+    }
+
+    /// A strand came to the end of its list.
+    pub(super) fn strand_ended(&mut self, flow: &ValidFlow, id: StrandId, at: Timestamp) {
+        let Some((above, number)) = self.strands.remove(&id).and_then(|strand| strand.parent) else { return };
+        let Some(join) = self.join_mut(above) else { return };
+        join.running.remove(&number);
+        if let Work::Jobs(jobs) = &mut join.work {
+            jobs.ask = Ask::Now;
+            if let Some(job) = jobs.jobs.get(number) {
+                let job = job.id;
+                self.once.push(Command::EndJob { job, end: JobEnd::Done });
+            }
+        }
+        self.join_on(flow, above, at);
+    }
+
+    /// A strand failed, and the step that waits for it takes that as one failed branch or job.
+    pub(super) fn strand_failed(&mut self, flow: &ValidFlow, id: StrandId, at: Timestamp, error: StepError) {
+        self.stop_below(id, at);
+        let entropy = self.entropy;
+        let Some((above, number)) = self.strands.remove(&id).and_then(|strand| strand.parent) else { return };
+        let Some(join) = self.join_mut(above) else { return };
+        let path = join.path.clone();
+        join.running.remove(&number);
+        if let Work::Jobs(jobs) = &mut join.work {
+            let max_retries = jobs.max_retries;
+            let Some(job) = jobs.jobs.get_mut(number) else { return };
+            if error.kind.is_retryable() && job.attempt <= max_retries {
+                let wait = retry_delay(&RetryPolicy::default(), job.attempt, None, entropy);
+                job.attempt += 1;
+                return self.start_job(above, number, &path, at.saturating_add(wait), at);
+            }
+            let job = job.id;
+            jobs.ask = Ask::Now;
+            self.once.push(Command::EndJob { job, end: JobEnd::Dead });
+        }
+        if let Some(join) = self.join_mut(above) {
+            join.failed.insert(number, error);
+        }
+        self.join_on(flow, above, at);
+    }
+
+    /// Goes on with a join after something in it ended.
+    fn join_on(&mut self, flow: &ValidFlow, id: StrandId, at: Timestamp) {
+        self.start_more(id);
+        let Some(join) = self.join_mut(id) else { return };
+        let idle = match &join.work {
+            Work::Jobs(jobs) => jobs.ask == Ask::No,
+            Work::Branches { .. } | Work::Items(_) => true,
+        };
+        if !idle || !join.running.is_empty() {
+            return;
+        }
+        let join = join.clone();
+        if let Some(strand) = self.strands.get_mut(&id) {
+            strand.pending = None;
+        }
+        let output = match &join.work {
+            Work::Branches { .. } => self.parallel_output(flow, &join),
+            Work::Items(items) => self.loop_output(flow, join.owner.as_str(), &join.path, items.len()),
+            Work::Jobs(jobs) => {
+                let mut output = self.loop_output(flow, join.owner.as_str(), &join.path, jobs.jobs.len());
+                if let Value::Object(members) = &mut output {
+                    members.insert("processed".to_owned(), Value::from(jobs.jobs.len() - join.failed.len()));
+                    members.insert("failed".to_owned(), Value::from(join.failed.len()));
+                }
+                output
+            }
+        };
+        self.succeed(id, &join.path, at, Arc::new(output));
+    }
+
+    pub(super) fn jobs_taken(
+        &mut self,
+        flow: &ValidFlow,
+        at: Timestamp,
+        path: &StepPath,
+        (taken, more): (&[TakenJob], bool),
+    ) -> Result<(), ApplyError> {
+        let asked = self.waiting_at(path);
+        let Some((id, join)) = asked.and_then(|id| Some((id, self.join_mut(id)?))) else {
+            return Err(ApplyError { reason: "jobs were taken that nobody asked for" });
+        };
+        let Work::Jobs(jobs) = &mut join.work else {
+            return Err(ApplyError { reason: "jobs were taken that nobody asked for" });
+        };
+        let known = jobs.jobs.len();
+        let new = taken.iter().filter(|new| !jobs.jobs.iter().any(|job| job.id == new.id)).collect::<Vec<_>>();
+        jobs.jobs.extend(new.iter().map(|new| Job { id: new.id, item: Arc::clone(&new.data), attempt: 1 }));
+        // Whoever gets nothing asks again when one of its own ends, or after a while if all are held by others.
+        jobs.ask = match (more, new.is_empty() && join.running.is_empty()) {
+            (true, true) => Ask::At(at.saturating_add(ASK_AGAIN)),
+            _ => Ask::No,
+        };
+        let bytes = new.iter().map(|new| ap_core::json::size_of(&new.data)).sum();
+        let starts: Vec<Timestamp> = new.iter().map(|new| new.start).collect();
+        if !self.charge(path, at, bytes) {
+            return Ok(());
+        }
+        for (number, start) in (known..).zip(starts) {
+            self.start_job(id, number, path, start, at);
+        }
+        self.join_on(flow, id, at);
+        self.advance(flow, at);
+        Ok(())
+    }
+
+    /// Starts a job now or, if its turn has not come, then.
+    fn start_job(&mut self, id: StrandId, number: usize, path: &StepPath, start: Timestamp, at: Timestamp) {
+        let Some(strand) = self.start_branch(id, number) else { return };
+        if start > at {
+            self.set_pending(strand, Pending::JobStart { path: path.in_iteration(number, ""), until: start });
+        }
+    }
+
+    /// `{ branches: { name: { status, output, error? } } }`, the output being that of the branch's last step.
+    fn parallel_output(&self, flow: &ValidFlow, join: &Join) -> Value {
+        let Some(StepKind::Parallel(parallel)) = flow.step(join.owner.as_str()).map(|step| &step.kind) else {
+            return Value::Null;
+        };
+        let branches = parallel.branches.iter().enumerate().map(|(number, branch)| {
+            let mut member = Map::new();
+            let status = if join.failed.contains_key(&number) { StepStatus::Failed } else { StepStatus::Succeeded };
+            member.insert("status".to_owned(), Value::from(status_text(status)));
+            let last = branch
+                .steps
+                .iter()
+                .rev()
+                .find_map(|step| self.steps.get(&join.path.beside(step.name.as_str()))?.output.as_deref());
+            member.insert("output".to_owned(), last.cloned().unwrap_or_default());
+            if let Some(error) = join.failed.get(&number) {
+                member.insert("error".to_owned(), json!({ "kind": error.kind, "message": error.message }));
+            }
+            (branch.name.to_string(), Value::Object(member))
+        });
+        json!({ "branches": branches.collect::<Map<_, _>>() })
+    }
+
+    /// `{ iterations: [ { stepName: { output, status } } ] }`, with the steps directly in the body.
+    pub(super) fn loop_output(&self, flow: &ValidFlow, owner: &str, path: &StepPath, count: usize) -> Value {
+        let body = flow.step(owner).and_then(|step| step.nested(0)).unwrap_or_default();
+        let iterations = (0..count).map(|iteration| {
+            let steps = body.iter().filter_map(|step| {
+                let state = self.steps.get(&path.in_iteration(iteration, step.name.as_str()))?;
+                let output = state.output.as_deref().cloned().unwrap_or_default();
+                Some((step.name.to_string(), json!({ "output": output, "status": status_text(state.status) })))
+            });
+            Value::Object(steps.collect())
+        });
+        json!({ "iterations": iterations.collect::<Vec<_>>() })
+    }
+
+    /// A queue's waiting time is over, or a job's turn has come.
+    pub(super) fn queue_time(&mut self, id: StrandId, pending: Pending) -> Result<(), ApplyError> {
+        match pending {
+            // The strand goes on by itself now that nothing keeps it.
+            Pending::JobStart { .. } => Ok(()),
+            Pending::Join(mut join) => {
+                if let Work::Jobs(jobs) = &mut join.work {
+                    jobs.ask = Ask::Now;
+                }
+                self.set_pending(id, Pending::Join(join));
+                Ok(())
+            }
+            _ => Err(ApplyError { reason: "a wait ended that was not under way" }),
+        }
+    }
+
+    pub(super) fn enqueued(&mut self, flow: &ValidFlow, at: Timestamp, path: &StepPath) -> Result<(), ApplyError> {
+        match self.take_pending(path, |pending| matches!(pending, Pending::Enqueue(_))) {
+            Some((id, Pending::Enqueue(call))) => {
+                self.recoveries = 0;
+                self.succeed(id, path, at, Arc::new(json!({ "queue": call.queue, "jobs": call.jobs.len() })));
+                self.advance(flow, at);
+                Ok(())
+            }
+            _ => Err(ApplyError { reason: "jobs were put into a queue that nobody asked for" }),
+        }
+    }
+}
+
+/// The error of a step whose settings resolve to something impossible.
+pub(super) fn input_error(message: impl Into<String>) -> StepError {
+    StepError::new(StepErrorKind::Input, message)
+}

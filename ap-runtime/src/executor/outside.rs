@@ -1,0 +1,226 @@
+//! What a run does to others: runs it starts, jobs it queues and takes, signals it takes in.
+
+use std::sync::Arc;
+
+use ap_auth::{
+    audit::AuditEvent,
+    principal::{Actor, Identity},
+};
+use ap_core::{
+    flow::TriggerKind,
+    id::JobId,
+    run::{StepError, StepErrorKind},
+    store::{Entity, StoreError},
+};
+use serde_json::Value;
+
+use super::driver::{Driver, Stopped};
+use crate::{
+    accept::RunStart,
+    engine::{AttemptOutcome, ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
+    executor::Submission,
+    flow_control::{Origin, control_of},
+    journal::RunError,
+    records,
+    store::{JobRequest, NewJob, RunChange},
+};
+
+impl Driver {
+    /// Reads what the run was told and takes it in.
+    pub(super) async fn take_signals(&mut self) -> Result<Option<Stopped>, RunError> {
+        let (project, run) = (self.lease.project, self.lease.run);
+        for record in self.kernel.backend.signals(run, project).await? {
+            if self.state.end().is_some() {
+                return Ok(None);
+            }
+            if !self.carry.known.insert(record.id) {
+                continue;
+            }
+            self.carry.taken.push(record.id);
+            let content = match self.kernel.open_signal(&self.keys, &record) {
+                Ok(content) => content,
+                Err(error) => {
+                    // It was altered in the store: it says nothing, and must not keep the run from going on.
+                    tracing::error!(%run, signal = %record.id, %error, "a signal cannot be opened and is dropped");
+                    continue;
+                }
+            };
+            let event = Event::Signaled { at: self.kernel.clock.now(), slot: slot_text(&record.slot), content };
+            if let Some(stopped) = self.record(event).await? {
+                return Ok(Some(stopped));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Creates the run of a `subflow` step, together with the event that says so.
+    pub(super) async fn start_child(&mut self, call: ChildCall) -> Result<Option<Stopped>, RunError> {
+        for _ in 0..STALE_RETRIES {
+            let submission = match self.child(&call).await? {
+                Ok(submission) => submission,
+                Err(error) => return self.refuse_child(call, error).await,
+            };
+            let run = submission.accept.run.id;
+            let event = Event::ChildStarted { at: self.kernel.clock.now(), path: call.path.clone(), run };
+            let mark = self.carry.mark();
+            self.carry.batch.push(&event)?;
+            self.carry.starts.push((submission.accept, submission.audit));
+            match self.commit(RunChange::Stay).await {
+                Ok(None) => {}
+                Ok(stopped) => return Ok(stopped),
+                // The flow was changed in this instant: nothing was written. Look again.
+                Err(RunError::Store(StoreError::Conflict { entity: Entity::Flow, .. })) => {
+                    self.carry.batch.rewind(mark);
+                    self.carry.starts.clear();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let once = self.state.apply(&self.flow, &event)?;
+            return self.absorb(once).await;
+        }
+        self.refuse_child(call, "the other flow is being changed again and again".to_owned()).await
+    }
+
+    async fn refuse_child(&mut self, call: ChildCall, message: String) -> Result<Option<Stopped>, RunError> {
+        let outcome = AttemptOutcome::failed(StepError::new(StepErrorKind::Subflow, message), None);
+        let entropy = self.kernel.random_u32()?;
+        let (at, path) = (self.kernel.clock.now(), call.path);
+        self.record(Event::AttemptFinished { at, path, attempt: 1, outcome, entropy }).await
+    }
+
+    /// The run to be created, or why it cannot be.
+    async fn child(&mut self, call: &ChildCall) -> Result<Result<Submission, String>, RunError> {
+        let project = self.lease.project;
+        let flow = match self.kernel.backend.flow(call.flow, project).await {
+            Ok(flow) => flow,
+            Err(StoreError::NotFound { .. }) => return Ok(Err(format!("there is no flow `{}`", call.flow))),
+            Err(error) => return Err(error.into()),
+        };
+        let (true, Some(version)) = (flow.enabled, flow.published) else {
+            return Ok(Err(format!("the flow `{}` has no published version that is enabled", call.flow)));
+        };
+        let valid = match self.kernel.flow_version(version, project).await {
+            Ok(valid) => valid,
+            Err(RunError::Flow(_)) => return Ok(Err(format!("the flow `{}` cannot be executed here", call.flow))),
+            Err(error) => return Err(error),
+        };
+        if !matches!(valid.trigger().kind, TriggerKind::Manual) {
+            return Ok(Err(format!("the flow `{}` is not started by others: its trigger is not `manual`", call.flow)));
+        }
+        // The other flow's bounds hold; what it would refuse starts later.
+        let control = match control_of(&valid, flow.id, &self.keys, &call.payload, Origin::Poll) {
+            Ok(control) => control,
+            Err(error) => return Ok(Err(format!("the bounds of the flow `{}` do not fit: {error}", call.flow))),
+        };
+        let start = RunStart {
+            project,
+            flow: flow.id,
+            version,
+            generation: flow.generation,
+            dedupe: None,
+            parent: Some(ParentStep {
+                run: self.lease.run,
+                path: call.path.clone(),
+                waits: call.waits,
+                depth: call.depth,
+            }),
+            control,
+            payload: Arc::clone(&call.payload),
+        };
+        let parent = self.lease.run;
+        let (_, submission) = self.kernel.prepare_run(start, valid, &self.keys, |at| {
+            AuditEvent::by(&Actor::new(Identity::Engine), "run.start", project.into(), at).with_resource(parent)
+        })?;
+        Ok(Ok(submission))
+    }
+
+    /// Puts jobs into a queue: they exist from the commit on that says the step succeeded.
+    pub(super) async fn enqueue(&mut self, call: EnqueueCall) -> Result<Option<Stopped>, RunError> {
+        let at = self.kernel.clock.now();
+        let queue = records::queue_hash(&self.keys, &call.queue);
+        let mut last: Option<JobId> = None;
+        for data in call.jobs.iter() {
+            // Jobs are taken in order of id: each must be greater than the one before.
+            let id = next_job_id(last, JobId::from_parts(at, self.kernel.id_entropy()?));
+            last = Some(id);
+            let plain = zeroize::Zeroizing::new(serde_json::to_vec(data).map_err(RunError::Encoding)?);
+            let context = records::job(&id, self.lease.project);
+            let sealed = self.keys.seal(&context, &plain, &*self.kernel.entropy).map_err(RunError::Seal)?;
+            self.carry.jobs.push(NewJob { id, queue, sealed });
+        }
+        self.record(Event::Enqueued { at, path: call.path }).await
+    }
+
+    /// Takes jobs of a queue. What is taken stays the run's until a commit ends it, so a crash before the event is journalled
+    /// loses nothing: asking again gives the same jobs.
+    pub(super) async fn take_jobs(&mut self, call: JobsCall) -> Result<Option<Stopped>, RunError> {
+        // Ends of earlier jobs must be written first, or they would count as held.
+        if let Some(stopped) = self.commit(RunChange::Stay).await? {
+            return Ok(Some(stopped));
+        }
+        let request = JobRequest {
+            lease: self.lease,
+            queue: records::queue_hash(&self.keys, &call.queue),
+            holder: self.keys.lookup_hash("job-holder", &[self.lease.run.as_bytes(), call.path.as_str().as_bytes()]),
+            limit: call.max_concurrent,
+            max_concurrent: call.max_concurrent,
+            spacing: call.spacing,
+        };
+        let held = match self.kernel.backend.take_jobs(request).await {
+            Ok(held) => held,
+            Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),
+            Err(error) => return Err(error.into()),
+        };
+        let mut jobs = Vec::with_capacity(held.jobs.len());
+        for job in held.jobs {
+            let context = records::job(&job.id, self.lease.project);
+            let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
+            let data: Value = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
+            jobs.push(TakenJob { id: job.id, start: job.start, data: Arc::new(data) });
+        }
+        let more = held.waiting > 0;
+        self.record(Event::JobsTaken { at: self.kernel.clock.now(), path: call.path, jobs, more }).await
+    }
+
+    /// What the run that waits for the end of this one is told with it.
+    pub(super) fn tell_parent(&mut self) -> Result<(), RunError> {
+        let Some(parent) = self.state.parent().filter(|parent| parent.waits) else { return Ok(()) };
+        let Some(end) = self.state.end() else { return Ok(()) };
+        let output = match self.state.reply() {
+            Some(reply) => Arc::clone(&reply.body),
+            None => self.state.last_output().cloned().unwrap_or_default(),
+        };
+        let run = self.lease.run;
+        let content = Signal::ChildEnded { run, status: end.status, output, error: end.error.clone() };
+        let ids = (self.lease.project, parent.run);
+        let slot = records::child_slot(&self.keys, run);
+        let signal = self.kernel.seal_signal(&self.keys, ids, slot, &content)?;
+        self.carry.signals.push(signal);
+        Ok(())
+    }
+}
+
+/// `fresh`, or the id right behind `last` if that is greater.
+fn next_job_id(last: Option<JobId>, fresh: JobId) -> JobId {
+    match last {
+        Some(last) if last >= fresh => JobId::from_u128(last.as_u128() + 1),
+        _ => fresh,
+    }
+}
+
+/// How often a flow is looked at again that was changed while a run of it was to be started.
+const STALE_RETRIES: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_ids_rise_whatever_the_entropy_says() {
+        let id = JobId::from_u128;
+        assert_eq!(next_job_id(None, id(7)), id(7));
+        assert_eq!(next_job_id(Some(id(5)), id(7)), id(7));
+        assert_eq!(next_job_id(Some(id(9)), id(7)), id(10));
+    }
+}
