@@ -16,7 +16,7 @@ use super::{RunKey, State, run::Run};
 use crate::store::{ClaimRequest, Claimed, Lease, RunRecord};
 
 /// An index over the runs: kept by [`State::change_run`], so that a claim looks at nothing but what is ready.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Schedule {
     /// When a run that is not ready becomes so.
     timers: BTreeSet<(Timestamp, RunKey)>,
@@ -26,7 +26,7 @@ pub(super) struct Schedule {
 }
 
 /// What a project has to run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Lane {
     /// Ready, and not running: limits may keep them.
     fresh: Ready,
@@ -36,7 +36,7 @@ struct Lane {
     running: u32,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Ready {
     /// In the order in which they are claimed.
     order: BTreeSet<Rank>,

@@ -8,7 +8,7 @@ use super::{HashKey, RunKey, State, claim::Rank};
 use crate::store::Gate;
 
 /// Runs at one gate.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct GateState {
     /// How many are past it.
     holders: u32,

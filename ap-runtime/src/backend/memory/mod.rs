@@ -12,6 +12,8 @@ mod gate;
 mod queue;
 mod run;
 mod signal;
+#[cfg(feature = "sim")]
+mod snapshot;
 mod system;
 mod trigger;
 
@@ -32,6 +34,8 @@ use ap_core::{
 use ap_crypto::keyring::{KeyStore, WrappedKey};
 use async_trait::async_trait;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::snapshot::MemorySnapshot;
 use self::{
     accept::{Delivery, PaceKey, Series},
     claim::Schedule,
@@ -173,7 +177,7 @@ type RunKey = (ProjectId, RunId);
 /// What is named by a keyed hash, in its project.
 type HashKey = (ProjectId, LookupHash);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, WrappedKey>,
