@@ -13,6 +13,8 @@ mod queue;
 mod run;
 mod signal;
 mod system;
+#[cfg(test)]
+mod tests;
 mod trigger;
 
 use std::{
