@@ -15,6 +15,8 @@ mod signal;
 #[cfg(feature = "sim")]
 mod snapshot;
 mod system;
+#[cfg(test)]
+mod tests;
 mod trigger;
 
 use std::{
