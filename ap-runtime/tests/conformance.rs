@@ -79,3 +79,51 @@ mod sqlite {
 
     ap_runtime::backend_conformance!(Sqlite);
 }
+
+#[cfg(feature = "postgres")]
+#[path = "postgres/support.rs"]
+#[expect(clippy::expect_used, clippy::panic, dead_code, reason = "test support, shared with other tests")]
+mod postgres_support;
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use super::{postgres_support::Schema, *};
+
+    struct Postgres;
+
+    /// A killed process does not close its connections in order, so the backends stay as they are.
+    struct Guard {
+        opened: Vec<Arc<dyn Backend>>,
+        clock: Arc<ManualClock>,
+        schema: Schema,
+    }
+
+    impl Guard {
+        async fn open(&mut self) -> Arc<dyn Backend> {
+            let backend = Arc::new(self.schema.open(Arc::clone(&self.clock) as _).await);
+            self.opened.push(Arc::clone(&backend) as _);
+            backend
+        }
+    }
+
+    #[async_trait]
+    impl Harness for Postgres {
+        type Guard = Guard;
+
+        async fn open_empty(&self, clock: Arc<ManualClock>) -> (Guard, Arc<dyn Backend>) {
+            let mut guard = Guard { opened: Vec::new(), clock, schema: Schema::new() };
+            let backend = guard.open().await;
+            (guard, backend)
+        }
+
+        async fn restart(&self, guard: &mut Guard) -> Arc<dyn Backend> {
+            guard.open().await
+        }
+
+        fn one_process(&self) -> bool {
+            false
+        }
+    }
+
+    ap_runtime::backend_conformance!(Postgres);
+}
