@@ -929,7 +929,8 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn heartbeat(&self, worker: &WorkerRecord, leases: &[Lease], lease: Duration) -> Result<Beat, StoreError>;
 
-    /// Workers that reported within `within`, its end included, in order of id; forgets those that have not for a day.
+    /// Workers that reported within `within`, its end included, in order of id; forgets those that have not for a day. A
+    /// restart may forget all: those that live report again.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -943,7 +944,8 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
 
     /// When something happens by time next, after now by the store's clock: a run becomes claimable, a lease expires, a
     /// trigger is due. What is ready already does not count: ask first and claim then, and nothing falls in between. A hint:
-    /// `None` or a late answer delays nothing for longer than a worker's own interval.
+    /// `None` or a late answer delays nothing for longer than a worker's own interval, and an early one, such as for a run
+    /// that waits before its gate, makes somebody look in vain.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,15 +1,24 @@
-//! A public suite for backends: what every seam of [`crate::store`] promises, one rule per function.
+//! Public suites for the seams: what each promises, one rule per function.
 //!
-//! Implement [`Harness`] for a backend and write `ap_runtime::backend_conformance!(MyHarness);` in a test file: it makes
-//! one `#[test]` per rule. A rule's name is the sentence that was broken when it fails. Every time in the suite comes
-//! from a [`ManualClock`], so no rule waits.
+//! | Seam | Suite | It takes |
+//! | --- | --- | --- |
+//! | [`crate::store::Backend`] | [`backend_conformance!`](crate::backend_conformance) | a [`Harness`] |
+//! | [`crate::wakeup::Wakeup`] | [`wakeup_conformance!`](crate::wakeup_conformance) | a [`WakeupHarness`] |
+//! | [`crate::clock::Clock`] | [`clock_conformance!`](crate::clock_conformance) | a closure that makes one |
+//! | [`ap_crypto::entropy::Entropy`] | [`entropy_conformance!`](crate::entropy_conformance) | the source itself |
+//!
+//! Turn on the feature `conformance` for your tests and write the macro's line in a test file, in a module of its own if the
+//! file has several: it makes one `#[test]` per rule. A rule's name is the sentence that was broken when it fails. Time in
+//! the suite for backends comes from a [`ManualClock`], so no rule of it waits.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
     reason = "test support: a failed expectation is a failed rule"
 )]
 
+mod clock;
 mod control;
+mod entropy;
 mod fair;
 mod file;
 mod pause;
@@ -23,6 +32,7 @@ mod subflow;
 mod system;
 mod tenancy;
 mod trigger;
+mod wakeup;
 mod worker;
 
 use std::{future::Future, sync::Arc};
@@ -32,8 +42,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use self::{
-    control::*, fair::*, file::*, pause::*, queue::*, record::*, recovery::*, run::*, signal::*, subflow::*, system::*,
-    tenancy::*, trigger::*, worker::*,
+    clock::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*, recovery::*, run::*, signal::*,
+    subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
 };
 use crate::{clock::Clock, store::Backend};
 
@@ -98,7 +108,29 @@ pub fn block_on<F: Future>(rule: F) -> F::Output {
 /// Runs a backend through every rule, one `#[test]` per rule.
 ///
 /// # Examples
-/// See `tests/conformance.rs` of this crate.
+/// ```
+/// use std::sync::Arc;
+/// use ap_runtime::{backend::memory::MemoryBackend, conformance::{Harness, ManualClock}, store::Backend};
+///
+/// struct Memory;
+///
+/// #[async_trait::async_trait]
+/// impl Harness for Memory {
+///     type Guard = Arc<MemoryBackend>;
+///
+///     async fn open_empty(&self, clock: Arc<ManualClock>) -> (Self::Guard, Arc<dyn Backend>) {
+///         let backend = Arc::new(MemoryBackend::new(clock));
+///         (Arc::clone(&backend), backend)
+///     }
+///
+///     async fn restart(&self, guard: &mut Self::Guard) -> Arc<dyn Backend> {
+///         guard.crash();
+///         Arc::clone(guard) as Arc<dyn Backend>
+///     }
+/// }
+///
+/// ap_runtime::backend_conformance!(Memory);
+/// ```
 #[macro_export]
 macro_rules! backend_conformance {
     ($harness:expr) => {
@@ -251,7 +283,7 @@ macro_rules! backend_conformance {
             a_restart_fences_the_former_holder,
             a_restart_leaves_ended_runs_alone,
             a_restart_keeps_what_runs_wait_for,
-            a_restart_keeps_jobs_files_and_workers,
+            a_restart_keeps_jobs_and_files,
             a_restart_keeps_schedules_and_polls
         }
     };
