@@ -162,3 +162,66 @@ mod postgres {
 
     ap_runtime::backend_conformance!(Postgres);
 }
+
+#[cfg(feature = "postgres")]
+mod postgres_wakeup {
+    #![expect(clippy::expect_used, reason = "a harness that cannot open is a failed test")]
+
+    use ap_runtime::{backend::postgres::PostgresBackend, conformance::WakeupHarness, wakeup::Wakeup};
+
+    use super::{postgres_support::Schema, *};
+
+    struct Postgres;
+
+    #[async_trait]
+    impl WakeupHarness for Postgres {
+        type Guard = ([PostgresBackend; 2], Schema);
+
+        async fn open(&self) -> (Self::Guard, [Arc<dyn Wakeup>; 2]) {
+            let schema = Schema::new();
+            let one = PostgresBackend::open(schema.options()).await.expect("a database");
+            let two = PostgresBackend::open(schema.options()).await.expect("a database");
+            let ends = [one.wakeup().await, two.wakeup().await];
+            (([one, two], schema), ends)
+        }
+    }
+
+    ap_runtime::wakeup_conformance!(Postgres);
+}
+
+#[cfg(feature = "redis")]
+mod redis_wakeup {
+    #![expect(clippy::expect_used, clippy::panic, reason = "a harness that cannot open is a failed test")]
+
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use ap_runtime::{
+        backend::redis::{RedisOptions, RedisWakeup},
+        conformance::WakeupHarness,
+        wakeup::Wakeup,
+    };
+
+    use super::*;
+
+    struct Redis;
+
+    #[async_trait]
+    impl WakeupHarness for Redis {
+        type Guard = ();
+
+        async fn open(&self) -> ((), [Arc<dyn Wakeup>; 2]) {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let Ok(url) = std::env::var("AP_TEST_REDIS_URL") else {
+                panic!("`AP_TEST_REDIS_URL` is not set: run `cargo xtask test`, which starts Redis");
+            };
+            let channel = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let open = || async {
+                let options = RedisOptions::from_url(&url).expect("a URL").with_channel(&channel);
+                Arc::new(RedisWakeup::start(options).await) as Arc<dyn Wakeup>
+            };
+            ((), [open().await, open().await])
+        }
+    }
+
+    ap_runtime::wakeup_conformance!(Redis);
+}
