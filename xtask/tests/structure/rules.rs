@@ -7,6 +7,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("rusqlite", &["ap-runtime/src/backend/sqlite/"]),
     ("sqlx", &["ap-runtime/src/backend/"]),
     ("redis", &["ap-runtime/src/backend/"]),
+    ("rustls", &["ap-runtime/src/backend/redis/"]),
     ("reqwest", &["ap-runtime/src/egress/"]),
     ("wasmtime", &["ap-runtime/src/sandbox/", "ap-runtime/build.rs"]),
     ("getrandom", &["ap-crypto/src/entropy.rs"]),
@@ -14,6 +15,9 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// The only files of the runtime that start tasks or threads.
 const SPAWNING: &[&str] = &[
+    "ap-runtime/src/backend/postgres/wakeup.rs",
+    "ap-runtime/src/backend/postgres/writer.rs",
+    "ap-runtime/src/backend/redis/mod.rs",
     "ap-runtime/src/backend/sqlite/reader.rs",
     "ap-runtime/src/backend/sqlite/writer.rs",
     "ap-runtime/src/executor/worker.rs",
