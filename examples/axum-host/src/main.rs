@@ -57,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
         .with_state(runtime.clone());
     let routes = Router::new()
         .route_service("/webhooks/{*rest}", runtime.webhooks())
+        .route_service("/resume/{*rest}", runtime.resumes())
         .route("/healthz", get(|| async { "ok" }))
         .nest("/admin", admin)
         .layer(middleware::from_fn(client_address))
@@ -117,7 +118,7 @@ async fn publish_flow(
     let principal = Principal::service("admin").with_role(project, Role::Editor).with_ip(peer.ip());
     let project = runtime.session(principal).project(project)?;
     let flow = project.create_flow(&flow).await?;
-    let flow = project.publish_flow(flow.id).await?;
+    project.publish_flow(flow.id).await?;
     let token = project.webhook_token(flow.id).await?;
     let webhook = format!("/webhooks/{}", token.expose_secret());
     Ok((StatusCode::CREATED, Json(json!({ "flow": flow.id, "webhook": webhook }))).into_response())
