@@ -6,6 +6,7 @@
 
 mod bench;
 mod check_add;
+mod services;
 mod test;
 mod tool;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
+        ["services", rest @ ..] => services::run(rest),
         ["test", rest @ ..] => test::run(rest),
         [other, ..] => Err(format!("there is no command `{other}`; `cargo xtask help` lists them")),
     };
@@ -36,7 +38,10 @@ fn main() -> ExitCode {
 const HELP: &str = "\
 Usage: cargo xtask <command>
 
-  test [arguments]   runs every test of the workspace; arguments go to `cargo test`
+  test [arguments]   runs every test of the workspace, beside a private PostgreSQL and a private Redis; arguments go to
+                     `cargo test`
+  services [command] starts the services that tests need, and runs the command with the variables that lead to them;
+                     without a command prints the variables and keeps the services up until Ctrl-C
   bench door [options]
                      measures the webhook door beside two floors; see `--help`
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates

@@ -55,7 +55,7 @@ async fn nothing_is_lost_doubled_or_stuck_when_the_process_is_killed_under_load(
     let load = Load::start(&setup, seed);
 
     let survived = kill_again_and_again(&database, &peer, &load, kills, seed).await;
-    let after_the_kill = verdict::integrity(&database).await;
+    let after_the_kill = verdict::integrity(&database);
 
     let host = Host::open(&database, peer.address()).await;
     load.send_to(Some(host.serve().await));
@@ -63,7 +63,7 @@ async fn nothing_is_lost_doubled_or_stuck_when_the_process_is_killed_under_load(
 
     let mut verdict = Verdict::of(&host, &setup, &load, &peer, QUIET).await;
     host.close().await;
-    verdict.add_database(&database, after_the_kill).await;
+    verdict.add_database(&database, after_the_kill);
     verdict.add_left_unacknowledged(left);
 
     println!(

@@ -13,8 +13,8 @@ use ap_core::{
     store::PageRequest,
 };
 use ap_runtime::{engine::RunView, session::ProjectSession, store::RunRecord};
+use rusqlite::Connection;
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
     flows::Kind,
@@ -62,22 +62,21 @@ impl Verdict {
     }
 
     /// Takes in what the file itself says, now that nobody has it open.
-    pub async fn add_database(&mut self, database: &Path, after_the_kill: Vec<String>) {
+    pub fn add_database(&mut self, database: &Path, after_the_kill: Vec<String>) {
         self.integrity = after_the_kill;
-        self.integrity.extend(integrity(database).await);
+        self.integrity.extend(integrity(database));
         if self.integrity.iter().any(|line| line != "ok") {
             self.problems.push(format!("the database is damaged: {:?}", self.integrity));
         }
         let counts =
             [("SELECT count(*) FROM ap_runs", self.runs), ("SELECT count(*) FROM ap_deliveries", self.deliveries)];
-        let mut connection = open(database).await;
+        let connection = Connection::open(database).unwrap();
         for (query, expected) in counts {
-            let count: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+            let count: i64 = connection.query_row(query, (), |row| row.get(0)).unwrap();
             if usize::try_from(count) != Ok(expected) {
                 self.problems.push(format!("`{query}` is {count}, and {expected} were seen through the session"));
             }
         }
-        connection.close().await.unwrap();
     }
 
     /// Takes in how many deliveries nobody ever acknowledged.
@@ -253,15 +252,11 @@ impl fmt::Display for Verdict {
 }
 
 /// What SQLite says about the file.
-pub async fn integrity(database: &Path) -> Vec<String> {
-    let mut connection = open(database).await;
-    let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    lines
-}
-
-async fn open(database: &Path) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(database).connect().await.unwrap()
+pub fn integrity(database: &Path) -> Vec<String> {
+    let connection = Connection::open(database).unwrap();
+    let mut statement = connection.prepare("PRAGMA integrity_check").unwrap();
+    let lines = statement.query_map((), |row| row.get(0)).unwrap();
+    lines.collect::<rusqlite::Result<_>>().unwrap()
 }
 
 async fn all_runs(admin: &ProjectSession) -> Vec<RunRecord> {
