@@ -44,11 +44,14 @@ async fn main() -> anyhow::Result<()> {
     ensure!(directories[0] != directories[1], "`AP_KEY_FILE` must not be kept beside `AP_DATABASE`");
 
     let backend = Arc::new(SqliteBackend::open(&database, Arc::new(SystemClock)).await?);
-    let runtime = Runtime::builder(backend.clone(), KeyFile::open_or_create(key_file)?)
+    let mut builder = Runtime::builder(backend.clone(), KeyFile::open_or_create(key_file)?)
         .pieces(ap_pieces::standard())
-        .sandbox(WasmSandbox::start(SandboxCapacity::default())?)
-        .build()
-        .await?;
+        .sandbox(WasmSandbox::start(SandboxCapacity::default())?);
+    // Where those whom a run waits for reach the resume door.
+    if let Ok(public) = env::var("AP_PUBLIC_URL") {
+        builder = builder.resume_base_url(&format!("{}/resume", public.trim_end_matches('/')));
+    }
+    let runtime = builder.build().await?;
     let admin = Router::new()
         .route("/projects", post(create_project))
         .route("/projects/{project}/flows", post(publish_flow))
