@@ -101,6 +101,21 @@ async fn of_deliveries_that_follow_each_other_the_last_one_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_synchronous_caller_whose_run_was_replaced_is_told_so() {
+    let world = World::new(86).await;
+    let (_, path) = publish(&world, json!({ "debounce": { "delayMs": 10_000 } })).await;
+    let sync = format!("{path}/sync");
+    let (body, later) = (json!({ "n": 1 }), json!({ "n": 2 }));
+    let (first, second) = tokio::join!(post(&world, &sync, &body), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        post(&world, &sync, &later).await
+    });
+    assert_eq!(first.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(String::from_utf8_lossy(first.body()).contains("CANCELED"), "{first:?}");
+    assert_eq!((second.status(), &second.body()[..]), (StatusCode::OK, &b"2"[..]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn throttled_runs_start_when_their_time_has_come() {
     let world = World::new(85).await;
     let (_, path) = publish(&world, json!({ "throttle": { "limit": 1, "periodMs": 10_000 } })).await;
