@@ -36,6 +36,8 @@ pub(super) struct Driver {
     pub(super) carry: Carry,
     credentials: CredentialLoader,
     signals: Signals,
+    /// Whether the run was in the store before: it may have been told something there.
+    stored: bool,
     /// Attempts under way, in the order in which they began.
     under_way: Vec<UnderWay>,
 }
@@ -95,6 +97,7 @@ impl Driver {
         let had_owner = claimed.lease.epoch > FIRST_EPOCH;
         let parts = (replayed.state, replayed.next_seq);
         let mut driver = Self::new(kernel, claimed, keys, flow, parts, signals);
+        driver.stored = true;
         if !had_owner || driver.state.end().is_some() {
             return Ok(driver);
         }
@@ -120,8 +123,8 @@ impl Driver {
         signals: Signals,
     ) -> Self {
         let credentials = CredentialLoader::new(claimed, &flow);
-        let (lease, carry, under_way) = (claimed.lease, Carry::default(), Vec::new());
-        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, under_way }
+        let (lease, carry, stored, under_way) = (claimed.lease, Carry::default(), false, Vec::new());
+        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, stored, under_way }
     }
 
     /// Runs until the run ends or is let go of.
@@ -146,7 +149,7 @@ impl Driver {
                 return Ok(stopped);
             }
         }
-        if self.lease.epoch > FIRST_EPOCH
+        if self.stored
             && self.state.end().is_none()
             && let Some(stopped) = self.take_signals().await?
         {
