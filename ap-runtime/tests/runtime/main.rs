@@ -9,10 +9,19 @@
     reason = "tests"
 )]
 
+mod answer;
 mod determinism;
 mod door;
 mod engine;
 mod execution;
+mod handler;
+mod parallel;
+mod pause;
+mod queue;
 mod replay;
+mod retry;
+mod router;
+mod spill;
+mod subflow;
 mod support;
 mod tenancy;
