@@ -569,6 +569,8 @@ pub struct NewJob {
 /// What became of a job a run holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEnd {
+    /// It goes back to the queue, as if nobody had taken it.
+    Back,
     /// It is done and forgotten.
     Done,
     /// It failed for good and is kept as a dead letter.
