@@ -19,6 +19,12 @@ pub enum Opened {
 }
 
 impl Store {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SQLite",
+        }
+    }
+
     /// As another process is told.
     pub fn address(&self) -> String {
         match self {
