@@ -39,5 +39,6 @@ pub mod sandbox;
 pub mod session;
 mod signal;
 pub mod store;
+mod trigger;
 pub mod wakeup;
 pub mod webhook;
