@@ -11,6 +11,11 @@ use crate::{
 /// Kills that find requests in flight, unless `AP_KILLS` says otherwise.
 const KILLS: u64 = 50;
 
+/// On PostgreSQL, unless `AP_KILLS` says otherwise.
+const KILLS_ON_POSTGRES: u64 = 20;
+/// Processes side by side, unless `AP_WORKERS` says otherwise.
+const WORKERS: u64 = 3;
+
 /// Set `AP_KILLS` and `AP_SEED` for a longer or another run. The seed fixes what is sent and when it is meant to be
 /// interrupted; where a kill lands is up to the machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,6 +23,15 @@ async fn nothing_is_lost_doubled_or_stuck_when_the_process_is_killed_under_load(
     let (kills, seed) = (setting("AP_KILLS", KILLS), setting("AP_SEED", 1));
     let world = World::on_sqlite(seed).await;
     survive(&world, 1, kills).await;
+}
+
+/// Set `AP_WORKERS` too for another number of processes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_or_stuck_when_one_of_several_processes_is_killed_under_load() {
+    let (kills, seed) = (setting("AP_KILLS", KILLS_ON_POSTGRES), setting("AP_SEED", 1));
+    let world = World::on_postgres(seed).await;
+    let workers = usize::try_from(setting("AP_WORKERS", WORKERS)).unwrap();
+    survive(&world, workers, kills).await;
 }
 
 async fn survive(world: &World, workers: usize, kills: u64) {

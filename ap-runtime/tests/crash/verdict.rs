@@ -67,18 +67,16 @@ impl Verdict {
     }
 
     /// Takes in what the database itself says, now that nobody has it open, and what it said when it was found.
-    pub fn add_database(&mut self, store: &Store, found: Vec<String>) {
+    pub async fn add_database(&mut self, store: &Store, found: Vec<String>) {
         self.integrity = found;
         self.integrity.extend(store.integrity());
         if self.integrity.iter().any(|line| line != "ok") {
             self.problems.push(format!("the database is damaged: {:?}", self.integrity));
         }
-        let counts =
-            [("SELECT count(*) FROM ap_runs", self.runs), ("SELECT count(*) FROM ap_deliveries", self.deliveries)];
-        for (query, expected) in counts {
-            let count = store.count(query);
-            if count != expected {
-                self.problems.push(format!("`{query}` is {count}, and {expected} were seen through the session"));
+        for (table, expected) in [("ap_runs", self.runs), ("ap_deliveries", self.deliveries)] {
+            let rows = store.rows(table).await;
+            if rows != expected {
+                self.problems.push(format!("`{table}` has {rows} rows, and {expected} were seen through the session"));
             }
         }
     }
