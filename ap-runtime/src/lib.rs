@@ -42,5 +42,6 @@ mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;
+mod trigger;
 pub mod wakeup;
 pub mod webhook;

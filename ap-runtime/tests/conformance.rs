@@ -1,11 +1,14 @@
-//! Every rule of the suite, on every backend.
+//! Every rule of the suites, on everything that is behind a seam.
 
 use std::sync::Arc;
 
+use ap_core::time::Timestamp;
 use ap_runtime::{
     backend::memory::MemoryBackend,
-    conformance::{Harness, ManualClock},
+    clock::{Clock, SystemClock, TokioClock},
+    conformance::{Harness, ManualClock, WakeupHarness},
     store::Backend,
+    wakeup::{LocalWakeup, Wakeup},
 };
 use async_trait::async_trait;
 
@@ -28,6 +31,38 @@ impl Harness for Memory {
 
 mod memory {
     ap_runtime::backend_conformance!(super::Memory);
+}
+
+struct Local;
+
+#[async_trait]
+impl WakeupHarness for Local {
+    type Guard = ();
+
+    async fn open(&self) -> ((), [Arc<dyn Wakeup>; 2]) {
+        let wakeup = Arc::new(LocalWakeup::default());
+        ((), [Arc::clone(&wakeup) as Arc<dyn Wakeup>, wakeup])
+    }
+}
+
+mod local_wakeup {
+    ap_runtime::wakeup_conformance!(super::Local);
+}
+
+mod system_clock {
+    use super::*;
+
+    ap_runtime::clock_conformance!(|| Arc::new(SystemClock) as Arc<dyn Clock>);
+}
+
+mod tokio_clock {
+    use super::*;
+
+    ap_runtime::clock_conformance!(|| Arc::new(TokioClock::starting_at(Timestamp::EPOCH)) as Arc<dyn Clock>);
+}
+
+mod system_entropy {
+    ap_runtime::entropy_conformance!(ap_crypto::entropy::SystemEntropy);
 }
 
 #[cfg(feature = "sqlite")]

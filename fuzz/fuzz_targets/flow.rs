@@ -29,7 +29,12 @@ fuzz_target!(|data: &[u8]| {
     let again = again.unwrap_or_else(|findings| panic!("its own source is refused: {findings}"));
     let (first, second) = (ValidFlow::check(definition, &PIECES, &limits), ValidFlow::check(again, &PIECES, &limits));
     match (first, second) {
-        (Ok(one), Ok(other)) => assert_eq!(one.connections(), other.connections()),
+        (Ok(one), Ok(other)) => {
+            assert_eq!(one.connections(), other.connections());
+            for step in one.steps().iter().flat_map(|step| std::iter::once(step).chain(step.children())) {
+                assert!(one.same_step(&other, step.name.as_str()), "{} is not itself", step.name);
+            }
+        }
         (Err(one), Err(other)) => {
             check_findings(&one);
             assert_eq!(one.to_string(), other.to_string());

@@ -35,8 +35,10 @@ use crate::expr::Template;
 ///
 /// * `triggers` may be written as the guide's §2.1 does: `"trigger": "webhook"` beside `"settings"`. Trigger types:
 ///   `webhook`, `schedule`, `manual`, else `piece.trigger`.
-/// * Step types: the control words `code`, `loop`, `branch`, `respond`, `fail` (`router`, `parallel`, `subflow`, `delay`,
-///   `wait` parse and are refused at publish), else `piece` or `piece.action`.
+/// * Step types: the control words `code`, `loop`, `branch`, `router`, `parallel`, `subflow`, `delay`, `wait`, `respond`,
+///   `fail`, `queue.enqueue` and `queue.process`, else `piece` or `piece.action`. No piece can be called `queue`.
+/// * [`FlowControl`] stands at the top, beside `steps`.
+/// * Times are whole milliseconds.
 /// * A name may be left out: steps then get the first free `step_1`, `step_2`, … in the order of the text, the trigger
 ///   gets `trigger`. A flow without `displayName` is called `Untitled flow`.
 /// * What a step does stands in `settings`; how it is carried out stands beside it, see [`StepOptions`].
@@ -264,11 +266,11 @@ pub struct PieceStep {
 ///   growing as guide §6.1 says.
 /// * `errorHandlingOptions {continueOnFailure: {value}, retryOnFailure: {value}}` (reference product): `retryOnFailure`
 ///   means 4 attempts and waits of 4, 8 and 16 s.
-/// * `onError` is `"fail"` (default), `"continue"`, `{"continue": true}`, or `{"steps": […]}`, refused at publish.
+/// * `onError` is `"fail"` (default), `"continue"`, `{"continue": true}`, or `{"steps": […]}`.
 /// * `idempotencyKey` is `true`, `false` or a template.
 ///
-/// Steps of pieces take all of them; `code` all but `idempotencyKey`; `loop`, `branch` and `respond` only `onError` and
-/// `skip`; `fail` only `skip`.
+/// Steps of pieces take all of them; `code` all but `idempotencyKey`; `subflow` only `onError`, `skip` and `timeout`;
+/// `fail` only `skip`; every other control word only `onError` and `skip`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOptions {
     /// What a failure means.
@@ -277,7 +279,8 @@ pub struct StepOptions {
     pub retry: RetryPolicy,
     /// Whether the step is passed over.
     pub skip: bool,
-    /// Longest time of one attempt; for a `subflow`, of the wait for its end. Default: 30 s for actions, 10 s for code. Accepted: 1 ms to 5 min.
+    /// Longest time of one attempt; for a `subflow`, of the wait for its end. Default: 30 s for actions, 10 s for code.
+    /// Accepted: 1 ms to 5 min.
     pub timeout: Option<Duration>,
     /// Declares that the peer honours an idempotency key.
     pub idempotency_key: Option<IdempotencyKey>,

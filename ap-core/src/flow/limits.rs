@@ -90,7 +90,7 @@ impl FlowLimits {
 
     /// Sets the deepest nesting of steps.
     ///
-    /// * Unit: levels; a step of the flow's own list is at level 1, one inside its loop or branch at level 2.
+    /// * Unit: levels; a step of the flow's own list is at level 1, one inside it, or handling its failure, at level 2.
     /// * Default: 10. Accepted: 1 to 30.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl FlowLimits {
         Ok(Self { max_nesting: within("max_nesting", levels, 1, 30)?, ..self })
     }
 
-    /// Sets the most steps in one flow, those inside loops and branches included.
+    /// Sets the most steps in one flow, those inside others and those that handle failures included.
     ///
     /// * Unit: steps.
     /// * Default: 100. Accepted: 1 to 10,000. Source: guide §6.3.

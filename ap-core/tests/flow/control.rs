@@ -434,11 +434,18 @@ fn ends_of_runs_are_seen_through_routers_and_parallels() {
     for end in [router(json!([fail()]), json!([fail()])), parallel("failFast")] {
         assert_eq!(warnings(&flow(json!([end, code("a")]))), unreachable);
     }
-    let mut handled = parallel("failFast");
-    handled["onError"] = "continue".into();
-    for open in
-        [router(json!([fail()]), json!([])), router(json!([code("c")]), json!([fail()])), parallel("collect"), handled]
-    {
+    let handled = |mut step: Value| {
+        step["onError"] = "continue".into();
+        step
+    };
+    let both = router(json!([fail()]), json!([fail()]));
+    for open in [
+        router(json!([fail()]), json!([])),
+        router(json!([code("c")]), json!([fail()])),
+        parallel("collect"),
+        handled(both),
+        handled(parallel("failFast")),
+    ] {
         assert_eq!(warnings(&flow(json!([open, code("a")]))), []);
     }
 }

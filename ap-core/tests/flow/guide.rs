@@ -111,6 +111,16 @@ fn section_6_2_runs_as_shown_once_it_says_when() {
 fn section_6_2_queue_is_no_flow() {
     let found = FlowDefinition::from_value(guide!("6_2_queue"), &FlowLimits::default()).expect_err("no flow");
     assert_eq!(brief(&found), [at("", "flow.format")]);
+    assert!(found.0[0].fix.contains("`queue.process`"), "{found}");
+    // What the fix says.
+    let queue = &guide!("6_2_queue")["queue"];
+    let mut settings = serde_json::json!({ "action": { "type": "respond" } });
+    settings["queueName"] = queue["name"].clone();
+    settings["mode"] = queue["mode"].clone();
+    settings["settings"] = queue["settings"].clone();
+    let flow = parse(&super::one("queue.process", settings));
+    let StepKind::Process(process) = &flow.steps()[0].kind else { panic!("a queue.process") };
+    assert_eq!((process.max_concurrent, process.max_retries, process.delay_between_jobs.as_millis()), (5, 3, 1_000));
 }
 
 fn webhook(source: Value) -> WebhookSettings {

@@ -1,4 +1,4 @@
-//! Triggers: webhook settings, and what starts a flow today.
+//! Triggers: webhook settings, schedules and polls.
 
 use ap_core::flow::{CatchUp, Overlap, ScheduleSettings, TriggerKind, WebhookAuthentication, WebhookSettings};
 use serde_json::{Value, json};

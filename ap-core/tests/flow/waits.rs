@@ -1,4 +1,4 @@
-//! `$wait`: tokens of steps that wait, and where they can be read.
+//! `$wait`, handlers and parallel branches: what can be read of steps that are not over, failed, or run side by side.
 
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ fn tokens_are_read_by_mode() {
 }
 
 #[test]
-fn tokens_are_read_before_the_wait_in_the_same_iteration() {
+fn tokens_are_read_before_the_wait_in_its_iteration_and_inside() {
     let before = || reads("r", TOKEN);
     for steps in [
         json!([before(), code("a"), wait("w")]),
@@ -84,6 +84,7 @@ fn tokens_are_read_before_the_wait_in_the_same_iteration() {
         json!([parallel(json!([wait("w")]), json!([before()]))]),
         json!([parallel(json!([choose(json!([before()]), json!([]))]), json!([wait("w")]))]),
         json!([each(json!([before(), wait("w")]))]),
+        json!([each(json!([before()])), wait("w")]),
         json!([each(json!([choose(json!([before()]), json!([])), wait("w")]))]),
         json!([handled(code("a"), json!([before()])), wait("w")]),
         json!([handled(code("a"), json!([before(), wait("w")]))]),
@@ -103,7 +104,6 @@ fn tokens_are_not_read_elsewhere() {
         json!([choose(json!([wait("w")]), json!([reader()]))]),
         json!([choose(json!([reader()]), json!([wait("w")]))]),
         json!([parallel(json!([wait("w")]), json!([code("a")])), reader()]),
-        json!([each(json!([reader()])), wait("w")]),
         json!([reader(), each(json!([wait("w")]))]),
         json!([each(json!([wait("w")])), reader()]),
         json!([each(json!([reader()])), each(json!([wait("w")]))]),

@@ -173,7 +173,12 @@ fn loop_around<'f>(steps: &'f [Step], name: &str, around: Option<&'f StepName>) 
         }
         let repeats = matches!(step.kind, StepKind::Loop(_) | StepKind::Process(_));
         let inner = if repeats { Some(&step.name) } else { around };
-        step.lists().find_map(|list| loop_around(list, name, inner))
+        let nested = (0..).map_while(|index| step.nested(index));
+        // What handles a failure of a loop stands beside it, not in one of its iterations.
+        nested
+            .clone()
+            .find_map(|list| loop_around(list, name, inner))
+            .or_else(|| loop_around(step.handler(), name, around))
     })
 }
 

@@ -31,7 +31,8 @@ use super::{
 use crate::{
     engine::RunState,
     kernel::Kernel,
-    store::{Accept, Accepted, Beat, ClaimRequest, Claimed, Lease, RunChange, RunCommit, WorkerRecord},
+    store::{Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, Lease, RunChange, RunCommit, WorkerRecord},
+    trigger::{self, TRIGGER_LEASE},
     wakeup::Hint,
 };
 
@@ -500,7 +501,56 @@ impl Worker {
 
     /// Claims triggers that are due and fires them, each in a task of its own.
     pub(super) async fn claim_triggers(self: &Arc<Self>) -> Claim {
-        Claim::None
+        let mut permits = Vec::new();
+        while permits.len() < MAX_FIRING
+            && !self.closing.is_cancelled()
+            && let Ok(permit) = Arc::clone(&self.firing).try_acquire_owned()
+        {
+            permits.push(permit);
+        }
+        let room = permits.len();
+        if room == 0 {
+            return Claim::Saturated;
+        }
+        let limit = u32::try_from(room).unwrap_or(u32::MAX);
+        let claimed = match self.kernel.backend.claim_triggers(limit, TRIGGER_LEASE).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(%error, "claiming triggers failed");
+                return Claim::Failed;
+            }
+        };
+        let found = claimed.len();
+        for (claimed, permit) in claimed.into_iter().zip(permits) {
+            let worker = Arc::clone(self);
+            self.runs.spawn(async move { worker.fire(claimed, permit).await });
+        }
+        match found {
+            0 => Claim::None,
+            _ if found == room => Claim::Full,
+            _ => Claim::Some,
+        }
+    }
+
+    /// Fires one trigger. A process that stops drops it, like a crash would: nothing is half done.
+    async fn fire(self: Arc<Self>, claimed: ClaimedTrigger, permit: Permit) {
+        let flow = claimed.flow;
+        let kernel = Arc::clone(&self.kernel);
+        let fired = AssertUnwindSafe(trigger::fire(&kernel, claimed)).catch_unwind();
+        let fired = tokio::select! {
+            biased;
+            fired = fired => fired,
+            () = self.stop.cancelled() => return,
+        };
+        drop(permit);
+        match fired {
+            Ok(Ok(true)) => self.announce(),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::error!(%flow, %error, "a trigger could not be fired; it is tried again"),
+            Err(_) => tracing::error!(%flow, "firing a trigger panicked; it is tried again"),
+        }
+        // It is due again at another time now.
+        self.triggers.notify_one();
     }
 
     /// Reports the worker and extends its leases; `false` if the store did not answer.

@@ -8,13 +8,16 @@
 //! | `flow.format` | an export of the reference product, or no flow at all |
 //! | `flow.steps.limit`, `flow.nesting.limit` | more steps, or deeper nesting, than allowed |
 //! | `member.unknown`, `member.type`, `member.required`, `member.conflict` | a member that nothing reads, has the wrong type, is missing, or excludes another |
-//! | `name.invalid`, `name.length` | a step name that templates could not write; a display name that is empty or too long |
-//! | `step.type.invalid` | a `type` that is neither a control word nor `piece.action` |
-//! | `option.range`, `option.conflict`, `option.inapplicable` | an option outside its range, given twice, or without meaning for the step |
+//! | `name.invalid`, `name.length` | a name of a step or party that templates could not write; a display name that is empty or too long |
+//! | `step.type.invalid` | a `type` that is neither a control word nor `piece.action`; `queue` is no piece |
+//! | `option.range`, `option.conflict`, `option.inapplicable` | a number, word or list outside its range; an option given twice, or without meaning for the step |
 //! | `code.empty`, `code.size`, `code.dependencies` | a script that is empty or too long, or wants npm packages |
-//! | `loop.items`, `respond.status`, `respond.headers`, `fail.message` | a literal that could never work |
+//! | `loop.items`, `respond.status`, `respond.headers`, `fail.message`, `delay.until` | a literal that could never work |
+//! | `queue.name` | a name of a queue that is none, or a template |
+//! | `router.fallback` | a `FALLBACK` that is not the last branch, or the only one |
 //! | `condition.*` | a branch condition that is none |
 //! | `template.*` | a malformed `{{…}}`; `template.expression` is kept for publishing instead |
+//! | `trigger.type.invalid` | a `type` that is neither a kind of trigger nor `piece.trigger` |
 //! | `trigger.authentication.type`, `trigger.secret.literal`, `trigger.header.invalid`, `trigger.username.invalid`, `trigger.dedupe.invalid` | webhook settings |
 //!
 //! What parses and cannot be published is reported by [`ValidFlow::check`](super::ValidFlow::check).
@@ -116,7 +119,9 @@ impl Reader<'_> {
             return None;
         }
         if !["trigger", "triggers", "steps"].iter().any(|name| members.has(name)) {
-            self.findings.push(not_a_flow());
+            // The guide's §6.2 shows the settings of a queue as a document of their own.
+            let fix = if members.has("queue") { QUEUE_FIX } else { FLOW_FIX };
+            self.findings.push(Diagnostic { fix: fix.to_owned(), ..not_a_flow() });
             return None;
         }
         let display_name = match members.take("displayName") {
@@ -252,12 +257,7 @@ fn export(document: &Value) -> Option<&'static str> {
 }
 
 fn not_a_flow() -> Diagnostic {
-    Diagnostic::error(
-        "",
-        "flow.format",
-        "this is no flow: it has neither `triggers` nor `steps`",
-        "write an object with `displayName`, `triggers` and `steps`",
-    )
+    Diagnostic::error("", "flow.format", "this is no flow: it has neither `triggers` nor `steps`", FLOW_FIX)
 }
 
 /// Holds a value to the limits on text, by its compact text.
@@ -288,6 +288,9 @@ fn dismantle(value: Value) {
         }
     }
 }
+
+const FLOW_FIX: &str = "write an object with `displayName`, `triggers` and `steps`";
+const QUEUE_FIX: &str = "write the queue's `name` as `queueName`, and its `mode` and `settings`, into the settings of a `queue.process` step";
 
 /// Rule of an expression that needs the code sandbox.
 const EXPRESSION: &str = "template.expression";

@@ -241,9 +241,9 @@ fn piece_input(settings: &Map<String, Value>) -> Map<String, Value> {
 /// The settings of a step that has them scattered among its members.
 fn scattered(step: &Map<String, Value>) -> Map<String, Value> {
     let is_script = step.get("type").is_some_and(|word| word == "code");
-    let is_setting =
-        |name: &str| !STEP_MEMBERS.contains(&name) && !PIECE_OPTIONS.contains(&name) && !(is_script && name == "input");
-    let settings = step.iter().filter(|(name, _)| is_setting(name));
+    let is_beside =
+        |name: &str| STEP_MEMBERS.contains(&name) || PIECE_OPTIONS.contains(&name) || (is_script && name == "input");
+    let settings = step.iter().filter(|(name, _)| !is_beside(name));
     settings.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 

@@ -20,7 +20,7 @@
 //! | `reference.inside` | a step that is read from within itself |
 //! | `reference.maybe` | a step that may not have run (inside another, or skipped), or the output of one whose failure is handled, read without `?.` or `??` |
 //! | `reference.loop` | `item` or `index` outside a loop and the work on a job |
-//! | `reference.wait` | `$wait` that names no `wait` step ahead in the same iteration, or nobody it waits for |
+//! | `reference.wait` | `$wait` that names no `wait` step ahead, in the same iteration or one around it, or nobody it waits for |
 //! | `reference.control` | a key of flow control that reads something else than `trigger` |
 //! | `reference.poll` | settings of a polled trigger that read something else than `connections` |
 //! | `reference.connection` | not `connections.name` or `connections.name.field`, or no possible name |

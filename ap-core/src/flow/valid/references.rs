@@ -84,15 +84,10 @@ impl<'f> References<'f> {
         self.waits.close(step);
         let name = step.name.as_str();
         self.standing.insert(name, Standing::Around);
-        if matches!(step.kind, StepKind::Loop(_) | StepKind::Process(_)) {
-            let around = self.waits.enter();
-            self.loops += 1;
-            self.lists_of(step);
-            self.loops -= 1;
-            self.waits.leave(around);
-        } else {
-            self.lists_of(step);
-        }
+        let repeats = matches!(step.kind, StepKind::Loop(_) | StepKind::Process(_));
+        self.loops += usize::from(repeats);
+        self.lists_of(step);
+        self.loops -= usize::from(repeats);
         let (inner, own) = if step.options.skip {
             (Standing::Skipped, Standing::Skipped)
         } else {

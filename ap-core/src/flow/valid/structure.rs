@@ -239,18 +239,20 @@ impl Walk<'_> {
 /// Whether no step behind this one in its list can run.
 fn ends_run(step: &Step) -> bool {
     let list_ends = |steps: &[Step]| steps.iter().any(ends_run);
+    // A step whose failure is handled also takes the failures of those inside it.
     !step.options.skip
+        && step.options.on_error == OnError::Fail
         && match &step.kind {
             StepKind::Branch(branch) => list_ends(&branch.if_true) && list_ends(&branch.if_false),
             StepKind::Fail(_) => true,
             StepKind::Parallel(parallel) => {
-                let stops = parallel.on_failure == JoinPolicy::FailFast && step.options.on_error == OnError::Fail;
-                stops && parallel.branches.iter().any(|branch| list_ends(&branch.steps))
+                parallel.on_failure == JoinPolicy::FailFast
+                    && parallel.branches.iter().any(|branch| list_ends(&branch.steps))
             }
             StepKind::Router(router) => {
                 list_ends(&router.fallback) && router.branches.iter().all(|branch| list_ends(&branch.steps))
             }
-            StepKind::Respond(respond) => respond.stop && step.options.on_error == OnError::Fail,
+            StepKind::Respond(respond) => respond.stop,
             _ => false,
         }
 }

@@ -11,7 +11,7 @@ use crate::{
 /// The `wait` steps a walk may still come to.
 #[derive(Debug, Default)]
 pub(super) struct OpenWaits<'f> {
-    /// Those of the same iteration that have not begun.
+    /// Those of this iteration, or one around it, that have not begun.
     open: BTreeMap<&'f str, &'f WaitMode>,
     /// Those of the whole flow, to tell a misplaced name from a wrong one.
     all: BTreeMap<&'f str, &'f WaitMode>,
@@ -38,16 +38,6 @@ impl<'f> OpenWaits<'f> {
         step.children().for_each(|inner| self.close(inner));
     }
 
-    /// The walk enters an iteration: nothing outside is open in it.
-    pub(super) fn enter(&mut self) -> BTreeMap<&'f str, &'f WaitMode> {
-        std::mem::take(&mut self.open)
-    }
-
-    /// The walk leaves the iteration it entered.
-    pub(super) fn leave(&mut self, around: BTreeMap<&'f str, &'f WaitMode>) {
-        self.open = around;
-    }
-
     /// Checks what follows `$wait` in a path.
     ///
     /// # Errors
@@ -64,7 +54,7 @@ impl<'f> OpenWaits<'f> {
         let short = shorten(name);
         let Some(mode) = self.open.get(name) else {
             return Err(if self.all.contains_key(name) {
-                let message = format!("`{short}` is not ahead of this place in the same iteration");
+                let message = format!("`{short}` is not ahead of this place, in the same iteration or one around it");
                 (message, "move this step before the `wait`, into the same list or one inside it".to_owned())
             } else {
                 let fix = match nearest_match(name, self.all.keys().copied()) {
