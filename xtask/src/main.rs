@@ -7,6 +7,7 @@
 mod bench;
 mod check_add;
 mod services;
+mod soak;
 mod test;
 mod tool;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["services", rest @ ..] => services::run(rest),
+        ["soak", rest @ ..] => soak::run(rest),
         ["test", rest @ ..] => test::run(rest),
         [other, ..] => Err(format!("there is no command `{other}`; `cargo xtask help` lists them")),
     };
@@ -48,6 +50,8 @@ Usage: cargo xtask <command>
                      measures durable execution on SQLite and a private PostgreSQL beside the floor of each
   bench fairness [options]
                      measures what forty-nine tenants feel of a fiftieth that sends a hundred times as much
+  soak kill|disk|sim [options]
+                     crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that

@@ -12,7 +12,11 @@ mod gate;
 mod queue;
 mod run;
 mod signal;
+#[cfg(feature = "sim")]
+mod snapshot;
 mod system;
+#[cfg(test)]
+mod tests;
 mod trigger;
 
 use std::{
@@ -32,6 +36,8 @@ use ap_core::{
 use ap_crypto::keyring::{KeyStore, WrappedKey};
 use async_trait::async_trait;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::snapshot::MemorySnapshot;
 use self::{
     accept::{Delivery, PaceKey, Series},
     claim::Schedule,
@@ -173,7 +179,7 @@ type RunKey = (ProjectId, RunId);
 /// What is named by a keyed hash, in its project.
 type HashKey = (ProjectId, LookupHash);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, WrappedKey>,
