@@ -7,6 +7,7 @@
 mod bench;
 mod check_add;
 mod services;
+mod soak;
 mod test;
 mod tool;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["services", rest @ ..] => services::run(rest),
+        ["soak", rest @ ..] => soak::run(rest),
         ["test", rest @ ..] => test::run(rest),
         [other, ..] => Err(format!("there is no command `{other}`; `cargo xtask help` lists them")),
     };
@@ -44,6 +46,8 @@ Usage: cargo xtask <command>
                      without a command prints the variables and keeps the services up until Ctrl-C
   bench door [options]
                      measures the webhook door beside two floors; see `--help`
+  soak kill|disk|sim [options]
+                     crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that

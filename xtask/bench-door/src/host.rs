@@ -66,7 +66,7 @@ async fn serve(directory: &Path) -> Result<()> {
     let respond = publish(&session, &contender::respond_flow()).await?;
     let code = publish(&session, &contender::code_flow()).await?;
 
-    let writer = BareWriter::open(&directory.join("floor.db")).await?;
+    let writer = BareWriter::open(&directory.join("floor.db"))?;
     let app = Router::new()
         .route_service("/hooks/{token}/sync", runtime.webhooks())
         .route("/floor/http", post(echo))

@@ -80,7 +80,7 @@ fn bench(options: &Options) -> Result<()> {
     println!("The lower floor is `{}`.", floor.name());
     println!("A run's two commits write {} and {} bytes of rows; so do the floor's.", rows.accept, rows.end);
     let database = directory.path().join(host::DATABASE);
-    let audit = block_on(ledger::audit(&database, &runs))??;
+    let audit = ledger::audit(&database, &runs)?;
     println!(
         "The host was killed the hard way: {} acknowledged runs, {} in its database, {} missing.",
         runs.len(),
@@ -107,7 +107,7 @@ fn calibrate(host: &Host, options: &Options, directory: &Path, runs: &mut Vec<Ru
     for contender in [Contender::Respond, Contender::Code] {
         runs.extend(host.measure(contender, options, nothing, WARM_UP)?.runs);
     }
-    block_on(ledger::row_bytes(&directory.join(host::DATABASE)))?
+    ledger::row_bytes(&directory.join(host::DATABASE))
 }
 
 /// The host's process; killed when dropped.
@@ -163,10 +163,6 @@ impl Drop for Host {
 fn target_directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     program.ancestors().nth(2).map(Path::to_owned).context("this program is in no directory")
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }
 
 /// The argument that makes this program the host.

@@ -4,6 +4,7 @@ use crate::sources::{self, Source};
 
 /// Crates that only one room may name.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("rusqlite", &["ap-runtime/src/backend/sqlite/"]),
     ("sqlx", &["ap-runtime/src/backend/"]),
     ("redis", &["ap-runtime/src/backend/"]),
     ("rustls", &["ap-runtime/src/backend/redis/"]),
@@ -17,6 +18,7 @@ const SPAWNING: &[&str] = &[
     "ap-runtime/src/backend/postgres/wakeup.rs",
     "ap-runtime/src/backend/postgres/writer.rs",
     "ap-runtime/src/backend/redis/mod.rs",
+    "ap-runtime/src/backend/sqlite/reader.rs",
     "ap-runtime/src/backend/sqlite/writer.rs",
     "ap-runtime/src/executor/worker.rs",
     "ap-runtime/src/sandbox/deadline.rs",
@@ -177,7 +179,7 @@ fn drivers_and_engines_are_named_in_their_rooms_only() {
     let bad = Source::new("ap-runtime/src/session/flows.rs", "use sqlx::Row;\n");
     assert_eq!(outside_its_room(&[bad]).len(), 1);
     let fine = [
-        Source::new("ap-runtime/src/backend/sqlite/run.rs", "use sqlx::Row;\n"),
+        Source::new("ap-runtime/src/backend/sqlite/run.rs", "use rusqlite::Row;\n"),
         Source::new("ap-runtime/src/lib.rs", "//! no sqlx type gets out\npub mod my_sqlx;\n"),
     ];
     assert_none(&outside_its_room(&fine));

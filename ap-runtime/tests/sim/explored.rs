@@ -1,0 +1,39 @@
+//! Flows whose every point is explored.
+
+use super::flows;
+
+#[test]
+fn effects_survive_every_fault_at_every_point() {
+    let report = flows::effects().max_schedules(300).run().unwrap();
+    println!("{report}");
+    assert!(report.is_exhaustive());
+    report.assert_clean();
+}
+
+#[test]
+fn loop_parallel_and_wait_survive_every_fault_at_every_point() {
+    let report = flows::loop_parallel_wait().max_schedules(600).run().unwrap();
+    println!("{report}");
+    report.assert_clean();
+}
+
+#[test]
+fn subflows_survive_every_fault_at_every_point() {
+    let report = flows::subflows().max_schedules(600).run().unwrap();
+    println!("{report}");
+    report.assert_clean();
+}
+
+#[test]
+fn queues_survive_every_fault_at_every_point() {
+    let report = flows::queues().max_schedules(600).run().unwrap();
+    println!("{report}");
+    report.assert_clean();
+}
+
+#[test]
+fn a_gate_survives_every_fault_at_every_point() {
+    let report = flows::gated().max_schedules(600).run().unwrap();
+    println!("{report}");
+    report.assert_clean();
+}
