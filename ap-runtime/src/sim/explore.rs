@@ -210,7 +210,7 @@ impl Prepared {
         }
         while report.schedules < self.max_schedules && report.is_clean() {
             let seed = dice.next();
-            self.play_into(&mut report, seed, self.throw(seed))?;
+            self.play_into(&mut report, seed, self.plan(seed))?;
         }
         Ok(report)
     }
@@ -221,11 +221,13 @@ impl Prepared {
     /// [`SimError`].
     pub fn run_seed(&self, seed: u64) -> Result<Report, SimError> {
         let mut report = Report::new(self.points);
-        self.play_into(&mut report, seed, self.throw(seed))?;
+        self.play_into(&mut report, seed, self.plan(seed))?;
         Ok(report)
     }
 
-    fn throw(&self, seed: u64) -> Plan {
+    /// What goes wrong in the schedule that follows from `seed`.
+    #[must_use]
+    pub fn plan(&self, seed: u64) -> Plan {
         // Recovery has points of its own, behind those of the quiet schedule.
         let points = self.points + self.points / 2 + 4;
         Plan::throw(&Dice::new(seed, PLANS), points, self.duplicates, self.scenario.lease)

@@ -24,6 +24,14 @@ fn subflows_survive_every_fault_at_every_point() {
     report.assert_clean();
 }
 
+/// The store's clock was ahead of the worker's: a run was let go of and claimed again at once, over and over.
+#[test]
+fn a_store_whose_clock_is_ahead_keeps_nobody_busy() {
+    let report = flows::queues().prepare().unwrap().run_seed(43).unwrap();
+    assert!(report.points() < 500, "{} points", report.points());
+    report.assert_clean();
+}
+
 #[test]
 fn queues_survive_every_fault_at_every_point() {
     let report = flows::queues().max_schedules(600).run().unwrap();

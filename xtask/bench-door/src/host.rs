@@ -24,12 +24,13 @@ use axum::{
     routing::post,
     serve::ListenerExt,
 };
+use bench_base::floor::BareWriter;
 use bytes::Bytes;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{contender, floor::BareWriter};
+use crate::contender;
 
 /// What the host tells the process that started it, as one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]

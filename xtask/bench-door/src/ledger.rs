@@ -17,11 +17,12 @@ pub(crate) struct RowBytes {
 
 /// Measures the rows of the runs that are there.
 pub(crate) fn row_bytes(database: &Path) -> Result<RowBytes> {
-    let averages = open(database)?.query_row(ROW_BYTES, (), |row| {
-        let bytes = |column| row.get::<_, f64>(column).map(|average| average.round() as usize);
-        Ok((bytes("run")?, bytes("first")?, bytes("last")?, bytes("audit")?))
+    let bytes = |average: f64| average.round() as usize;
+    let measured = open(database)?.query_row(ROW_BYTES, (), |row| {
+        let (run, first, last, audit) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok((bytes(run), bytes(first), bytes(last), bytes(audit)))
     });
-    let (run, first, last, audit) = averages?;
+    let (run, first, last, audit) = measured?;
     Ok(RowBytes { accept: run + first + audit, end: run + last })
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn audit(database: &Path, acknowledged: &[RunId]) -> Result<Audit> {
 }
 
 fn open(database: &Path) -> Result<Connection> {
-    // Not only to read: what a killed host left in the log is taken in first.
+    // It may have to take over what a crash left in the log.
     Ok(Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)?)
 }
 
