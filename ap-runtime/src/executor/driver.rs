@@ -127,7 +127,20 @@ impl Driver {
     ) -> Self {
         let credentials = CredentialLoader::new(claimed, &flow);
         let (lease, carry, under_way) = (claimed.lease, Carry::default(), Vec::new());
-        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, under_way, fresh: false, lingers: false }
+        Self {
+            kernel,
+            lease,
+            keys,
+            flow,
+            state,
+            next_seq,
+            carry,
+            credentials,
+            signals,
+            under_way,
+            fresh: false,
+            lingers: false,
+        }
     }
 
     /// Runs until the run ends or is let go of.
