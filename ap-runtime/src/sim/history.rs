@@ -13,7 +13,8 @@ use super::fault::Fault;
 use crate::{
     engine::{Event, RunState},
     store::{
-        Accept, Accepted, Beat, Claimed, Gate, JobEnd, JobRequest, Lease, RunChange, RunCommit, RunRecord, Signaled,
+        Accept, Accepted, Beat, Claimed, Gate, JobEnd, JobRequest, Lease, QueueCounts, RunChange, RunCommit, RunRecord,
+        Signaled,
     },
 };
 
@@ -52,7 +53,7 @@ pub(super) struct Committed {
     pub(super) taken: Vec<SignalId>,
     pub(super) signals: Vec<(SignalId, RunId, LookupHash)>,
     pub(super) starts: Vec<NewRun>,
-    pub(super) jobs: Vec<JobId>,
+    pub(super) jobs: Vec<(JobId, LookupHash)>,
     pub(super) job_ends: Vec<(JobId, JobEnd)>,
 }
 
@@ -65,7 +66,7 @@ impl Committed {
             taken: commit.taken.clone(),
             signals: commit.signals.iter().map(|signal| (signal.id, signal.run, signal.slot)).collect(),
             starts: commit.starts.iter().map(|(accept, _)| NewRun::of(accept)).collect(),
-            jobs: commit.jobs.iter().map(|job| job.id).collect(),
+            jobs: commit.jobs.iter().map(|job| (job.id, job.queue)).collect(),
             job_ends: commit.job_ends.clone(),
         }
     }
@@ -164,6 +165,8 @@ pub(super) struct History {
     pub(super) observed: Vec<(Duration, Observed)>,
     pub(super) runs: BTreeMap<RunId, FinalRun>,
     pub(super) audit: Vec<AuditId>,
+    /// What queues hold, by hash of their name.
+    pub(super) queues: BTreeMap<[u8; 32], QueueCounts>,
     /// How far host clocks were set back altogether.
     pub(super) set_back: Duration,
     /// How many deliveries were to be made.
@@ -185,17 +188,6 @@ impl History {
     pub(super) fn acknowledged(&self) -> impl Iterator<Item = (usize, Option<&str>, RunId)> {
         self.observed.iter().filter_map(|(_, observed)| match observed {
             Observed::Acknowledged { delivery, identity, run } => Some((*delivery, identity.as_deref(), *run)),
-            _ => None,
-        })
-    }
-
-    /// Successful commits that ended a run.
-    pub(super) fn ends(&self) -> impl Iterator<Item = (RunId, RunStatus)> {
-        self.calls().filter_map(|call| match call {
-            Call::Commit { commit, answer: Ok(()), .. } => match commit.change {
-                RunChange::End { status, .. } => Some((commit.lease.run, status)),
-                _ => None,
-            },
             _ => None,
         })
     }
