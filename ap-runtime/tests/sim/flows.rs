@@ -50,7 +50,7 @@ pub(crate) fn quickstart() -> Explore {
     let crm = ConnectionValue::CustomAuth { fields: fields.into() };
     let signing = ConnectionValue::SecretText { secret: "signing-secret-that-nobody-sees".into() };
     explore(&flow)
-        .pieces(ap_pieces::all())
+        .pieces(ap_pieces::standard())
         .connection(Connection::new("crm", crm, vec![], vec![]).unwrap())
         .connection(Connection::new("webhook_signing", signing, vec![], vec![]).unwrap())
         .script(|_, params| Ok(params["contact"].clone()))
