@@ -40,7 +40,7 @@ pub(super) struct SimBackend {
 impl SimBackend {
     fn called(&self, call: Call) {
         let (worker, incarnation) = (self.life.worker, self.life.incarnation);
-        self.shared.record(Observed::Called { worker, incarnation, call });
+        self.shared.record(Observed::Called { worker, incarnation, call: Box::new(call) });
     }
 }
 

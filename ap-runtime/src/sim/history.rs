@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ap_core::{
     id::{AuditId, FlowId, JobId, RunId, SignalId},
-    run::{RunStatus, StepPath},
+    run::StepPath,
     store::{LookupHash, StoreError},
     time::Timestamp,
 };
@@ -32,7 +32,6 @@ pub(super) fn answer<T: Clone>(result: &Result<T, StoreError>) -> Answer<T> {
 #[derive(Clone, Debug)]
 pub(super) struct NewRun {
     pub(super) run: RunId,
-    pub(super) parent: Option<RunId>,
     pub(super) dedupe: Option<LookupHash>,
     pub(super) gate: Option<Gate>,
 }
@@ -40,7 +39,7 @@ pub(super) struct NewRun {
 impl NewRun {
     pub(super) fn of(accept: &Accept) -> Self {
         let (dedupe, gate) = (accept.dedupe.map(|dedupe| dedupe.key), accept.control.gate);
-        Self { run: accept.run.id, parent: accept.run.parent, dedupe, gate }
+        Self { run: accept.run.id, dedupe, gate }
     }
 }
 
@@ -74,6 +73,7 @@ impl Committed {
 
 /// A call of the store that may have changed something, with its answer.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "all of it is shown in traces and goes into their hash")]
 pub(super) enum Call {
     Accept { new: NewRun, audit: Vec<AuditId>, answer: Answer<Accepted> },
     Claim { at: Timestamp, answer: Answer<Vec<Claimed>> },
@@ -120,6 +120,7 @@ pub(super) enum Repeats {
 
 /// One thing that was observed.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "all of it is shown in traces and goes into their hash")]
 pub(super) enum Observed {
     /// A sender was told that its delivery is this run.
     Acknowledged { delivery: usize, identity: Option<String>, run: RunId },
@@ -130,7 +131,7 @@ pub(super) enum Observed {
     /// The worker heard how the effect went.
     Heard { worker: usize, key: String, succeeded: bool },
     /// A call reached the store.
-    Called { worker: usize, incarnation: u64, call: Call },
+    Called { worker: usize, incarnation: u64, call: Box<Call> },
     /// Something went wrong on purpose.
     Faulted { point: u64, worker: usize, fault: Fault },
     /// A worker started.
@@ -180,7 +181,7 @@ pub(super) struct History {
 impl History {
     pub(super) fn calls(&self) -> impl Iterator<Item = &Call> {
         self.observed.iter().filter_map(|(_, observed)| match observed {
-            Observed::Called { call, .. } => Some(call),
+            Observed::Called { call, .. } => Some(&**call),
             _ => None,
         })
     }

@@ -24,6 +24,10 @@ fn check(history: &History, violations: &mut Vec<String>) {
                 gates.extend(new.gate.map(|gate| (new.run, gate)));
                 if *leased { vec![new.run] } else { Vec::new() }
             }
+            Call::FireTrigger { runs, answer: Ok(_), .. } => {
+                gates.extend(runs.iter().filter_map(|new| Some((new.run, new.gate?))));
+                Vec::new()
+            }
             Call::Claim { answer: Ok(claimed), .. } => claimed.iter().map(|one| one.lease.run).collect(),
             Call::Commit { commit, answer: Ok(()), .. } => {
                 for new in &commit.starts {

@@ -21,12 +21,21 @@ pub(super) const INVARIANT: Invariant = Invariant {
 };
 
 fn check(history: &History, violations: &mut Vec<String>) {
-    let mut slots = BTreeSet::new();
+    let (mut slots, mut tokens) = (BTreeSet::new(), BTreeSet::new());
     let mut delivered = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let mut ended = BTreeMap::new();
     for (at, observed) in &history.observed {
-        let Observed::Called { call, .. } = observed else { continue };
+        let call = match observed {
+            Observed::Called { call, .. } => &**call,
+            Observed::Answered { token, taken: true } => {
+                if !tokens.insert(*token) {
+                    violations.push("a token worked twice".to_owned());
+                }
+                continue;
+            }
+            _ => continue,
+        };
         match call {
             Call::Signal { id, run, slot, answer: Ok(Signaled::Delivered), .. } => {
                 if !slots.insert((*run, slot.0)) {
