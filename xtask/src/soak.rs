@@ -23,18 +23,19 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
 
 /// Real processes under load, killed at random.
 fn kill(root: &Path, options: &Options) -> Result<(), String> {
-    let mut command = crash_tests(root, options, &["kills::"]);
-    command.env("AP_KILLS", options.number("--kills", 200)?).env("AP_SEED", options.number("--seed", 1)?);
     let backend = options.text("--backend", "sqlite");
-    match backend {
-        "sqlite" => run_with(command.env("AP_BACKEND", backend), &[]),
-        "postgres" => {
-            let services = Services::start()?;
-            let workers = options.number("--workers", 3)?;
-            run_with(command.env("AP_BACKEND", backend).env("AP_WORKERS", workers), &services.variables())
-        }
-        other => Err(format!("there is no backend `{other}` to soak: `sqlite`, `postgres`")),
-    }
+    let (test, services) = match backend {
+        "sqlite" => (KILLS_ON_SQLITE, None),
+        "postgres" => (KILLS_ON_POSTGRES, Some(Services::start()?)),
+        other => return Err(format!("there is no backend `{other}` to soak: `sqlite`, `postgres`")),
+    };
+    let mut command = crash_tests(root, options, &["--exact", test]);
+    command
+        .env("AP_KILLS", options.number("--kills", 200)?)
+        .env("AP_WORKERS", options.number("--workers", 3)?)
+        .env("AP_SEED", options.number("--seed", 1)?)
+        .envs(services.iter().flat_map(Services::variables));
+    tool::run(&mut command)
 }
 
 /// A disk that fails, that forgets what was not synced, and that lies.
@@ -67,10 +68,6 @@ fn cargo_test(root: &Path, options: &Options, what: &[&str]) -> Command {
     let mut command = tool::cargo(root, &["test", "--locked", "--package", "ap-runtime"]);
     command.args(options.flag("--release").then_some("--release")).args(what).arg("--");
     command
-}
-
-fn run_with(command: &mut Command, variables: &[(String, String)]) -> Result<(), String> {
-    tool::run(command.envs(variables.iter().map(|(name, value)| (name, value))))
 }
 
 /// Options of one command, as they were given.
@@ -112,6 +109,10 @@ impl<'a> Options<'a> {
         }
     }
 }
+
+const KILLS_ON_SQLITE: &str = "kills::nothing_is_lost_doubled_or_stuck_when_the_process_is_killed_under_load";
+const KILLS_ON_POSTGRES: &str =
+    "kills::nothing_is_lost_doubled_or_stuck_when_one_of_several_processes_is_killed_under_load";
 
 const KILL: &[&str] = &["--kills", "--backend", "--workers", "--seed"];
 const DISK: &[&str] = &["--crashes", "--faults", "--seed"];

@@ -283,7 +283,7 @@ macro_rules! backend_conformance {
             a_restart_fences_the_former_holder,
             a_restart_leaves_ended_runs_alone,
             a_restart_keeps_what_runs_wait_for,
-            a_restart_keeps_jobs_files_and_workers,
+            a_restart_keeps_jobs_and_files,
             a_restart_keeps_schedules_and_polls
         }
     };

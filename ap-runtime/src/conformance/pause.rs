@@ -13,7 +13,7 @@ use super::{
         entry, hash, lease, open, published, ready, running, signal, status, trail, worker,
     },
 };
-use crate::store::{Debounce, Gate, RunChange, RunCommit, RunControl, RunFilter, Signaled, TriggerChange};
+use crate::store::{Debounce, RunChange, RunCommit, RunFilter, Signaled, TriggerChange};
 
 /// A paused run holds no lease, and no time but its own makes it claimable.
 pub async fn a_paused_run_is_held_by_nobody(harness: &impl Harness) {
@@ -167,19 +167,10 @@ pub async fn the_next_due_is_the_earliest_of_all(harness: &impl Harness) {
     write.trigger = TriggerChange::Set { due: at(20), state: None };
     backend.write_flow(write.clone(), &[]).await.expect("written");
     assert_eq!(next().await, Some(at(20)), "a trigger");
-    let gate = Some(Gate { key: hash(1), limit: 1, skip: false });
-    let debounce = |seconds| Some(Debounce { key: hash(1), delay: seconds * SECOND, max_wait: seconds * SECOND });
-    let waiting = |number, seconds| {
-        let mut accept = accept(number, &flow);
-        accept.control = RunControl { gate, debounce: debounce(seconds), ..RunControl::default() };
-        accept
-    };
-    create(backend, waiting(2, 10)).await;
+    let mut waiting = accept(2, &flow);
+    waiting.control.debounce = Some(Debounce { key: hash(1), delay: 10 * SECOND, max_wait: 10 * SECOND });
+    create(backend, waiting).await;
     assert_eq!(next().await, Some(at(10)), "a run that is put off");
-    let mut behind = waiting(3, 5);
-    behind.control.debounce = Some(Debounce { key: hash(9), delay: 5 * SECOND, max_wait: 5 * SECOND });
-    create(backend, behind).await;
-    assert_eq!(next().await, Some(at(10)), "one before its gate waits for no time");
     change(backend, held, RunChange::Park { due: Some(at(8)) }).await;
     assert_eq!(next().await, Some(at(8)), "a pause");
     backend.signal(signal(1, 1, held), &[]).await.expect("an answer");

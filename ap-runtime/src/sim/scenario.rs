@@ -127,7 +127,7 @@ impl Scenario {
     ) -> Result<(FlowId, FlowVersionId, Arc<ValidFlow>), SimError> {
         let text = source.to_string();
         let flow = admin.create_flow(text.as_bytes()).await?.id;
-        let published = admin.publish_flow(flow).await?.published.ok_or(SessionError::NotPublished)?;
+        let published = admin.publish_flow(flow).await?.flow.published.ok_or(SessionError::NotPublished)?;
         let limits = FlowLimits::widest();
         let definition = FlowDefinition::parse_slice(text.as_bytes(), &limits).map_err(SimError::Flow)?;
         let pieces = PieceSet::new(self.pieces.iter().cloned());

@@ -15,7 +15,7 @@ use ap_runtime::{
         http::HttpEgress,
     },
     resume::ResumeDoor,
-    runtime::Runtime,
+    runtime::{Runtime, RuntimeBuilder},
     session::{ProjectSession, Session},
     webhook::WebhookDoor,
 };
@@ -85,12 +85,14 @@ impl Host {
     pub async fn open(store: &Store, peer: SocketAddr) -> Self {
         let opened = store.open().await;
         // Fewer than there are senders: some runs are accepted into the queue, and claimed from it.
-        let worker = WorkerOptions::default().with_concurrency(10).unwrap().with_lease(Duration::from_secs(5)).unwrap();
+        let worker = WorkerOptions::default().with_concurrency(10).unwrap().with_lease(Duration::from_secs(3)).unwrap();
         let here = EgressPolicy::new().allow_network("127.0.0.1/32".parse().unwrap()).unwrap();
         let keys = MemoryKeyProvider::new(
             RootKey::from_slice(b"the 32 bytes of a key for a test.".first_chunk::<32>().unwrap()).unwrap(),
         );
-        let runtime = Runtime::builder(opened.backend(), keys)
+        let builder = Runtime::builder(opened.backend(), keys);
+        let builder = opened.wakeup().await.into_iter().fold(builder, RuntimeBuilder::wakeup);
+        let runtime = builder
             .pieces(ap_pieces::standard())
             .pieces([Arc::new(PeerPiece(peer)) as Arc<dyn Piece>])
             .egress(HttpEgress::builder(Guard::new(here, Arc::new(SystemResolver))).build().unwrap())

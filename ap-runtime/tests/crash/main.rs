@@ -2,7 +2,7 @@
 //!
 //! `kills` ends them by `kill -9`: that takes a process, not the machine, and proves the order of commits and
 //! acknowledgements. `disk` takes the machine: what was not synced is gone, and calls fail.
-#![cfg(all(feature = "sqlite", target_os = "linux"))]
+#![cfg(all(feature = "http", feature = "postgres", feature = "sqlite", target_os = "linux"))]
 #![allow(
     missing_docs,
     unreachable_pub,

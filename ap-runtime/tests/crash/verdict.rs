@@ -1,7 +1,7 @@
 //! Holding what the senders, the peer and the database say against each other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     time::{Duration, Instant},
 };
@@ -42,6 +42,8 @@ pub struct Verdict {
     duplicate_effects: usize,
     stuck: usize,
     unknown_keyed: usize,
+    /// Of which there were runs.
+    kinds: BTreeSet<Kind>,
     integrity: Vec<String>,
     /// Everything that should not be, the figures above included.
     problems: Vec<String>,
@@ -65,18 +67,16 @@ impl Verdict {
     }
 
     /// Takes in what the database itself says, now that nobody has it open, and what it said when it was found.
-    pub fn add_database(&mut self, store: &Store, found: Vec<String>) {
+    pub async fn add_database(&mut self, store: &Store, found: Vec<String>) {
         self.integrity = found;
         self.integrity.extend(store.integrity());
         if self.integrity.iter().any(|line| line != "ok") {
             self.problems.push(format!("the database is damaged: {:?}", self.integrity));
         }
-        let counts =
-            [("SELECT count(*) FROM ap_runs", self.runs), ("SELECT count(*) FROM ap_deliveries", self.deliveries)];
-        for (query, expected) in counts {
-            let count = store.count(query);
-            if count != expected {
-                self.problems.push(format!("`{query}` is {count}, and {expected} were seen through the session"));
+        for (table, expected) in [("ap_runs", self.runs), ("ap_deliveries", self.deliveries)] {
+            let rows = store.rows(table).await;
+            if rows != expected {
+                self.problems.push(format!("`{table}` has {rows} rows, and {expected} were seen through the session"));
             }
         }
     }
@@ -108,6 +108,7 @@ impl Verdict {
             assert!(self.interrupted > 0, "no unkeyed effect was interrupted");
             assert!(self.duplicate_answers > 0, "no delivery was recognised as a duplicate");
             assert!(self.unanswered > 0, "no request was cut off");
+            assert_eq!(self.kinds.len(), Kind::ALL.len(), "only these ran: {:?}", self.kinds);
         }
     }
 
@@ -209,6 +210,7 @@ impl Verdict {
             }
             let unknown = view.error.as_ref().is_some_and(|error| error.kind == StepErrorKind::OutcomeUnknown);
             let kind = Kind::of(delivery);
+            self.kinds.insert(kind);
             let effects = |label: &String| books.effects.get(label).copied().unwrap_or_default();
             let counts: Vec<u64> = kind.labels(delivery).iter().map(effects).collect();
             let well = match (view.status, kind) {
@@ -240,8 +242,7 @@ impl Verdict {
 
     /// The peer did nothing twice, and nothing that belongs to no run.
     fn check_effects(&mut self, runs: &Runs, books: &Books) {
-        let deliveries: std::collections::BTreeSet<&str> =
-            runs.values().map(|(delivery, _)| delivery.as_str()).collect();
+        let deliveries: BTreeSet<&str> = runs.values().map(|(delivery, _)| delivery.as_str()).collect();
         for (label, count) in &books.effects {
             if *count > 1 {
                 self.duplicate_effects += 1;

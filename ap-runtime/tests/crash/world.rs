@@ -36,6 +36,12 @@ impl World {
         Self::on(store, directory, seed).await
     }
 
+    /// One on PostgreSQL.
+    pub async fn on_postgres(seed: u64) -> Self {
+        let store = Store::Postgres(format!("crash_{}", std::process::id()));
+        Self::on(store, tempfile::tempdir().unwrap(), seed).await
+    }
+
     async fn on(store: Store, directory: TempDir, seed: u64) -> Self {
         let (peer, asked) = Peer::start(seed).await;
         let setup = host::set_up(&store, &peer).await;
@@ -45,7 +51,7 @@ impl World {
 
     /// A disk for what the processes write.
     pub fn disk(&self) -> Disk {
-        let Store::Sqlite(database) = &self.store;
+        let Store::Sqlite(database) = &self.store else { panic!("its disk is another process's") };
         Disk::new(database.parent().unwrap(), self.directory.path().join("disk"))
     }
 
@@ -62,8 +68,9 @@ impl World {
         let left = self.load.drain(QUIET).await;
         let mut verdict = Verdict::of(&host, &self.setup, &self.load, &self.peer, QUIET).await;
         host.close().await;
-        verdict.add_database(&self.store, before);
+        verdict.add_database(&self.store, before).await;
         verdict.add_left_unacknowledged(left);
+        self.store.remove().await;
         verdict
     }
 

@@ -97,7 +97,7 @@ async fn fail_again_and_again(world: &World, disk: &Disk, crashes: u64) {
             continue;
         };
         world.load.send_to(&[door]);
-        if under_load % 4 == 0 {
+        if under_load.is_multiple_of(4) {
             // A run whose process dies ten times in the same step is given up: that is not what is looked for here.
             world.load.acknowledged_more(20).await;
         }
