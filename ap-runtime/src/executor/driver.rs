@@ -7,7 +7,6 @@ use ap_core::{
     piece::Effect,
     run::{RunStatus, StepError, StepErrorKind, StepPath},
     store::StoreError,
-    time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
 use futures_util::FutureExt;
@@ -127,7 +126,20 @@ impl Driver {
     ) -> Self {
         let credentials = CredentialLoader::new(claimed, &flow);
         let (lease, carry, under_way) = (claimed.lease, Carry::default(), Vec::new());
-        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, under_way, fresh: false, lingers: false }
+        Self {
+            kernel,
+            lease,
+            keys,
+            flow,
+            state,
+            next_seq,
+            carry,
+            credentials,
+            signals,
+            under_way,
+            fresh: false,
+            lingers: false,
+        }
     }
 
     /// Runs until the run ends or is let go of.

@@ -58,7 +58,9 @@ pub fn run(options: &FairnessOptions) -> Result<()> {
                 Kind::Memory => Place::Memory,
                 Kind::Sqlite => Place::Sqlite(directory.path().join(format!("fairness-{round}.db"))),
                 Kind::Postgres => match std::env::var(POSTGRES_URL) {
-                    Ok(url) => Place::Postgres { url, schema: format!("bench_fairness_{}_{round}", std::process::id()) },
+                    Ok(url) => {
+                        Place::Postgres { url, schema: format!("bench_fairness_{}_{round}", std::process::id()) }
+                    }
                     Err(_) => {
                         println!("PostgreSQL is left out: `{POSTGRES_URL}` is not set.");
                         break;
