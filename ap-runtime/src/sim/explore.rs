@@ -37,6 +37,7 @@ pub fn explore(flow: &Value) -> Explore {
             workers: 2,
             lease: Duration::from_secs(10),
             horizon: Duration::from_secs(3_600),
+            lifetime: Duration::ZERO,
             respond: Arc::new(default_response),
             script: Arc::new(|_, params| Ok(params.clone())),
             mutant: None,
@@ -111,6 +112,13 @@ impl Explore {
     /// pauses needs more.
     pub fn horizon(mut self, horizon: Duration) -> Self {
         self.scenario.horizon = horizon;
+        self
+    }
+
+    /// Sets how long a world goes on at least, in simulated time: for flows that a schedule starts. Default: until all
+    /// deliveries are made and all runs are over.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.scenario.lifetime = lifetime;
         self
     }
 

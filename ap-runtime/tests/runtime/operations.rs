@@ -51,9 +51,9 @@ async fn world_with(options: WorkerOptions) -> World {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
     let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
     let peer = Arc::new(Peer::default());
-    let runtime = builder(backend.clone(), clock, 9, &peer).worker(options).build().await.unwrap();
+    let runtime = builder(backend.clone(), Arc::clone(&clock), 9, &peer).worker(options).build().await.unwrap();
     let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
-    World { runtime, backend, peer, project }
+    World { runtime, backend, peer, project, clock }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use ap_core::{
     connection::{Connection, ConnectionValue},
     time::Timestamp,
 };
-use ap_runtime::clock::TokioClock;
+use ap_runtime::clock::{Clock, TokioClock};
 use serde_json::{Value, json};
 
 use super::support::{START, World, builder};
@@ -108,14 +108,14 @@ async fn a_crash_in_a_poll_repeats_it_and_doubles_nothing() {
     world.peer.hang.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_eq!(polls(&world), 2);
-    let World { runtime, backend, peer, project } = world;
+    let World { runtime, backend, peer, project, .. } = world;
     runtime.shutdown(Duration::ZERO).await;
     drop(runtime);
     backend.crash();
     peer.release();
-    let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START + 70_000)));
-    let runtime = builder(backend.clone(), clock, 76, &peer).build().await.unwrap();
-    let world = World { runtime, backend, peer, project };
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START + 70_000)));
+    let runtime = builder(backend.clone(), Arc::clone(&clock), 76, &peer).build().await.unwrap();
+    let world = World { runtime, backend, peer, project, clock };
     tokio::time::sleep(Duration::from_secs(130)).await;
     assert_eq!(found(&world, flow).await, [0, 1, 2, 3, 4, 5]);
 }

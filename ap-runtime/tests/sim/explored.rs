@@ -2,6 +2,15 @@
 
 use super::flows;
 
+/// Every crash point, each with no, an early and a late duplicate of the delivery.
+#[test]
+fn the_quickstart_survives_every_fault_at_every_point() {
+    let report = flows::quickstart().max_schedules(250).run().unwrap();
+    println!("{report}");
+    assert!(report.is_exhaustive());
+    report.assert_clean();
+}
+
 #[test]
 fn effects_survive_every_fault_at_every_point() {
     let report = flows::effects().max_schedules(300).run().unwrap();
@@ -12,8 +21,9 @@ fn effects_survive_every_fault_at_every_point() {
 
 #[test]
 fn loop_parallel_and_wait_survive_every_fault_at_every_point() {
-    let report = flows::loop_parallel_wait().max_schedules(600).run().unwrap();
+    let report = flows::loop_parallel_wait().max_schedules(1_200).run().unwrap();
     println!("{report}");
+    assert!(report.is_exhaustive());
     report.assert_clean();
 }
 
@@ -40,8 +50,15 @@ fn queues_survive_every_fault_at_every_point() {
 }
 
 #[test]
-fn a_gate_survives_every_fault_at_every_point() {
-    let report = flows::gated().max_schedules(600).run().unwrap();
+fn a_gate_survives_every_fault() {
+    let report = flows::gated().max_schedules(100).run().unwrap();
+    println!("{report}");
+    report.assert_clean();
+}
+
+#[test]
+fn a_schedule_survives_every_fault() {
+    let report = flows::scheduled().max_schedules(60).run().unwrap();
     println!("{report}");
     report.assert_clean();
 }
