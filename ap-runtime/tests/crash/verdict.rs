@@ -16,6 +16,7 @@ use ap_runtime::{
     session::ProjectSession,
     store::{RunFilter, RunRecord},
 };
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 
 use crate::{
@@ -114,20 +115,25 @@ impl Verdict {
 
     async fn settle(&mut self, admin: &ProjectSession, quiet: Duration) -> Runs {
         let until = Instant::now() + quiet;
-        let mut runs = Runs::new();
-        for record in all_runs(admin).await {
+        let looked_at = stream::iter(all_runs(admin).await).map(|record| async move {
             let left = until.saturating_duration_since(Instant::now());
             let status = admin.wait_for_run(record.id, left).await.unwrap();
+            (record.id, status, admin.run(record.id).await)
+        });
+        // Side by side, because each look is written down.
+        let looked_at: Vec<_> = looked_at.buffered(64).collect().await;
+        let mut runs = Runs::new();
+        for (id, status, view) in looked_at {
             if !status.is_terminal() {
                 self.stuck += 1;
-                self.problems.push(format!("{} is stuck as {status}", record.id));
+                self.problems.push(format!("{id} is stuck as {status}"));
             }
-            match admin.run(record.id).await {
+            match view {
                 Ok(view) => {
                     let delivery = delivery_of(&view.trigger).to_owned();
-                    runs.insert(record.id, (delivery, view));
+                    runs.insert(id, (delivery, view));
                 }
-                Err(error) => self.problems.push(format!("{} cannot be read: {error}", record.id)),
+                Err(error) => self.problems.push(format!("{id} cannot be read: {error}")),
             }
         }
         runs
