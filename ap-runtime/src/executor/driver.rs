@@ -7,7 +7,6 @@ use ap_core::{
     piece::Effect,
     run::{RunStatus, StepError, StepErrorKind, StepPath},
     store::StoreError,
-    time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
 use futures_util::FutureExt;

@@ -13,4 +13,5 @@ mod outside;
 mod shares;
 mod worker;
 
+pub(crate) use attempt::trial;
 pub(crate) use worker::{Submission, Worker};

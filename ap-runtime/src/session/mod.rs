@@ -8,6 +8,7 @@ mod error;
 mod flows;
 mod queues;
 mod runs;
+mod steps;
 
 use std::{fmt, sync::Arc};
 
@@ -28,6 +29,7 @@ pub use self::{
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
     runs::RetryStrategy,
+    steps::{StepSource, StepTested},
 };
 use crate::{
     records,
