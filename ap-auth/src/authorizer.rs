@@ -330,6 +330,7 @@ mod tests {
         ("run.read", 'p', [true, true, true]),
         ("run.retry", 'p', [true, true, false]),
         ("run.start", 'p', [true, true, false]),
+        ("step.test", 'p', [true, true, false]),
         ("worker.read", 'P', [true, false, false]),
     ];
 

@@ -92,6 +92,8 @@ permissions! {
     RunRetry = "run.retry" in ProjectId;
     /// Starting a run by hand.
     RunStart = "run.start" in ProjectId;
+    /// Carrying out one step by itself, for real, with the connections it names.
+    StepTest = "step.test" in ProjectId;
     /// Seeing which workers there are.
     WorkerRead = "worker.read" in PlatformId;
 }
@@ -173,6 +175,7 @@ mod tests {
                 "run.read",
                 "run.retry",
                 "run.start",
+                "step.test",
                 "worker.read",
             ]
         );

@@ -50,7 +50,8 @@ impl Role {
             | Permission::QueueRedrive
             | Permission::RunCancel
             | Permission::RunRetry
-            | Permission::RunStart => matches!(self, Self::Admin | Self::Editor),
+            | Permission::RunStart
+            | Permission::StepTest => matches!(self, Self::Admin | Self::Editor),
             Permission::AuditRead
             | Permission::ConnectionDelete
             | Permission::FlowDelete

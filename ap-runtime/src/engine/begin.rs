@@ -51,17 +51,11 @@ impl RunState {
     fn begin(&mut self, flow: &ValidFlow, id: StrandId, step: &Step, at: Timestamp) {
         let path = self.path_of(id, step.name.as_str());
         let status = if step.options.skip { StepStatus::Skipped } else { StepStatus::Running };
-        let begun = StepState {
-            status,
-            started: at,
-            finished: step.options.skip.then_some(at),
-            attempts: u32::from(!step.options.skip),
-            input: None,
-            output: None,
-            error: None,
-            console: vec![],
-            effect: None,
-        };
+        let mut begun = begun(status, at);
+        if step.options.skip {
+            begun.finished = Some(at);
+            begun.attempts = 0;
+        }
         // A step that is tried again keeps its place.
         if self.steps.insert(path.clone(), begun).is_none() {
             self.order.push(path.clone());
@@ -79,7 +73,7 @@ impl RunState {
         }
     }
 
-    fn begin_kind(
+    pub(super) fn begin_kind(
         &mut self,
         flow: &ValidFlow,
         id: StrandId,
@@ -421,6 +415,21 @@ impl RunState {
         }
         self.stop_all(at);
         self.finish(RunEnd { status: RunStatus::Failed, at, failed_step: Some(path.clone()), error: Some(error) });
+    }
+}
+
+/// A step execution that has just begun.
+pub(super) const fn begun(status: StepStatus, at: Timestamp) -> StepState {
+    StepState {
+        status,
+        started: at,
+        finished: None,
+        attempts: 1,
+        input: None,
+        output: None,
+        error: None,
+        console: vec![],
+        effect: None,
     }
 }
 

@@ -14,6 +14,7 @@ mod failure;
 mod frame;
 mod join;
 mod recovery;
+mod sample;
 mod state;
 mod strand;
 mod view;
@@ -28,8 +29,10 @@ pub(crate) use answer::slot_text;
 pub use command::{ActionCall, ChildCall, CodeCall, Command, EnqueueCall, JobsCall, Reply, RunEnd};
 pub use compat::compatibility;
 pub use event::{AnswerDecision, AttemptOutcome, Event, ParentStep, Signal, Spilled, TakenJob};
+pub use sample::{StepSample, StepTrial};
 pub use state::{ApplyError, Effect, EffectState, RunState, StepState};
 pub use view::{EffectView, RunView, StepView};
+pub(crate) use view::{named, named_error, named_text};
 
 /// What the resume tokens of a run are made from.
 #[derive(PartialEq)]

@@ -256,6 +256,10 @@ impl RunState {
         Duration::from_millis(self.limits.timeout_ms).saturating_sub(self.active.used + running)
     }
 
+    pub(super) fn set_connections(&mut self, connections: Arc<ConnectionViews>) {
+        self.connections = connections;
+    }
+
     /// Longest time the run may be executed.
     #[must_use]
     pub const fn timeout(&self) -> Duration {

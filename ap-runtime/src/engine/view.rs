@@ -121,7 +121,7 @@ impl RunView {
 }
 
 /// Replaces placeholder text by the name of what it stands for.
-fn named(value: &Value, views: &ConnectionViews) -> Value {
+pub(crate) fn named(value: &Value, views: &ConnectionViews) -> Value {
     match value {
         Value::String(text) => Value::String(named_text(text, views)),
         Value::Array(items) => items.iter().map(|item| named(item, views)).collect(),
@@ -132,7 +132,8 @@ fn named(value: &Value, views: &ConnectionViews) -> Value {
     }
 }
 
-fn named_text(text: &str, views: &ConnectionViews) -> String {
+/// As [`named`], for one text.
+pub(crate) fn named_text(text: &str, views: &ConnectionViews) -> String {
     let mut shown = if text.contains(RESUME_PREFIX) { without_tokens(text) } else { text.to_owned() };
     if !text.contains("apcred_") {
         return shown;
@@ -169,7 +170,8 @@ fn without_tokens(text: &str) -> String {
 /// From how many characters on something behind the prefix may be a token.
 const TOKEN_DIGITS: usize = 64;
 
-fn named_error(error: &StepError, views: &ConnectionViews) -> StepError {
+/// As [`named`], for an error.
+pub(crate) fn named_error(error: &StepError, views: &ConnectionViews) -> StepError {
     StepError {
         kind: error.kind,
         message: named_text(&error.message, views),

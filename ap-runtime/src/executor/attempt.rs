@@ -1,6 +1,6 @@
 //! One attempt of a step: call the action or the sandbox, and turn what comes back into an outcome.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use ap_core::{
     flow::ValidFlow,
@@ -14,10 +14,33 @@ use futures_util::FutureExt;
 
 use crate::{
     egress::{Egress, credential::RunCredentials},
-    engine::{ActionCall, AttemptOutcome, CodeCall},
+    engine::{ActionCall, AttemptOutcome, CodeCall, StepTrial},
     kernel::Kernel,
     sandbox::{CodeError, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
 };
+
+/// Carries out one step by itself, within its time limit.
+pub(crate) async fn trial(
+    kernel: &Kernel,
+    flow: &ValidFlow,
+    trial: StepTrial,
+    credentials: &Arc<RunCredentials>,
+) -> AttemptOutcome {
+    let bounded = async |timeout: Duration, outcome: Pin<Box<dyn Future<Output = AttemptOutcome> + Send + '_>>| {
+        let until = kernel.clock.now().saturating_add(timeout);
+        tokio::select! {
+            biased;
+            outcome = outcome => outcome,
+            () = kernel.clock.sleep_until(until) => timed_out(timeout),
+        }
+    };
+    let outcome = match trial {
+        StepTrial::Action(call) => bounded(call.timeout, Box::pin(action(kernel, flow, &call, credentials))).await,
+        StepTrial::Code(call) => bounded(call.timeout, Box::pin(code(kernel, &call))).await,
+        StepTrial::Decided(output) => AttemptOutcome::Succeeded { output, spilled: None, console: Vec::new() },
+    };
+    if kernel.egress.scrubs() { redact(outcome, credentials.redactor()) } else { outcome }
+}
 
 /// Calls an action. A panic in a piece is a failed step, not a dead worker.
 pub(super) async fn action(

@@ -14,4 +14,5 @@ mod report;
 mod shares;
 mod worker;
 
+pub(crate) use attempt::trial;
 pub(crate) use worker::{Submission, Worker};

@@ -9,6 +9,7 @@ mod flows;
 mod live;
 mod queues;
 mod runs;
+mod steps;
 
 use std::{fmt, sync::Arc};
 
@@ -30,6 +31,7 @@ pub use self::{
     flows::{FlowSummary, VersionSummary},
     live::{LiveRun, PublishReport},
     runs::RetryStrategy,
+    steps::{StepSource, StepTested},
 };
 use crate::{
     records,

@@ -1,6 +1,7 @@
 //! What flows mean, step by step, through a whole runtime.
 
 use ap_core::run::{RunStatus, StepErrorKind, StepStatus};
+use ap_runtime::config::RunLimits;
 use serde_json::{Value, json};
 
 use super::support::World;
@@ -246,14 +247,15 @@ async fn an_effect_that_broke_off_is_not_tried_again_unless_that_is_harmless() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_run_holds_is_bounded_by_its_log() {
-    let world = World::new(1).await;
+    let limits = RunLimits::default().with_log_bytes(5 << 20).unwrap();
+    let world = World::with(1, |builder| builder.run_limits(limits)).await;
     let script = json!({ "code": "export const code = p => p" });
     let step = json!({ "name": "inner", "type": "code", "settings": { "sourceCode": script } });
     let (flow, _) = world
         .publish(json!([{ "name": "each", "type": "loop", "onError": "continue",
             "settings": { "items": "{{trigger.body}}", "steps": [step] } }]))
         .await;
-    // Each iteration is given the whole trigger: 100 KiB times 2,000 is far more than 50 MiB.
+    // Each iteration is given the whole trigger: 100 KiB times 2,000 is far more than 5 MiB.
     let run = world.run(flow, json!({ "body": vec!["x".repeat(50); 2_000] })).await;
     assert_eq!(run.status, RunStatus::LogSizeExceeded);
     assert_eq!(run.error.map(|error| error.kind), Some(StepErrorKind::Limit));

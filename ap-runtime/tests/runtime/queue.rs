@@ -121,7 +121,7 @@ async fn jobs_start_no_closer_together_than_told() {
 async fn a_job_is_tried_again_and_then_a_dead_letter() {
     let world = World::new(5).await;
     let settings = json!({ "maxRetries": 2, "steps": [
-        call("act", "act", json!({ "value": "{{item.v}}", "error": "{{item.error}}" })), pure("tail", json!("{{item.v}}"))] });
+        call("act", "act", json!({ "value": "{{item.v}}", "error": "{{item.error}}" })), pure("tail", json!("done with {{item.v}}"))] });
     let flow = publish(&world, settings).await;
     let items =
         json!([{ "v": 1, "error": "outcome_transient" }, { "v": 2, "error": null }, { "v": 3, "error": "remote" }]);

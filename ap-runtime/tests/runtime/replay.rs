@@ -24,7 +24,7 @@ const LIMITS: EngineLimits =
     EngineLimits { step_executions: 300, log_bytes: 40_000, timeout_ms: 300_000, spill_bytes: 1 << 20 };
 
 /// What resume tokens are made from: the same for every replay.
-fn resume() -> Arc<ResumeTokens> {
+pub(crate) fn resume() -> Arc<ResumeTokens> {
     let project = ProjectId::from_u128(1);
     let ring = Keyring::new(root_key(), Arc::new(MemoryBackend::new(Arc::new(SystemClock))));
     let entropy = SeededEntropy::new(1);
@@ -125,7 +125,7 @@ fn number(steps: &mut [Value], next: &mut u32) {
     }
 }
 
-fn flow_of(mut steps: Vec<Value>) -> ValidFlow {
+pub(crate) fn flow_of(mut steps: Vec<Value>) -> ValidFlow {
     number(&mut steps, &mut 1);
     let source = json!({ "displayName": "Random", "triggers": [{ "name": "t", "type": "manual" }], "steps": steps });
     let pieces = PieceSet::new([Arc::new(FakePiece(Arc::new(Peer::default()))) as Arc<dyn Piece>]);

@@ -23,9 +23,9 @@ async fn a_run_goes_on_from_the_step_that_failed() {
         ]))
         .await;
     // `before` and the first iteration succeed, the second iteration fails.
+    world.peer.hang_from.store(3, Ordering::SeqCst);
     let run = world.start(flow, json!({})).await;
-    world.peer.hang_from.store(2, Ordering::SeqCst);
-    world.calls(3).await;
+    world.calls(4).await;
     world.peer.fail_first.store(1, Ordering::SeqCst);
     world.peer.hang_from.store(u32::MAX, Ordering::SeqCst);
     world.peer.release();
@@ -35,7 +35,8 @@ async fn a_run_goes_on_from_the_step_that_failed() {
     assert_eq!(world.admin().retry_run(run, RetryStrategy::FromFailedStep).await.unwrap(), run);
     let view = world.ended(run).await;
     assert_eq!((view.status, &view.error), (RunStatus::Succeeded, &None));
-    let calls = world.peer.calls.lock().unwrap().clone();
+    let mut calls = world.peer.calls.lock().unwrap().clone();
+    calls.retain(|key| !key.ends_with("/tail"));
     let expected = ["before", "each:0/act", "each:1/act", "each:1/act", "each:2/act", "after"];
     assert_eq!(calls, expected.map(|path| format!("{run}/{path}")), "what succeeded is not done again, and keys stay");
     assert_eq!(output(&view, "after"), json!(2));

@@ -112,7 +112,7 @@ async fn flows_start_each_other_ten_levels_deep_and_no_deeper() {
     let world = World::new(5).await;
     let flow = world
         .publish_manual(json!([{ "name": "again", "type": "branch", "settings": {
-            "condition": { "firstValue": "{{trigger.left}}", "operator": "NUMBER_IS_GREATER_THAN", "secondValue": 0 },
+            "condition": [[{ "firstValue": "{{trigger.left}}", "operator": "NUMBER_IS_GREATER_THAN", "secondValue": 0 }]],
             "ifTrue": [{ "name": "sub", "type": "subflow", "settings": {
                 "flow": "{{trigger.flow}}", "payload": { "flow": "{{trigger.flow}}", "left": "{{trigger.next[0]}}", "next": "{{trigger.next[1]}}" } } }] } }]))
         .await;

@@ -1,0 +1,97 @@
+//! One step by itself, with sample data in place of what came before it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ap_core::{
+    flow::{StepKind, ValidFlow},
+    run::{StepError, StepErrorKind, StepPath, StepStatus},
+    time::Timestamp,
+};
+use serde_json::Value;
+
+use super::{
+    ActionCall, CodeCall, Command, ConnectionViews, EngineLimits, Event, ResumeTokens, RunState,
+    begin::begun,
+    frame::{Frame, Items, Iteration, List, Nested, Place, Then},
+    strand::Strand,
+};
+
+/// What stands in place of everything before a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepSample {
+    /// What the trigger delivered.
+    pub trigger: Value,
+    /// Outputs of other steps, by name.
+    pub outputs: BTreeMap<String, Value>,
+    /// `item` and `index`, for a step inside a loop or a queue.
+    pub item: Option<(Value, usize)>,
+}
+
+/// What one step by itself comes to.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum StepTrial {
+    /// Run this action.
+    Action(ActionCall),
+    /// Run this script.
+    Code(CodeCall),
+    /// A branch or a router: which way it goes, as its output says.
+    Decided(Arc<Value>),
+}
+
+impl RunState {
+    /// What the step called `name` comes to with sample data. Nothing else of the flow is executed.
+    ///
+    /// `run` and `resume` belong to no run: tokens that the step reads answer nothing.
+    ///
+    /// # Errors
+    /// What the step fails with, say because a template cannot be resolved; [`StepErrorKind::Input`] also if there is no such
+    /// step, or it is neither an action, a script, a branch nor a router.
+    pub fn for_step(
+        flow: &ValidFlow,
+        name: &str,
+        sample: StepSample,
+        (run, at): (ap_core::id::RunId, Timestamp),
+        (limits, connections, resume): (EngineLimits, Arc<ConnectionViews>, Arc<ResumeTokens>),
+    ) -> Result<StepTrial, StepError> {
+        let refuse = |message: &str| StepError::new(StepErrorKind::Input, message);
+        let step = flow.step(name).ok_or_else(|| refuse("the flow has no such step"))?;
+        if !matches!(step.kind, StepKind::Branch(_) | StepKind::Code(_) | StepKind::Piece(_) | StepKind::Router(_)) {
+            return Err(refuse("only actions, scripts, branches and routers can be tested by themselves"));
+        }
+        let accepted = Event::Accepted { at, run, trigger: Arc::new(sample.trigger), limits, parent: None };
+        let internal = |_| StepError::new(StepErrorKind::Internal, "the sample cannot be set up");
+        let mut state = Self::accepted(&accepted, resume).map_err(internal)?;
+        state.set_connections(connections);
+        for (other, output) in sample.outputs {
+            let path = StepPath::top(&other);
+            let mut given = begun(StepStatus::Succeeded, at);
+            given.output = Some(Arc::new(output));
+            state.steps.insert(path, given);
+        }
+        let frames = sample.item.map(|(item, index)| {
+            let iteration = Iteration { items: Items::Job(Arc::new(item)), index };
+            let (owner, path) = (step.name.clone(), StepPath::top("sample"));
+            let nested =
+                Nested { owner, path, place: Place::List(0), iteration: Some(iteration), then: Then::EndStrand };
+            Frame::new(List::Nested(nested))
+        });
+        let strand = state.strands.spawn(None, frames.into_iter().collect());
+        let path = StepPath::top(name);
+        state.steps.insert(path.clone(), begun(StepStatus::Running, at));
+        state.begin_kind(flow, strand, step, (&path, at))?;
+        if let Some(error) = state.end().and_then(|end| end.error.clone()) {
+            return Err(error);
+        }
+        let stands = state.strands.get(strand);
+        match stands.and_then(Strand::pending).and_then(super::strand::Pending::command) {
+            Some(Command::RunAction(call)) => return Ok(StepTrial::Action(call)),
+            Some(Command::RunCode(call)) => return Ok(StepTrial::Code(call)),
+            _ => {}
+        }
+        match stands.and_then(|strand| strand.frames.last()).and_then(Frame::nested).map(|nested| &nested.then) {
+            Some(Then::Succeed { output, .. }) => Ok(StepTrial::Decided(Arc::clone(output))),
+            _ => Err(StepError::new(StepErrorKind::Internal, "the step came to nothing")),
+        }
+    }
+}
