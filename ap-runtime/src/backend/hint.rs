@@ -93,7 +93,7 @@ fn encode(hints: &[Hint]) -> String {
 pub(crate) fn decode(text: &str) -> impl Iterator<Item = Hint> {
     text.split_ascii_whitespace().take(MOST).map(|word| {
         let run = || {
-            let digits = word.get(1..).filter(|digits| digits.len() == 32)?;
+            let digits = word.get(1..).filter(|digits| digits.len() == 32 && !digits.starts_with('+'))?;
             u128::from_str_radix(digits, 16).ok().map(RunId::from_u128)
         };
         match word.as_bytes().first() {

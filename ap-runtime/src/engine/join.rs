@@ -98,7 +98,7 @@ impl RunState {
         };
         let (owner, path) = (join.owner.clone(), join.path.clone());
         let nested = Nested { owner, path, place: Place::List(place), iteration, then: Then::EndStrand };
-        let strand = self.strands.spawn(Some((id, number)), vec![Frame::new(List::Nested(nested))]);
+        let strand = self.strands.begin(Some((id, number)), vec![Frame::new(List::Nested(nested))]);
         self.join_mut(id)?.running.insert(number, strand);
         Some(strand)
     }

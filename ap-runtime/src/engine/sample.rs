@@ -76,7 +76,7 @@ impl RunState {
                 Nested { owner, path, place: Place::List(0), iteration: Some(iteration), then: Then::EndStrand };
             Frame::new(List::Nested(nested))
         });
-        let strand = state.strands.spawn(None, frames.into_iter().collect());
+        let strand = state.strands.begin(None, frames.into_iter().collect());
         let path = StepPath::top(name);
         state.steps.insert(path.clone(), begun(StepStatus::Running, at));
         state.begin_kind(flow, strand, step, (&path, at))?;

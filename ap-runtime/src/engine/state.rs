@@ -204,7 +204,7 @@ impl RunState {
                 }
                 self.started = Some(*at);
                 self.connections = Arc::clone(connections);
-                let first = self.strands.spawn(None, vec![Frame::new(List::Top)]);
+                let first = self.strands.begin(None, vec![Frame::new(List::Top)]);
                 debug_assert_eq!(first, FIRST);
                 self.advance(flow, *at);
                 Ok(())

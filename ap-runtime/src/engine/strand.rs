@@ -45,7 +45,7 @@ pub(super) struct Strands {
 
 impl Strands {
     /// Adds a strand that waits for nothing.
-    pub(super) fn spawn(&mut self, parent: Option<(StrandId, usize)>, frames: Vec<Frame>) -> StrandId {
+    pub(super) fn begin(&mut self, parent: Option<(StrandId, usize)>, frames: Vec<Frame>) -> StrandId {
         let id = self.next;
         self.next += 1;
         self.all.insert(id, Strand { parent, frames, pending: None });

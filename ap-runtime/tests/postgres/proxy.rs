@@ -9,14 +9,14 @@ use tokio::{
 };
 
 /// Forwards connections on a port of its own.
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     mode: Arc<watch::Sender<Mode>>,
 }
 
 /// What the proxy does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Forwards.
     Open,
     /// Ends all there are, and every new one at once.
@@ -26,7 +26,7 @@ pub enum Mode {
 }
 
 impl Proxy {
-    pub async fn to(server: String) -> Self {
+    pub(crate) async fn to(server: String) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let mode = Arc::new(watch::Sender::new(Mode::Open));
@@ -39,11 +39,11 @@ impl Proxy {
         Self { port, mode }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }

@@ -12,12 +12,12 @@ use ap_runtime::store::{
     RunControl, RunRecord, TriggerChange, VersionState,
 };
 
-pub const PROJECT: ProjectId = ProjectId::from_u128(1);
-pub const FLOW: FlowId = FlowId::from_u128(1);
-pub const VERSION: FlowVersionId = FlowVersionId::from_u128(1);
+pub(crate) const PROJECT: ProjectId = ProjectId::from_u128(1);
+pub(crate) const FLOW: FlowId = FlowId::from_u128(1);
+pub(crate) const VERSION: FlowVersionId = FlowVersionId::from_u128(1);
 const AT: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-pub fn hash(number: u8) -> LookupHash {
+pub(crate) fn hash(number: u8) -> LookupHash {
     LookupHash([number; 32])
 }
 
@@ -26,7 +26,7 @@ fn sealed() -> Sealed {
 }
 
 /// A project with a flow that takes runs.
-pub async fn publish(backend: &dyn Backend) {
+pub(crate) async fn publish(backend: &dyn Backend) {
     let (id, parent) = (KeyId::from_u128(2), KeyId::from_u128(1));
     let key = WrappedKey { id, scope: PROJECT.into(), parent, created: AT, wrapped: sealed() };
     let project = ProjectRecord { id: PROJECT, created: AT, share: ProjectShare::default(), sealed: sealed() };
@@ -59,7 +59,7 @@ pub async fn publish(backend: &dyn Backend) {
     backend.write_flow(write, &[]).await.expect("a flow");
 }
 
-pub fn accept(number: u128) -> Accept {
+pub(crate) fn accept(number: u128) -> Accept {
     Accept {
         run: RunRecord {
             id: RunId::from_u128(number),
@@ -79,10 +79,10 @@ pub fn accept(number: u128) -> Accept {
     }
 }
 
-pub fn entry(seq: u64) -> JournalEntry {
+pub(crate) fn entry(seq: u64) -> JournalEntry {
     JournalEntry { seq, sealed: sealed() }
 }
 
-pub fn claim(limit: u32, total: u32) -> ClaimRequest {
+pub(crate) fn claim(limit: u32, total: u32) -> ClaimRequest {
     ClaimRequest { limit, lease: std::time::Duration::from_secs(30), per_project: u32::MAX, total }
 }

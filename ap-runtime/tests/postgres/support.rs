@@ -11,7 +11,7 @@ use ap_runtime::{
 };
 
 /// The value of a variable that `cargo xtask test` sets.
-pub fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => value,
         _ => panic!(
@@ -22,27 +22,27 @@ pub fn variable(name: &str) -> String {
 }
 
 /// A schema that is dropped with everything in it.
-pub struct Schema(String);
+pub(crate) struct Schema(String);
 
 impl Schema {
     /// A name that no other test has.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self(format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0
     }
 
     /// Options with few connections.
-    pub fn options(&self) -> PostgresOptions {
+    pub(crate) fn options(&self) -> PostgresOptions {
         let options = PostgresOptions::from_url(&variable("AP_TEST_POSTGRES_URL")).expect("a URL");
         options.with_schema(&self.0).with_writers(2).with_readers(2)
     }
 
     /// A backend by `clock`.
-    pub async fn open(&self, clock: Arc<dyn Clock>) -> PostgresBackend {
+    pub(crate) async fn open(&self, clock: Arc<dyn Clock>) -> PostgresBackend {
         PostgresBackend::open(self.options().with_clock(clock)).await.expect("a database")
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Schema {
 }
 
 /// Runs statements on a connection of their own.
-pub fn run(statements: &[&str]) {
+pub(crate) fn run(statements: &[&str]) {
     use sqlx::Connection;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
