@@ -46,6 +46,10 @@ Usage: cargo xtask <command>
                      without a command prints the variables and keeps the services up until Ctrl-C
   bench door [options]
                      measures the webhook door beside two floors; see `--help`
+  bench engine [options]
+                     measures durable execution on SQLite and a private PostgreSQL beside the floor of each
+  bench fairness [options]
+                     measures what forty-nine tenants feel of a fiftieth that sends a hundred times as much
   soak kill|disk|sim [options]
                      crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates

@@ -31,8 +31,8 @@ impl RunState {
         for party in parties(&wait.mode) {
             let slot = slot_text(&self.resume.key.slot(path.as_str(), party));
             let name = StepName::new(party).unwrap_or_else(nobody);
-            if let Some(answer) = self.early.remove(&slot) {
-                pending.answers.insert(name.clone(), answer);
+            if let Some(answer) = self.answers.get(&slot) {
+                pending.answers.insert(name.clone(), answer.clone());
             }
             pending.slots.insert(slot, name);
         }
@@ -44,12 +44,10 @@ impl RunState {
     fn answers_in(&mut self, id: StrandId, wait: AnswerWait, at: Timestamp) {
         match output_of(&wait) {
             Some(output) => {
-                if let Some(strand) = self.strands.get_mut(&id) {
-                    strand.pending = None;
-                }
+                self.strands.release(id);
                 self.succeed(id, &wait.path.clone(), at, Arc::new(output));
             }
-            None => self.set_pending(id, Pending::Answers(wait)),
+            None => self.strands.hold(id, Pending::Answers(wait)),
         }
     }
 
@@ -61,8 +59,8 @@ impl RunState {
         slot: &str,
         answer: (AnswerDecision, Arc<Value>),
     ) {
-        let waiting = self.strands.iter().find_map(|(id, strand)| match &strand.pending {
-            Some(Pending::Answers(wait)) => wait.slots.get(slot).map(|name| (*id, wait.clone(), name.clone())),
+        let waiting = self.strands.iter().find_map(|(id, strand)| match strand.pending() {
+            Some(Pending::Answers(wait)) => wait.slots.get(slot).map(|name| (id, wait.clone(), name.clone())),
             _ => None,
         });
         let bytes = ap_core::json::size_of(&answer.1);
@@ -71,6 +69,7 @@ impl RunState {
                 if !self.charge(&wait.path.clone(), at, bytes) {
                     return;
                 }
+                let answer = self.answers.entry(slot.to_owned()).or_insert(answer).clone();
                 wait.answers.entry(name).or_insert(answer);
                 self.answers_in(id, wait, at);
                 self.advance(flow, at);
@@ -78,7 +77,7 @@ impl RunState {
             None => match self.log_left.checked_sub(bytes) {
                 Some(left) => {
                     self.log_left = left;
-                    self.early.entry(slot.to_owned()).or_insert(answer);
+                    self.answers.entry(slot.to_owned()).or_insert(answer);
                 }
                 None => {
                     let error =
@@ -91,7 +90,7 @@ impl RunState {
 
     /// The time of something that a strand waits for has come.
     pub(super) fn wait_over(&mut self, flow: &ValidFlow, at: Timestamp, path: &StepPath) -> Result<(), ApplyError> {
-        let timed = |pending: &Pending| matches!(pending.command(), Some(Command::Wait { .. }));
+        let timed = |pending: &Pending| pending.until().is_some();
         let Some((id, pending)) = self.take_pending(path, timed) else {
             return Err(ApplyError { reason: "a wait ended that was not under way" });
         };
@@ -109,7 +108,7 @@ impl RunState {
                 self.recoveries = 0;
                 self.succeed(id, path, at, Arc::new(json!({ "until": until })));
             }
-            Pending::Retry { then, .. } => self.set_pending(id, *then),
+            Pending::Retry { then, .. } => self.strands.hold(id, *then),
             other => self.queue_time(id, other)?,
         }
         self.advance(flow, at);
@@ -137,7 +136,7 @@ impl RunState {
         }
         let expires = at.saturating_add(step.options.timeout.unwrap_or(LONGEST_WAIT));
         let call = ChildCall { path: path.clone(), flow, payload, waits: subflow.wait, depth };
-        self.set_pending(id, Pending::Child(ChildWait { call, run: None, expires }));
+        self.strands.hold(id, Pending::Child(ChildWait { call, run: None, expires }));
         Ok(())
     }
 
@@ -153,7 +152,7 @@ impl RunState {
                 self.recoveries = 0;
                 if wait.call.waits {
                     self.mark_paused(path);
-                    self.set_pending(id, Pending::Child(ChildWait { run: Some(run), ..wait }));
+                    self.strands.hold(id, Pending::Child(ChildWait { run: Some(run), ..wait }));
                 } else {
                     self.succeed(id, path, at, Arc::new(json!({ "run": run })));
                     self.advance(flow, at);
@@ -172,13 +171,9 @@ impl RunState {
         run: RunId,
         (status, output, error): (RunStatus, &Arc<Value>, Option<&StepError>),
     ) {
-        let waits = |pending: &Option<Pending>| matches!(pending, Some(Pending::Child(wait)) if wait.run == Some(run));
-        let Some(id) = self.strands.iter().find(|(_, strand)| waits(&strand.pending)).map(|(id, _)| *id) else {
-            return;
-        };
-        let pending = self.strands.get_mut(&id).and_then(|strand| strand.pending.take());
-        let Some(Pending::Child(wait)) = pending else { return };
-        let path = wait.call.path;
+        let waits = |pending: &&Pending| matches!(pending, Pending::Child(wait) if wait.run == Some(run));
+        let Some(path) = self.strands.pending().find(waits).map(|pending| pending.path().clone()) else { return };
+        let Some((id, _)) = self.take_pending(&path, |_| true) else { return };
         if status == RunStatus::Succeeded {
             self.succeed(id, &path, at, Arc::clone(output));
         } else {
@@ -192,8 +187,8 @@ impl RunState {
 
     /// A run that ends no longer needs the runs it waits for.
     pub(super) fn let_go_of_children(&mut self) {
-        let waiting = self.strands.values().filter_map(|strand| match &strand.pending {
-            Some(Pending::Child(ChildWait { call, run: Some(run), .. })) if call.waits => Some(*run),
+        let waiting = self.strands.pending().filter_map(|pending| match pending {
+            Pending::Child(ChildWait { call, run: Some(run), .. }) if call.waits => Some(*run),
             _ => None,
         });
         self.once.extend(waiting.map(|run| Command::CancelChild { run }).collect::<Vec<_>>());

@@ -36,10 +36,8 @@ impl RunState {
     /// Executes steps until every strand waits for the outside or the run ends.
     pub(super) fn advance(&mut self, flow: &ValidFlow, at: Timestamp) {
         while self.end.is_none() {
-            let Some(id) = self.strands.iter().find(|(_, strand)| strand.pending.is_none()).map(|(id, _)| *id) else {
-                return;
-            };
-            match self.strands.get(&id).and_then(|strand| strand.frames.last()).map(|frame| frame.current(flow)) {
+            let Some(id) = self.strands.first_ready() else { return };
+            match self.strands.get(id).and_then(|strand| strand.frames.last()).map(|frame| frame.current(flow)) {
                 Some(Some(step)) => self.begin(flow, id, step, at),
                 Some(None) => self.leave_list(flow, id, at),
                 None if id == FIRST => {
@@ -129,8 +127,8 @@ impl RunState {
     ) {
         let (owner, path) = (step.name.clone(), path.clone());
         let nested = Nested { owner, path, place: Place::List(list), iteration, then };
-        if let Some(strand) = self.strands.get_mut(&id) {
-            strand.frames.push(Frame::new(List::Nested(nested)));
+        if let Some(frames) = self.strands.frames_mut(id) {
+            frames.push(Frame::new(List::Nested(nested)));
         }
     }
 
@@ -233,7 +231,7 @@ impl RunState {
             if let Some(step) = self.steps.get_mut(path) {
                 step.status = StepStatus::Paused;
             }
-            self.set_pending(moment.id, Pending::Delay { path: path.clone(), until });
+            self.strands.hold(moment.id, Pending::Delay { path: path.clone(), until });
         }
         Ok(())
     }
@@ -252,7 +250,7 @@ impl RunState {
             return Ok(());
         }
         let call = EnqueueCall { path: path.clone(), queue: enqueue.queue.clone(), jobs };
-        self.set_pending(moment.id, Pending::Enqueue(call));
+        self.strands.hold(moment.id, Pending::Enqueue(call));
         Ok(())
     }
 
@@ -267,10 +265,23 @@ impl RunState {
         self.set_reply(reply);
         self.succeed(moment.id, path, at, output);
         if respond.stop && self.end.is_none() {
+            self.close_around(moment.id, at);
             self.stop_all(at);
             self.finish(RunEnd { status: RunStatus::Succeeded, at, failed_step: None, error: None });
         }
         Ok(())
+    }
+
+    /// The run ends well in the middle: so do the steps around.
+    fn close_around(&mut self, id: StrandId, at: Timestamp) {
+        let around: Vec<StepPath> =
+            self.frames_outwards(id).filter_map(Frame::nested).map(|nested| nested.path.clone()).collect();
+        for path in around {
+            if let Some(step) = self.steps.get_mut(&path).filter(|step| step.status != StepStatus::Failed) {
+                step.status = StepStatus::Succeeded;
+                step.finished = Some(at);
+            }
+        }
     }
 
     fn begin_code(
@@ -294,7 +305,7 @@ impl RunState {
             params,
             timeout: step.options.timeout.unwrap_or(CODE_TIMEOUT),
         };
-        self.set_pending(moment.id, Pending::Code(call));
+        self.strands.hold(moment.id, Pending::Code(call));
         Ok(())
     }
 
@@ -320,14 +331,14 @@ impl RunState {
             planned: false,
             timeout: step.options.timeout.unwrap_or(ACTION_TIMEOUT),
         };
-        self.set_pending(moment.id, Pending::Action(call));
+        self.strands.hold(moment.id, Pending::Action(call));
         Ok(())
     }
 
     /// A strand's innermost list is done: on to the next iteration or list, or behind the step it belongs to.
     fn leave_list(&mut self, flow: &ValidFlow, id: StrandId, at: Timestamp) {
-        let Some(strand) = self.strands.get_mut(&id) else { return };
-        let Some(frame) = strand.frames.last_mut() else { return };
+        let Some(frames) = self.strands.frames_mut(id) else { return };
+        let Some(frame) = frames.last_mut() else { return };
         if let List::Nested(nested) = &mut frame.list {
             match (&mut nested.then, &mut nested.iteration) {
                 (Then::NextIteration, Some(Iteration { items: Items::List(items), index }))
@@ -343,7 +354,7 @@ impl RunState {
                 _ => {}
             }
         }
-        let Some(Frame { list: List::Nested(nested), .. }) = strand.frames.pop() else { return };
+        let Some(Frame { list: List::Nested(nested), .. }) = frames.pop() else { return };
         match nested.then {
             Then::EndStrand => {}
             Then::Handled => self.proceed(id, nested.path),
@@ -368,7 +379,7 @@ impl RunState {
             params.insert("item".to_owned(), iteration.item().cloned().unwrap_or_default());
             params.insert("index".to_owned(), Value::from(iteration.index));
         }
-        let frame = self.strands.get(&id).and_then(|strand| strand.frames.last());
+        let frame = self.strands.get(id).and_then(|strand| strand.frames.last());
         let previous = frame.and_then(|frame| frame.previous.as_ref());
         let state = previous.and_then(|path| self.steps.get(path));
         let output = state.and_then(|state| state.output.as_deref().cloned()).unwrap_or_default();

@@ -12,7 +12,7 @@ use super::{
     Command, RunEnd,
     frame::{Frame, List, Nested, Place, Then},
     state::{EffectState, RunState},
-    strand::{ChildWait, Pending, StrandId, Work},
+    strand::{ChildWait, Pending, Strand, StrandId, Work},
 };
 
 /// Who takes a failure.
@@ -53,7 +53,7 @@ impl RunState {
             step.attempts = attempt + 1;
         }
         let then = Box::new(pending.next_attempt());
-        self.set_pending(id, Pending::Retry { until: at.saturating_add(wait), then });
+        self.strands.hold(id, Pending::Retry { until: at.saturating_add(wait), then });
     }
 
     /// What a failure says of the effect: an attempt that broke off may have acted. Where acting twice would be harm, its
@@ -89,15 +89,15 @@ impl RunState {
             Taker::Join { strand } => self.strand_failed(flow, strand, at, error),
             Taker::Step { strand, depth, path } => {
                 self.stop_below(strand, at);
-                let Some(taking) = self.strands.get_mut(&strand) else { return };
-                taking.frames.truncate(depth);
-                taking.pending = None;
+                self.strands.release(strand);
+                let Some(frames) = self.strands.frames_mut(strand) else { return };
+                frames.truncate(depth);
                 let step = flow.step(path.step_name());
                 if step.is_some_and(|step| !step.handler().is_empty()) {
                     let Some(owner) = step.map(|step| step.name.clone()) else { return };
                     let then = Then::Handled;
                     let nested = Nested { owner, path, place: Place::Handler, iteration: None, then };
-                    taking.frames.push(Frame::new(List::Nested(nested)));
+                    frames.push(Frame::new(List::Nested(nested)));
                 } else {
                     self.proceed(strand, path);
                 }
@@ -109,7 +109,7 @@ impl RunState {
     fn taker(&self, flow: &ValidFlow, id: StrandId, path: &StepPath) -> (Taker, Vec<StepPath>) {
         let (mut strand_id, mut path) = (id, path.clone());
         let mut failed = vec![path.clone()];
-        let Some(mut strand) = self.strands.get(&id) else { return (Taker::Nobody, failed) };
+        let Some(mut strand) = self.strands.get(id) else { return (Taker::Nobody, failed) };
         let mut depth = strand.frames.len();
         loop {
             // `path` stands in the frame number `depth - 1`.
@@ -122,8 +122,10 @@ impl RunState {
                 let frame = depth.checked_sub(1).and_then(|last| strand.frames.get(last));
                 let Some(nested) = frame.and_then(Frame::nested) else { return (Taker::Nobody, failed) };
                 path = nested.path.clone();
-                failed.push(path.clone());
                 let in_handler = nested.place == Place::Handler;
+                if !in_handler {
+                    failed.push(path.clone());
+                }
                 depth -= 1;
                 if depth == 0 {
                     let Some((above, _)) = strand.parent else { return (Taker::Nobody, failed) };
@@ -131,7 +133,7 @@ impl RunState {
                         failed.pop();
                         return (Taker::Join { strand: strand_id }, failed);
                     }
-                    let Some(next) = self.strands.get(&above) else { return (Taker::Nobody, failed) };
+                    let Some(next) = self.strands.get(above) else { return (Taker::Nobody, failed) };
                     (strand_id, strand) = (above, next);
                     depth = strand.frames.len();
                 }
@@ -144,7 +146,7 @@ impl RunState {
 
     /// Whether the step a strand waits with collects failures of its branches, or retries jobs.
     fn takes_as_branch(&self, id: StrandId) -> bool {
-        match self.strands.get(&id).and_then(|strand| strand.pending.as_ref()) {
+        match self.strands.get(id).and_then(Strand::pending) {
             Some(Pending::Join(join)) => join.collect || matches!(join.work, Work::Jobs(_)),
             _ => false,
         }
@@ -160,17 +162,27 @@ impl RunState {
 
     /// Stops every strand below `id`: what it was doing is canceled.
     pub(super) fn stop_below(&mut self, id: StrandId, at: Timestamp) {
-        let children: Vec<StrandId> = self
-            .strands
-            .iter()
-            .filter(|(_, s)| s.parent.is_some_and(|(above, _)| above == id))
-            .map(|(id, _)| *id)
-            .collect();
-        for child in children {
-            self.stop_below(child, at);
-            self.stop_pending(child, at);
-            self.strands.remove(&child);
+        let children = self.children(id);
+        for child in &children {
+            self.stop_below(*child, at);
+            self.stop_pending(*child, at);
         }
+        self.let_go_of_jobs(id);
+        children.into_iter().for_each(|child| drop(self.strands.remove(child)));
+    }
+
+    /// The strands that a strand waits for.
+    fn children(&self, id: StrandId) -> Vec<StrandId> {
+        match self.strands.get(id).and_then(Strand::pending) {
+            Some(Pending::Join(join)) => join.running.values().copied().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Removes a strand and every one below it.
+    pub(super) fn forget(&mut self, id: StrandId) {
+        self.children(id).into_iter().for_each(|child| self.forget(child));
+        self.strands.remove(id);
     }
 
     /// Stops what a strand was doing: a run it waits for is canceled with it.
@@ -178,7 +190,7 @@ impl RunState {
         let error = StepError::new(StepErrorKind::Canceled, "it was stopped because something beside it failed");
         self.mark_stopped(id, at, &error);
         if let Some(Pending::Child(ChildWait { call, run: Some(run), .. })) =
-            self.strands.get(&id).and_then(|strand| strand.pending.as_ref())
+            self.strands.get(id).and_then(Strand::pending)
             && call.waits
         {
             let run = *run;
@@ -188,9 +200,9 @@ impl RunState {
 
     /// Marks what a strand was doing as failed: the step it stands at, and those around it within the strand.
     pub(super) fn mark_stopped(&mut self, id: StrandId, at: Timestamp, error: &StepError) {
-        let Some(strand) = self.strands.get(&id) else { return };
+        let Some(strand) = self.strands.get(id) else { return };
         let within = strand.frames.iter().skip(1).filter_map(Frame::nested).map(|nested| nested.path.clone());
-        let paths: Vec<StepPath> = within.chain(strand.pending.iter().map(|pending| pending.path().clone())).collect();
+        let paths: Vec<StepPath> = within.chain(strand.pending().map(|pending| pending.path().clone())).collect();
         for path in paths {
             let Some(step) = self.steps.get_mut(&path) else { continue };
             if matches!(step.status, StepStatus::Failed | StepStatus::Succeeded) {

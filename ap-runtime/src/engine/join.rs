@@ -1,9 +1,13 @@
 //! Steps that wait for strands: `parallel`, loops with concurrency, `queue.process`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ap_core::{
     flow::{JoinPolicy, LoopStep, ParallelStep, ProcessStep, RetryPolicy, Step, StepKind, ValidFlow},
+    id::JobId,
     run::{StepError, StepErrorKind, StepPath, StepStatus},
     time::Timestamp,
 };
@@ -14,8 +18,8 @@ use super::{
     environment::status_text,
     failure::retry_delay,
     frame::{Frame, Items, Iteration, List, Nested, Place, Then},
-    state::{ApplyError, RunState},
-    strand::{ASK_AGAIN, Ask, Job, Jobs, Join, Pending, StrandId, Work},
+    state::{ApplyError, EffectState, RunState},
+    strand::{ASK_AGAIN, Ask, Job, Jobs, Join, Pending, Strand, StrandId, Work},
 };
 use crate::store::JobEnd;
 
@@ -60,7 +64,7 @@ impl RunState {
             failed: BTreeMap::new(),
             collect,
         };
-        self.set_pending(id, Pending::Join(join));
+        self.strands.hold(id, Pending::Join(join));
         self.start_more(id);
     }
 
@@ -94,13 +98,13 @@ impl RunState {
         };
         let (owner, path) = (join.owner.clone(), join.path.clone());
         let nested = Nested { owner, path, place: Place::List(place), iteration, then: Then::EndStrand };
-        let strand = self.spawn(Some((id, number)), vec![Frame::new(List::Nested(nested))]);
+        let strand = self.strands.spawn(Some((id, number)), vec![Frame::new(List::Nested(nested))]);
         self.join_mut(id)?.running.insert(number, strand);
         Some(strand)
     }
 
     fn join_mut(&mut self, id: StrandId) -> Option<&mut Join> {
-        match self.strands.get_mut(&id)?.pending.as_mut()? {
+        match self.strands.pending_mut(id)? {
             Pending::Join(join) => Some(join),
             _ => None,
         }
@@ -108,13 +112,12 @@ impl RunState {
 
     /// A strand came to the end of its list.
     pub(super) fn strand_ended(&mut self, flow: &ValidFlow, id: StrandId, at: Timestamp) {
-        let Some((above, number)) = self.strands.remove(&id).and_then(|strand| strand.parent) else { return };
+        let Some((above, number)) = self.strands.remove(id).and_then(|strand| strand.parent) else { return };
         let Some(join) = self.join_mut(above) else { return };
         join.running.remove(&number);
         if let Work::Jobs(jobs) = &mut join.work {
             jobs.ask = Ask::Now;
-            if let Some(job) = jobs.jobs.get(number) {
-                let job = job.id;
+            if let Some(job) = jobs.jobs.get(number).and_then(|job| job.id) {
                 self.once.push(Command::EndJob { job, end: JobEnd::Done });
             }
         }
@@ -125,21 +128,22 @@ impl RunState {
     pub(super) fn strand_failed(&mut self, flow: &ValidFlow, id: StrandId, at: Timestamp, error: StepError) {
         self.stop_below(id, at);
         let entropy = self.entropy;
-        let Some((above, number)) = self.strands.remove(&id).and_then(|strand| strand.parent) else { return };
+        let Some((above, number)) = self.strands.remove(id).and_then(|strand| strand.parent) else { return };
+        let Some(path) = self.join_mut(above).map(|join| join.path.clone()) else { return };
+        let again = error.kind.is_retryable() && !self.is_uncertain(&path, number);
         let Some(join) = self.join_mut(above) else { return };
-        let path = join.path.clone();
         join.running.remove(&number);
         if let Work::Jobs(jobs) = &mut join.work {
             let max_retries = jobs.max_retries;
             let Some(job) = jobs.jobs.get_mut(number) else { return };
-            if error.kind.is_retryable() && job.attempt <= max_retries {
+            if again && job.attempt <= max_retries {
                 let wait = retry_delay(&RetryPolicy::default(), job.attempt, None, entropy);
                 job.attempt += 1;
                 return self.start_job(above, number, &path, at.saturating_add(wait), at);
             }
             let job = job.id;
             jobs.ask = Ask::Now;
-            self.once.push(Command::EndJob { job, end: JobEnd::Dead });
+            self.once.extend(job.map(|job| Command::EndJob { job, end: JobEnd::Dead }));
         }
         if let Some(join) = self.join_mut(above) {
             join.failed.insert(number, error);
@@ -159,16 +163,15 @@ impl RunState {
             return;
         }
         let join = join.clone();
-        if let Some(strand) = self.strands.get_mut(&id) {
-            strand.pending = None;
-        }
+        self.strands.release(id);
         let output = match &join.work {
             Work::Branches { .. } => self.parallel_output(flow, &join),
             Work::Items(items) => self.loop_output(flow, join.owner.as_str(), &join.path, items.len()),
             Work::Jobs(jobs) => {
                 let mut output = self.loop_output(flow, join.owner.as_str(), &join.path, jobs.jobs.len());
                 if let Value::Object(members) = &mut output {
-                    members.insert("processed".to_owned(), Value::from(jobs.jobs.len() - join.failed.len()));
+                    let ended = jobs.jobs.iter().filter(|job| job.id.is_some()).count();
+                    members.insert("processed".to_owned(), Value::from(ended - join.failed.len()));
                     members.insert("failed".to_owned(), Value::from(join.failed.len()));
                 }
                 output
@@ -184,16 +187,17 @@ impl RunState {
         path: &StepPath,
         (taken, more): (&[TakenJob], bool),
     ) -> Result<(), ApplyError> {
-        let asked = self.waiting_at(path);
+        let asked = self.strands.waiting_at(path);
         let Some((id, join)) = asked.and_then(|id| Some((id, self.join_mut(id)?))) else {
             return Err(ApplyError { reason: "jobs were taken that nobody asked for" });
         };
         let Work::Jobs(jobs) = &mut join.work else {
             return Err(ApplyError { reason: "jobs were taken that nobody asked for" });
         };
-        let known = jobs.jobs.len();
-        let new = taken.iter().filter(|new| !jobs.jobs.iter().any(|job| job.id == new.id)).collect::<Vec<_>>();
-        jobs.jobs.extend(new.iter().map(|new| Job { id: new.id, item: Arc::clone(&new.data), attempt: 1 }));
+        let known: BTreeSet<JobId> = jobs.jobs.iter().filter_map(|job| job.id).collect();
+        let first = jobs.jobs.len();
+        let new = taken.iter().filter(|new| !known.contains(&new.id)).collect::<Vec<_>>();
+        jobs.jobs.extend(new.iter().map(|new| Job { id: Some(new.id), item: Arc::clone(&new.data), attempt: 1 }));
         // Whoever gets nothing asks again when one of its own ends, or after a while if all are held by others.
         jobs.ask = match (more, new.is_empty() && join.running.is_empty()) {
             (true, true) => Ask::At(at.saturating_add(ASK_AGAIN)),
@@ -204,7 +208,7 @@ impl RunState {
         if !self.charge(path, at, bytes) {
             return Ok(());
         }
-        for (number, start) in (known..).zip(starts) {
+        for (number, start) in (first..).zip(starts) {
             self.start_job(id, number, path, start, at);
         }
         self.join_on(flow, id, at);
@@ -212,11 +216,48 @@ impl RunState {
         Ok(())
     }
 
+    /// Whether a job may have acted without anybody knowing: doing it again could double that.
+    fn is_uncertain(&self, path: &StepPath, number: usize) -> bool {
+        let job = path.in_iteration(number, "");
+        let inside = self.steps.range(job.clone()..).take_while(|(path, _)| path.as_str().starts_with(job.as_str()));
+        let mut effects = inside.filter_map(|(_, step)| step.effect.as_ref());
+        effects.any(|effect| effect.state == EffectState::Unknown && !effect.repeatable)
+    }
+
+    /// What becomes of the jobs a step holds that is stopped: those that may have acted become dead letters, others go back.
+    pub(super) fn let_go_of_jobs(&mut self, id: StrandId) {
+        let Some(Pending::Join(join)) = self.strands.get(id).and_then(Strand::pending) else { return };
+        let Work::Jobs(jobs) = &join.work else { return };
+        let ends: Vec<Command> = join
+            .running
+            .keys()
+            .filter_map(|number| {
+                let job = jobs.jobs.get(*number)?.id?;
+                let end = if self.is_uncertain(&join.path, *number) { JobEnd::Dead } else { JobEnd::Back };
+                Some(Command::EndJob { job, end })
+            })
+            .collect();
+        self.once.extend(ends);
+    }
+
+    /// The run had ended, and goes on: the jobs it held were given back with the end. It asks for jobs anew.
+    pub(super) fn ask_anew(&mut self, id: StrandId) {
+        let Some(Join { work: Work::Jobs(jobs), running, .. }) = self.join_mut(id) else { return };
+        jobs.ask = Ask::Now;
+        let gone = std::mem::take(running);
+        for number in gone.keys() {
+            if let Some(job) = jobs.jobs.get_mut(*number) {
+                job.id = None;
+            }
+        }
+        gone.values().for_each(|strand| self.forget(*strand));
+    }
+
     /// Starts a job now or, if its turn has not come, then.
     fn start_job(&mut self, id: StrandId, number: usize, path: &StepPath, start: Timestamp, at: Timestamp) {
         let Some(strand) = self.start_branch(id, number) else { return };
         if start > at {
-            self.set_pending(strand, Pending::JobStart { path: path.in_iteration(number, ""), until: start });
+            self.strands.hold(strand, Pending::JobStart { path: path.in_iteration(number, ""), until: start });
         }
     }
 
@@ -266,7 +307,7 @@ impl RunState {
                 if let Work::Jobs(jobs) = &mut join.work {
                     jobs.ask = Ask::Now;
                 }
-                self.set_pending(id, Pending::Join(join));
+                self.strands.hold(id, Pending::Join(join));
                 Ok(())
             }
             _ => Err(ApplyError { reason: "a wait ended that was not under way" }),

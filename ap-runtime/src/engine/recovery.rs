@@ -10,7 +10,7 @@ use super::{
     RunEnd,
     frame::{Frame, Place},
     state::{ApplyError, EffectState, RunState},
-    strand::{ChildWait, Pending, StrandId},
+    strand::{Pending, StrandId},
 };
 
 impl RunState {
@@ -43,8 +43,8 @@ impl RunState {
 
     /// Calls that the ledger has as begun, and that must not be repeated.
     fn unknown_effects(&self) -> Vec<StepPath> {
-        let planned = self.strands.values().filter_map(|strand| match &strand.pending {
-            Some(Pending::Action(call)) if call.planned => Some(&call.path),
+        let planned = self.strands.pending().filter_map(|pending| match pending {
+            Pending::Action(call) if call.planned => Some(&call.path),
             _ => None,
         });
         let once = |path: &&StepPath| {
@@ -55,8 +55,8 @@ impl RunState {
 
     /// Something outside the flow ends the run.
     pub(super) fn interrupted(&mut self, at: Timestamp, status: RunStatus, error: &StepError) {
-        let failed_step = self.strands.values().find_map(|strand| Some(strand.pending.as_ref()?.path().clone()));
-        let ids: Vec<StrandId> = self.strands.keys().copied().collect();
+        let failed_step = self.strands.pending().next().map(|pending| pending.path().clone());
+        let ids: Vec<StrandId> = self.strands.iter().map(|(id, _)| id).collect();
         for id in ids {
             self.mark_stopped(id, at, error);
         }
@@ -66,7 +66,7 @@ impl RunState {
     /// The run ends: whatever else was under way is stopped.
     pub(super) fn stop_all(&mut self, at: Timestamp) {
         let error = StepError::new(StepErrorKind::Canceled, "it was stopped because the run ended");
-        let ids: Vec<StrandId> = self.strands.keys().copied().collect();
+        let ids: Vec<StrandId> = self.strands.iter().map(|(id, _)| id).collect();
         for id in ids {
             self.mark_stopped(id, at, &error);
         }
@@ -89,15 +89,19 @@ impl RunState {
         self.recoveries = 0;
         self.executions_left = self.limits.step_executions;
         let mut open = Vec::new();
-        for strand in self.strands.values_mut() {
+        for (_, strand) in self.strands.iter() {
             let around = strand.frames.iter().filter_map(Frame::nested).filter(|nested| nested.place != Place::Handler);
             open.extend(around.map(|nested| nested.path.clone()));
-            open.extend(strand.pending.iter().map(|pending| pending.path().clone()));
+            open.extend(strand.pending().map(|pending| pending.path().clone()));
+        }
+        for pending in self.strands.all_pending_mut() {
             // The run it waited for was canceled with it.
-            if let Some(Pending::Child(wait)) = &mut strand.pending {
-                *wait = ChildWait { run: None, ..wait.clone() };
+            if let Pending::Child(wait) = pending {
+                wait.run = None;
             }
         }
+        let ids: Vec<StrandId> = self.strands.iter().map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.ask_anew(id));
         for path in open {
             if let Some(step) = self.steps.get_mut(&path).filter(|step| step.status == StepStatus::Failed) {
                 step.status = StepStatus::Running;

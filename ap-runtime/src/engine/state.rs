@@ -15,7 +15,7 @@ use super::{
     AnswerDecision, AttemptOutcome, Command, ConnectionViews, EngineLimits, Event, ParentStep, Reply, ResumeTokens,
     RunEnd, Signal,
     frame::{Frame, List},
-    strand::{FIRST, Pending, Strand, StrandId},
+    strand::{FIRST, Pending, StrandId, Strands},
 };
 
 /// Everything the engine knows of a run.
@@ -29,13 +29,12 @@ pub struct RunState {
     pub(super) accepted: Timestamp,
     started: Option<Timestamp>,
     connections: Arc<ConnectionViews>,
-    pub(super) strands: BTreeMap<StrandId, Strand>,
-    pub(super) next_strand: StrandId,
+    pub(super) strands: Strands,
     pub(super) steps: BTreeMap<StepPath, StepState>,
     /// Step executions in the order in which they began.
     pub(super) order: Vec<StepPath>,
-    /// Answers that came before somebody waited for them, by slot.
-    pub(super) early: BTreeMap<String, (AnswerDecision, Arc<Value>)>,
+    /// Every answer that came, by slot: before somebody waited for it, and for a wait that is executed again.
+    pub(super) answers: BTreeMap<String, (AnswerDecision, Arc<Value>)>,
     /// What is to be done once because of the event that is being applied.
     pub(super) once: Vec<Command>,
     reply: Option<Reply>,
@@ -132,11 +131,10 @@ impl RunState {
             accepted: *at,
             started: None,
             connections: Arc::default(),
-            strands: BTreeMap::new(),
-            next_strand: FIRST,
+            strands: Strands::default(),
             steps: BTreeMap::new(),
             order: Vec::new(),
-            early: BTreeMap::new(),
+            answers: BTreeMap::new(),
             once: Vec::new(),
             reply: None,
             end: None,
@@ -162,6 +160,8 @@ impl RunState {
         self.take_in(flow, event)?;
         if self.end.is_some() {
             self.let_go_of_children();
+            let ids: Vec<StrandId> = self.strands.iter().map(|(id, _)| id).collect();
+            ids.into_iter().for_each(|id| self.let_go_of_jobs(id));
         }
         let mut once = std::mem::take(&mut self.once);
         if let (Some(reply), false) = (&self.reply, had_reply) {
@@ -204,7 +204,7 @@ impl RunState {
                 }
                 self.started = Some(*at);
                 self.connections = Arc::clone(connections);
-                let first = self.spawn(None, vec![Frame::new(List::Top)]);
+                let first = self.strands.spawn(None, vec![Frame::new(List::Top)]);
                 debug_assert_eq!(first, FIRST);
                 self.advance(flow, *at);
                 Ok(())
@@ -218,7 +218,7 @@ impl RunState {
     pub fn outstanding(&self) -> Vec<Command> {
         match &self.end {
             Some(end) => vec![Command::End(end.clone())],
-            None => self.strands.values().filter_map(|strand| strand.pending.as_ref()?.command()).collect(),
+            None => self.strands.pending().filter_map(Pending::command).collect(),
         }
     }
 
@@ -229,11 +229,18 @@ impl RunState {
             return None;
         }
         let mut due: Option<Timestamp> = None;
-        for command in self.outstanding() {
-            let Command::Wait { until, .. } = command else { return None };
+        for pending in self.strands.pending().filter(|pending| !pending.is_for_strands()) {
+            let until = pending.until()?;
             due = Some(due.map_or(until, |earlier| earlier.min(until)));
         }
         Some(due)
+    }
+
+    /// The first time that something waits for, and the step execution that does. Of equal ones, that of the first strand.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<(Timestamp, StepPath)> {
+        let timers = self.strands.pending().filter_map(|pending| Some((pending.until()?, pending.path())));
+        timers.min_by_key(|(until, _)| *until).map(|(until, path)| (until, path.clone()))
     }
 
     /// Whether the run was let go of, and nobody has taken it up since.
@@ -247,6 +254,12 @@ impl RunState {
     pub fn time_left(&self, now: Timestamp) -> Duration {
         let running = self.active.since.map_or(Duration::ZERO, |since| now.saturating_since(since));
         Duration::from_millis(self.limits.timeout_ms).saturating_sub(self.active.used + running)
+    }
+
+    /// Longest time the run may be executed.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.limits.timeout_ms)
     }
 
     /// The run.
@@ -317,47 +330,28 @@ impl RunState {
 }
 
 impl RunState {
-    pub(super) fn spawn(&mut self, parent: Option<(StrandId, usize)>, frames: Vec<Frame>) -> StrandId {
-        let id = self.next_strand;
-        self.next_strand += 1;
-        self.strands.insert(id, Strand::new(parent, frames));
-        id
-    }
-
-    /// The strand that waits with this step execution.
-    pub(super) fn waiting_at(&self, path: &StepPath) -> Option<StrandId> {
-        let waits = |strand: &Strand| strand.pending.as_ref().is_some_and(|pending| pending.path() == path);
-        self.strands.iter().find(|(_, strand)| waits(strand)).map(|(id, _)| *id)
-    }
-
     /// Takes what a strand waits for, if `fits`.
     pub(super) fn take_pending(
         &mut self,
         path: &StepPath,
         fits: impl FnOnce(&Pending) -> bool,
     ) -> Option<(StrandId, Pending)> {
-        let id = self.waiting_at(path)?;
-        let pending = &mut self.strands.get_mut(&id)?.pending;
-        if pending.as_ref().is_some_and(fits) { pending.take().map(|taken| (id, taken)) } else { None }
-    }
-
-    pub(super) fn set_pending(&mut self, id: StrandId, pending: Pending) {
-        if let Some(strand) = self.strands.get_mut(&id) {
-            strand.pending = Some(pending);
-        }
+        let id = self.strands.waiting_at(path)?;
+        let fits = self.strands.get(id)?.pending().is_some_and(fits);
+        if fits { self.strands.release(id).map(|taken| (id, taken)) } else { None }
     }
 
     /// The frames that lead to where a strand stands, innermost first, those of the strands above it included.
     pub(super) fn frames_outwards(&self, id: StrandId) -> impl Iterator<Item = &Frame> {
-        let above = |id: &StrandId| Some(self.strands.get(id)?.parent?.0);
+        let above = |id: &StrandId| Some(self.strands.get(*id)?.parent?.0);
         std::iter::successors(Some(id), above)
-            .filter_map(|id| self.strands.get(&id))
+            .filter_map(|id| self.strands.get(id))
             .flat_map(|strand| strand.frames.iter().rev())
     }
 
     /// The step a strand stands at.
     pub(super) fn current_step<'f>(&self, flow: &'f ValidFlow, id: StrandId) -> Option<&'f Step> {
-        self.strands.get(&id)?.frames.last()?.current(flow)
+        self.strands.get(id)?.frames.last()?.current(flow)
     }
 
     /// The path of a step called `name` that stands in the innermost list of a strand.
@@ -370,7 +364,7 @@ impl RunState {
 
     /// Goes on behind the step at `path`, which stands in the innermost list of the strand.
     pub(super) fn proceed(&mut self, id: StrandId, path: StepPath) {
-        if let Some(frame) = self.strands.get_mut(&id).and_then(|strand| strand.frames.last_mut()) {
+        if let Some(frame) = self.strands.frames_mut(id).and_then(|frames| frames.last_mut()) {
             frame.proceed(path);
         }
     }
@@ -418,6 +412,7 @@ impl RunState {
             step.finished = Some(at);
             step.error = Some(error.clone());
         }
+        self.stop_all(at);
         let status = RunStatus::LogSizeExceeded;
         self.finish(RunEnd { status, at, failed_step: Some(path.clone()), error: Some(error) });
     }
@@ -518,8 +513,8 @@ impl RunState {
         input: &Arc<Value>,
         effect: Effect,
     ) -> Result<(), ApplyError> {
-        let id = self.waiting_at(path);
-        let pending = id.and_then(|id| self.strands.get_mut(&id)?.pending.as_mut());
+        let id = self.strands.waiting_at(path);
+        let pending = id.and_then(|id| self.strands.pending_mut(id));
         match (pending, self.steps.get_mut(path)) {
             (Some(Pending::Action(call)), Some(step)) if call.attempt == attempt => {
                 call.planned = true;

@@ -1,6 +1,10 @@
 //! [`Strand`]: one line of execution. A run has one; parallel branches, iterations and jobs are strands of their own.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ap_core::{
     flow::{StepName, WaitMode},
@@ -24,7 +28,92 @@ pub(super) struct Strand {
     /// The strand that waits for this one to end, and as what.
     pub(super) parent: Option<(StrandId, usize)>,
     pub(super) frames: Vec<Frame>,
-    pub(super) pending: Option<Pending>,
+    /// Changed by [`Strands`] alone, which looks strands up by it.
+    pending: Option<Pending>,
+}
+
+/// The strands of a run, to be found by what they wait for without looking at each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Strands {
+    all: BTreeMap<StrandId, Strand>,
+    next: StrandId,
+    /// Those that wait for nothing.
+    ready: BTreeSet<StrandId>,
+    /// Those that wait, by the step execution they wait with.
+    waiting: BTreeMap<StepPath, StrandId>,
+}
+
+impl Strands {
+    /// Adds a strand that waits for nothing.
+    pub(super) fn spawn(&mut self, parent: Option<(StrandId, usize)>, frames: Vec<Frame>) -> StrandId {
+        let id = self.next;
+        self.next += 1;
+        self.all.insert(id, Strand { parent, frames, pending: None });
+        self.ready.insert(id);
+        id
+    }
+
+    pub(super) fn get(&self, id: StrandId) -> Option<&Strand> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn frames_mut(&mut self, id: StrandId) -> Option<&mut Vec<Frame>> {
+        self.all.get_mut(&id).map(|strand| &mut strand.frames)
+    }
+
+    /// What a strand waits for. Its step execution must stay the same.
+    pub(super) fn pending_mut(&mut self, id: StrandId) -> Option<&mut Pending> {
+        self.all.get_mut(&id)?.pending.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, id: StrandId) -> Option<Strand> {
+        self.release(id);
+        self.ready.remove(&id);
+        self.all.remove(&id)
+    }
+
+    /// From now on the strand waits for `pending`.
+    pub(super) fn hold(&mut self, id: StrandId, pending: Pending) {
+        self.release(id);
+        if let Some(strand) = self.all.get_mut(&id) {
+            self.ready.remove(&id);
+            self.waiting.insert(pending.path().clone(), id);
+            strand.pending = Some(pending);
+        }
+    }
+
+    /// From now on the strand waits for nothing; returns what it waited for.
+    pub(super) fn release(&mut self, id: StrandId) -> Option<Pending> {
+        let pending = self.all.get_mut(&id)?.pending.take()?;
+        self.waiting.remove(pending.path());
+        self.ready.insert(id);
+        Some(pending)
+    }
+
+    /// The first strand that waits for nothing.
+    pub(super) fn first_ready(&self) -> Option<StrandId> {
+        self.ready.first().copied()
+    }
+
+    /// The strand that waits with this step execution.
+    pub(super) fn waiting_at(&self, path: &StepPath) -> Option<StrandId> {
+        self.waiting.get(path).copied()
+    }
+
+    /// Every strand, in the order in which they began.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (StrandId, &Strand)> {
+        self.all.iter().map(|(id, strand)| (*id, strand))
+    }
+
+    /// What strands wait for, in their order.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.all.values().filter_map(|strand| strand.pending.as_ref())
+    }
+
+    /// As [`Strands::pending`]; step executions must stay the same.
+    pub(super) fn all_pending_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
+        self.all.values_mut().filter_map(|strand| strand.pending.as_mut())
+    }
 }
 
 /// The one thing a strand waits for.
@@ -110,7 +199,8 @@ pub(super) struct Jobs {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Job {
-    pub(super) id: JobId,
+    /// `None` once the run does not hold it any more, though it is not done: it was given back.
+    pub(super) id: Option<JobId>,
     pub(super) item: Arc<Value>,
     pub(super) attempt: u32,
 }
@@ -126,8 +216,8 @@ pub(super) enum Ask {
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Strand {
-    pub(super) const fn new(parent: Option<(StrandId, usize)>, frame: Vec<Frame>) -> Self {
-        Self { parent, frames: frame, pending: None }
+    pub(super) const fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
     }
 }
 
@@ -165,22 +255,38 @@ impl Pending {
 
     /// What is to be done outside.
     pub(super) fn command(&self) -> Option<Command> {
-        let wait = |path: &StepPath, until| Some(Command::Wait { path: path.clone(), until });
+        match (self, self.until()) {
+            (_, Some(until)) => Some(Command::Wait { path: self.path().clone(), until }),
+            (Self::Action(call), _) => Some(Command::RunAction(call.clone())),
+            (Self::Child(ChildWait { call, run: None, .. }), _) => Some(Command::StartChild(call.clone())),
+            (Self::Code(call), _) => Some(Command::RunCode(call.clone())),
+            (Self::Enqueue(call), _) => Some(Command::Enqueue(call.clone())),
+            (Self::Join(Join { work: Work::Jobs(Jobs { call, ask: Ask::Now, .. }), .. }), _) => {
+                Some(Command::TakeJobs(call.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// When the time comes that it waits for, if that is all that is to be done.
+    pub(super) const fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Action(call) => Some(Command::RunAction(call.clone())),
-            Self::Answers(AnswerWait { path, expires, .. }) => wait(path, *expires),
-            Self::Child(ChildWait { call, run: None, .. }) => Some(Command::StartChild(call.clone())),
-            Self::Child(ChildWait { call, expires, .. }) => wait(&call.path, *expires),
-            Self::Code(call) => Some(Command::RunCode(call.clone())),
-            Self::Delay { path, until } | Self::JobStart { path, until } => wait(path, *until),
-            Self::Enqueue(call) => Some(Command::Enqueue(call.clone())),
-            Self::Join(Join { path, work: Work::Jobs(jobs), .. }) => match jobs.ask {
-                Ask::Now => Some(Command::TakeJobs(jobs.call.clone())),
-                Ask::At(until) => wait(path, until),
-                Ask::No => None,
-            },
-            Self::Join(_) => None,
-            Self::Retry { then, until } => wait(then.path(), *until),
+            Self::Answers(AnswerWait { expires: until, .. })
+            | Self::Child(ChildWait { run: Some(_), expires: until, .. })
+            | Self::Delay { until, .. }
+            | Self::JobStart { until, .. }
+            | Self::Join(Join { work: Work::Jobs(Jobs { ask: Ask::At(until), .. }), .. })
+            | Self::Retry { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits for strands alone.
+    pub(super) const fn is_for_strands(&self) -> bool {
+        match self {
+            Self::Join(Join { work: Work::Jobs(jobs), .. }) => matches!(jobs.ask, Ask::No),
+            Self::Join(_) => true,
+            _ => false,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! [`RunView`]: a run as its owner sees it, rebuilt from the journal.
 
+use std::sync::Arc;
+
 use ap_core::{
     id::RunId,
     run::{RunStatus, StepError, StepPath, StepStatus},
@@ -105,10 +107,14 @@ impl RunView {
             status,
             accepted: state.accepted,
             finished: state.end().map(|end| end.at),
-            trigger: state.trigger().as_ref().clone(),
+            trigger: named(state.trigger(), views),
             parent: state.parent().map(|parent| parent.run),
             steps: steps.collect(),
-            reply: state.reply().cloned(),
+            reply: state.reply().map(|reply| Reply {
+                status: reply.status,
+                headers: reply.headers.iter().map(|(name, text)| (name.clone(), named_text(text, views))).collect(),
+                body: Arc::new(named(&reply.body, views)),
+            }),
             error: state.end().and_then(|end| end.error.as_ref()).map(|error| named_error(error, views)),
         }
     }
@@ -120,14 +126,14 @@ fn named(value: &Value, views: &ConnectionViews) -> Value {
         Value::String(text) => Value::String(named_text(text, views)),
         Value::Array(items) => items.iter().map(|item| named(item, views)).collect(),
         Value::Object(members) => {
-            Value::Object(members.iter().map(|(key, member)| (key.clone(), named(member, views))).collect())
+            Value::Object(members.iter().map(|(key, member)| (named_text(key, views), named(member, views))).collect())
         }
         other => other.clone(),
     }
 }
 
 fn named_text(text: &str, views: &ConnectionViews) -> String {
-    let mut shown = without_tokens(text);
+    let mut shown = if text.contains(RESUME_PREFIX) { without_tokens(text) } else { text.to_owned() };
     if !text.contains("apcred_") {
         return shown;
     }

@@ -1,15 +1,15 @@
 //! One run under one lease: apply events, commit before every outside act, do what the engine asks for.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{collections::BTreeSet, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use ap_core::{
     flow::ValidFlow,
     piece::Effect,
     run::{RunStatus, StepError, StepErrorKind, StepPath},
     store::StoreError,
-    time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,10 @@ pub(super) struct Driver {
     signals: Signals,
     /// Attempts under way, in the order in which they began.
     under_way: Vec<UnderWay>,
+    /// Whether this process has just accepted the run: nobody can have told it anything before.
+    fresh: bool,
+    /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
+    lingers: bool,
 }
 
 /// An attempt that is being carried out.
@@ -81,7 +85,7 @@ impl Driver {
         signals: Signals,
     ) -> Result<Self, RunError> {
         let keys = kernel.keyring.tenant(claimed.lease.project.into()).await?;
-        Ok(Self::new(kernel, claimed, keys, flow, (state, 1), signals))
+        Ok(Self { fresh: true, ..Self::new(kernel, claimed, keys, flow, (state, 1), signals) })
     }
 
     /// Takes over a run from its journal.
@@ -100,6 +104,7 @@ impl Driver {
         }
         let at = driver.kernel.clock.now();
         let parked = driver.state.is_parked();
+        driver.lingers = parked;
         let event = if parked { Event::Resumed { at } } else { Event::Recovered { at } };
         let once = driver.state.apply(&driver.flow, &event)?;
         driver.carry.batch.push(&event)?;
@@ -121,7 +126,20 @@ impl Driver {
     ) -> Self {
         let credentials = CredentialLoader::new(claimed, &flow);
         let (lease, carry, under_way) = (claimed.lease, Carry::default(), Vec::new());
-        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, under_way }
+        Self {
+            kernel,
+            lease,
+            keys,
+            flow,
+            state,
+            next_seq,
+            carry,
+            credentials,
+            signals,
+            under_way,
+            fresh: false,
+            lingers: false,
+        }
     }
 
     /// Runs until the run ends or is let go of.
@@ -146,13 +164,21 @@ impl Driver {
                 return Ok(stopped);
             }
         }
-        if self.lease.epoch > FIRST_EPOCH
+        if !self.fresh
             && self.state.end().is_none()
             && let Some(stopped) = self.take_signals().await?
         {
             return Ok(stopped);
         }
+        let mut turns = 0_u32;
         loop {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(LOOK_UP)
+                && self.state.end().is_none()
+                && let Some(stopped) = self.look_up().await?
+            {
+                return Ok(stopped);
+            }
             let stopped = match self.state.end() {
                 Some(end) => return self.end(end.clone()).await,
                 None => match self.begin_work().await? {
@@ -167,19 +193,52 @@ impl Driver {
         }
     }
 
+    /// Looks at what has happened besides: steps that are done at once must not keep that out, nor other runs.
+    async fn look_up(&mut self) -> Result<Option<Stopped>, RunError> {
+        tokio::task::yield_now().await;
+        if self.signals.lost.is_cancelled() {
+            return Ok(Some(Stopped::LeaseLost));
+        }
+        if self.signals.stop.is_cancelled() {
+            self.drop_unwanted();
+            while let Some(done) = next_outcome(&mut self.under_way).now_or_never() {
+                let stopped = self.finished(done).await?;
+                if stopped.is_some() || self.state.end().is_some() {
+                    return Ok(stopped);
+                }
+                self.drop_unwanted();
+            }
+            return self.give_back().await.map(Some);
+        }
+        if self.signals.signaled.notified().now_or_never().is_some() {
+            return self.take_signals().await;
+        }
+        let now = self.kernel.clock.now();
+        match self.state.next_timer() {
+            _ if self.state.time_left(now).is_zero() => self.record(self.run_timeout()).await,
+            Some((until, path)) if until <= now => self.record(Event::WaitOver { at: now, path }).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Drops attempts that the engine does not want any more; returns what is to be done.
+    fn drop_unwanted(&mut self) -> Vec<Command> {
+        let outstanding = self.state.outstanding();
+        let wanted: BTreeSet<(&StepPath, u32)> =
+            outstanding.iter().filter_map(|command| Some((command.path()?, attempt_of(command)?))).collect();
+        self.under_way.retain(|one| wanted.contains(&(&one.path, one.attempt)));
+        drop(wanted);
+        outstanding
+    }
+
     /// Does what can be done at once, and begins every attempt that is to be begun; of several effects, all plans are
     /// durable together before the first is performed.
     async fn begin_work(&mut self) -> Result<Begun, RunError> {
-        let outstanding = self.state.outstanding();
-        // What the engine does not want any more is dropped.
-        self.under_way.retain(|under_way| {
-            outstanding.iter().any(|command| {
-                command.path() == Some(&under_way.path) && attempt_of(command) == Some(under_way.attempt)
-            })
-        });
+        let outstanding = self.drop_unwanted();
         let mut calls = Vec::new();
+        let under_way: BTreeSet<StepPath> = self.under_way.iter().map(|one| one.path.clone()).collect();
         for command in outstanding {
-            let begun = |path: &StepPath| self.under_way.iter().any(|under_way| under_way.path == *path);
+            let begun = |path: &StepPath| under_way.contains(path);
             let stopped = match command {
                 Command::Enqueue(call) => self.enqueue(call).await?,
                 Command::StartChild(call) => self.start_child(call).await?,
@@ -280,24 +339,23 @@ impl Driver {
         }
         let now = self.kernel.clock.now();
         let deadline = now.saturating_add(self.state.time_left(now));
-        let timer = self.next_timer();
+        let timer = self.state.next_timer();
         let first = timer.as_ref().map_or(deadline, |(until, _)| (*until).min(deadline));
+        let linger = Some(now.saturating_add(LINGER)).filter(|linger| self.lingers && *linger < first);
         let (kernel, signals) = (Arc::clone(&self.kernel), self.signals.clone());
         let happened = tokio::select! {
             biased;
-            (path, attempt, outcome) = next_outcome(&mut self.under_way) => Happened::Outcome(path, attempt, outcome),
+            done = next_outcome(&mut self.under_way) => Happened::Outcome(done),
             () = signals.lost.cancelled() => return Ok(Some(Stopped::LeaseLost)),
             () = signals.stop.cancelled() => return self.give_back().await.map(Some),
             () = signals.signaled.notified() => Happened::Signaled,
-            () = kernel.clock.sleep_until(first) => Happened::Time,
+            () = kernel.clock.sleep_until(linger.unwrap_or(first)) => Happened::Time,
         };
+        self.lingers = false;
         match (happened, timer) {
-            (Happened::Outcome(path, attempt, outcome), _) => {
-                let outcome = self.kept(self.redacted(outcome))?;
-                let (at, entropy) = (self.kernel.clock.now(), self.kernel.random_u32()?);
-                self.record(Event::AttemptFinished { at, path, attempt, outcome, entropy }).await
-            }
+            (Happened::Outcome(done), _) => self.finished(done).await,
             (Happened::Signaled, _) => self.take_signals().await,
+            (Happened::Time, _) if linger.is_some() => Ok(None),
             (Happened::Time, Some((until, path))) if until <= deadline => {
                 self.record(Event::WaitOver { at: self.kernel.clock.now(), path }).await
             }
@@ -313,7 +371,7 @@ impl Driver {
         }
         let Some(due) = self.state.waits_until() else { return Ok(None) };
         let now = self.kernel.clock.now();
-        if due.is_some_and(|due| due <= now.saturating_add(PARK_AFTER)) {
+        if self.lingers || due.is_some_and(|due| due <= now.saturating_add(PARK_AFTER)) {
             return self.commit(RunChange::Stay).await;
         }
         let event = Event::Parked { at: now };
@@ -322,13 +380,14 @@ impl Driver {
         Ok(Some(self.commit(RunChange::Park { due }).await?.unwrap_or(Stopped::Parked)))
     }
 
-    /// The first time something waits for.
-    fn next_timer(&self) -> Option<(Timestamp, StepPath)> {
-        let timers = self.state.outstanding().into_iter().filter_map(|command| match command {
-            Command::Wait { path, until } => Some((until, path)),
-            _ => None,
-        });
-        timers.min_by(|(one, _), (other, _)| one.cmp(other))
+    /// Records what an attempt came back with.
+    async fn finished(
+        &mut self,
+        (path, attempt, outcome): (StepPath, u32, AttemptOutcome),
+    ) -> Result<Option<Stopped>, RunError> {
+        let outcome = self.kept(self.redacted(outcome))?;
+        let (at, entropy) = (self.kernel.clock.now(), self.kernel.random_u32()?);
+        self.record(Event::AttemptFinished { at, path, attempt, outcome, entropy }).await
     }
 
     /// Applies an event, and commits if that is due before anything else may happen.
@@ -435,7 +494,7 @@ impl Driver {
     }
 
     fn run_timeout(&self) -> Event {
-        let message = format!("the run did not finish within {} s", self.kernel.run_limits.timeout().as_secs());
+        let message = format!("the run did not finish within {} s", self.state.timeout().as_secs());
         let error = StepError::new(StepErrorKind::Timeout, message);
         Event::Interrupted { at: self.kernel.clock.now(), status: RunStatus::Timeout, error }
     }
@@ -452,7 +511,7 @@ enum Begun {
 
 /// What happened next.
 enum Happened {
-    Outcome(StepPath, u32, AttemptOutcome),
+    Outcome((StepPath, u32, AttemptOutcome)),
     Signaled,
     Time,
 }
@@ -481,5 +540,10 @@ const fn attempt_of(command: &Command) -> Option<u32> {
 
 /// The epoch of a run that nobody held before.
 pub(super) const FIRST_EPOCH: u64 = 1;
+/// Every so many turns a driver looks at what has happened besides. Unit: turns.
+const LOOK_UP: u32 = 32;
 /// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
 const PARK_AFTER: Duration = Duration::from_secs(5);
+/// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's
+/// clock and not yet by ours: letting go at once would have it claimed at once, over and over, with a longer journal each time.
+const LINGER: Duration = Duration::from_secs(30);

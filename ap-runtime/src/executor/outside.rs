@@ -9,7 +9,7 @@ use ap_auth::{
 use ap_core::{
     flow::TriggerKind,
     id::JobId,
-    run::{StepError, StepErrorKind},
+    run::{RunStatus, StepError, StepErrorKind},
     store::{Entity, StoreError},
 };
 use serde_json::Value;
@@ -192,7 +192,13 @@ impl Driver {
             None => self.state.last_output().cloned().unwrap_or_default(),
         };
         let run = self.lease.run;
-        let content = Signal::ChildEnded { run, status: end.status, output, error: end.error.clone() };
+        let content = match ap_core::json::check_stored(&output) {
+            Ok(()) => Signal::ChildEnded { run, status: end.status, output, error: end.error.clone() },
+            Err(limit) => {
+                let error = StepError::new(StepErrorKind::Limit, format!("its output {limit}"));
+                Signal::ChildEnded { run, status: RunStatus::Failed, output: Arc::default(), error: Some(error) }
+            }
+        };
         let ids = (self.lease.project, parent.run);
         let slot = records::child_slot(&self.keys, run);
         let signal = self.kernel.seal_signal(&self.keys, ids, slot, &content)?;

@@ -16,7 +16,7 @@ use ap_crypto::{token::generate_token, vault::TenantKeys};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use super::{ProjectSession, SessionError, records_failed};
+use super::{ProjectSession, PublishReport, SessionError, records_failed};
 use crate::{
     records::{self, FlowDetail},
     store::{FlowRecord, FlowVersionRecord, FlowWrite as WriteSet, TriggerChange, VersionState},
@@ -142,12 +142,13 @@ impl ProjectSession {
 
     /// Checks the draft as a whole, locks it and makes it what runs are started with. Needs `flow.publish`.
     ///
-    /// Runs under way keep the version they were started with. The flow is enabled.
+    /// Runs under way keep the version they were started with; the report says which of them the change would concern. The flow
+    /// is enabled, and its schedule or poll begins.
     ///
     /// # Errors
     /// [`SessionError::InvalidFlow`] with every finding; [`StoreError::NotFound`] if there is no draft; [`SessionError`]
     /// lists the rest.
-    pub async fn publish_flow(&self, id: FlowId) -> Result<FlowSummary, SessionError> {
+    pub async fn publish_flow(&self, id: FlowId) -> Result<PublishReport, SessionError> {
         let proof = self.authorize::<FlowPublish, _>(id)?;
         let mut change = self.change(&proof).await?;
         let draft = change.flow.draft.take().ok_or(StoreError::NotFound { entity: Entity::FlowVersion })?;
@@ -160,7 +161,8 @@ impl ProjectSession {
         change.flow.published = Some(draft);
         change.flow.enabled = true;
         let trigger = change_for(valid.trigger(), kernel.clock.now());
-        self.write(change, &proof, vec![(locked, precondition)], Effect::Route(trigger)).await
+        let flow = self.write(change, &proof, vec![(locked, precondition)], Effect::Route(trigger)).await?;
+        Ok(self.report(flow, &valid).await)
     }
 
     /// Makes an earlier locked version what runs are started with again. Needs `flow.publish`. A draft stays as it is.

@@ -6,6 +6,7 @@
 mod connections;
 mod error;
 mod flows;
+mod live;
 mod queues;
 mod runs;
 
@@ -27,6 +28,7 @@ pub use self::{
     connections::ConnectionSummary,
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
+    live::{LiveRun, PublishReport},
     runs::RetryStrategy,
 };
 use crate::{

@@ -40,7 +40,7 @@ pub(super) struct SimBackend {
 impl SimBackend {
     fn called(&self, call: Call) {
         let (worker, incarnation) = (self.life.worker, self.life.incarnation);
-        self.shared.record(Observed::Called { worker, incarnation, call });
+        self.shared.record(Observed::Called { worker, incarnation, call: Box::new(call) });
     }
 }
 
@@ -202,8 +202,7 @@ impl RunStore for SimBackend {
 
     async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
         let (id, run, slot, audit_ids) = (signal.id, signal.run, signal.slot, ids(audit));
-        self.shared.store.look("signal", &signal.sealed);
-        change!(self, self.shared.store.inner.signal(signal, audit), |result| Call::Signal {
+        change!(self, self.shared.store.signal(signal, audit), |result| Call::Signal {
             id,
             run,
             slot,
@@ -238,7 +237,7 @@ impl RunStore for SimBackend {
 impl QueueStore for SimBackend {
     async fn take_jobs(&self, request: JobRequest) -> Result<HeldJobs, StoreError> {
         let at = self.store_clock.now();
-        change!(self, self.shared.store.inner.take_jobs(request), |result| Call::TakeJobs {
+        change!(self, self.shared.store.take_jobs(request), |result| Call::TakeJobs {
             request,
             at,
             answer: match &result {
@@ -339,7 +338,7 @@ impl SystemStore for SimBackend {
     }
 
     async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
-        change!(self, self.shared.store.inner.claim_triggers(limit, lease), |result| Call::ClaimTriggers {
+        change!(self, self.shared.store.claim_triggers(limit, lease), |result| Call::ClaimTriggers {
             at: self.store_clock.now(),
             answer: match &result {
                 Ok(claimed) => Ok(claimed.iter().map(|one| (one.flow, one.epoch, one.due)).collect()),

@@ -37,6 +37,7 @@ pub fn explore(flow: &Value) -> Explore {
             workers: 2,
             lease: Duration::from_secs(10),
             horizon: Duration::from_secs(3_600),
+            lifetime: Duration::ZERO,
             respond: Arc::new(default_response),
             script: Arc::new(|_, params| Ok(params.clone())),
             mutant: None,
@@ -111,6 +112,13 @@ impl Explore {
     /// pauses needs more.
     pub fn horizon(mut self, horizon: Duration) -> Self {
         self.scenario.horizon = horizon;
+        self
+    }
+
+    /// Sets how long a world goes on at least, in simulated time: for flows that a schedule starts. Default: until all
+    /// deliveries are made and all runs are over.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.scenario.lifetime = lifetime;
         self
     }
 
@@ -210,7 +218,7 @@ impl Prepared {
         }
         while report.schedules < self.max_schedules && report.is_clean() {
             let seed = dice.next();
-            self.play_into(&mut report, seed, self.throw(seed))?;
+            self.play_into(&mut report, seed, self.plan(seed))?;
         }
         Ok(report)
     }
@@ -221,11 +229,13 @@ impl Prepared {
     /// [`SimError`].
     pub fn run_seed(&self, seed: u64) -> Result<Report, SimError> {
         let mut report = Report::new(self.points);
-        self.play_into(&mut report, seed, self.throw(seed))?;
+        self.play_into(&mut report, seed, self.plan(seed))?;
         Ok(report)
     }
 
-    fn throw(&self, seed: u64) -> Plan {
+    /// What goes wrong in the schedule that follows from `seed`.
+    #[must_use]
+    pub fn plan(&self, seed: u64) -> Plan {
         // Recovery has points of its own, behind those of the quiet schedule.
         let points = self.points + self.points / 2 + 4;
         Plan::throw(&Dice::new(seed, PLANS), points, self.duplicates, self.scenario.lease)

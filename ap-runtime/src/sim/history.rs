@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ap_core::{
     id::{AuditId, FlowId, JobId, RunId, SignalId},
-    run::{RunStatus, StepPath},
+    run::StepPath,
     store::{LookupHash, StoreError},
     time::Timestamp,
 };
@@ -13,7 +13,8 @@ use super::fault::Fault;
 use crate::{
     engine::{Event, RunState},
     store::{
-        Accept, Accepted, Beat, Claimed, Gate, JobEnd, JobRequest, Lease, RunChange, RunCommit, RunRecord, Signaled,
+        Accept, Accepted, Beat, Claimed, Gate, JobEnd, JobRequest, Lease, QueueCounts, RunChange, RunCommit, RunRecord,
+        Signaled,
     },
 };
 
@@ -31,7 +32,6 @@ pub(super) fn answer<T: Clone>(result: &Result<T, StoreError>) -> Answer<T> {
 #[derive(Clone, Debug)]
 pub(super) struct NewRun {
     pub(super) run: RunId,
-    pub(super) parent: Option<RunId>,
     pub(super) dedupe: Option<LookupHash>,
     pub(super) gate: Option<Gate>,
 }
@@ -39,7 +39,7 @@ pub(super) struct NewRun {
 impl NewRun {
     pub(super) fn of(accept: &Accept) -> Self {
         let (dedupe, gate) = (accept.dedupe.map(|dedupe| dedupe.key), accept.control.gate);
-        Self { run: accept.run.id, parent: accept.run.parent, dedupe, gate }
+        Self { run: accept.run.id, dedupe, gate }
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Committed {
     pub(super) taken: Vec<SignalId>,
     pub(super) signals: Vec<(SignalId, RunId, LookupHash)>,
     pub(super) starts: Vec<NewRun>,
-    pub(super) jobs: Vec<JobId>,
+    pub(super) jobs: Vec<(JobId, LookupHash)>,
     pub(super) job_ends: Vec<(JobId, JobEnd)>,
 }
 
@@ -65,7 +65,7 @@ impl Committed {
             taken: commit.taken.clone(),
             signals: commit.signals.iter().map(|signal| (signal.id, signal.run, signal.slot)).collect(),
             starts: commit.starts.iter().map(|(accept, _)| NewRun::of(accept)).collect(),
-            jobs: commit.jobs.iter().map(|job| job.id).collect(),
+            jobs: commit.jobs.iter().map(|job| (job.id, job.queue)).collect(),
             job_ends: commit.job_ends.clone(),
         }
     }
@@ -73,6 +73,7 @@ impl Committed {
 
 /// A call of the store that may have changed something, with its answer.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "all of it is shown in traces and goes into their hash")]
 pub(super) enum Call {
     Accept { new: NewRun, audit: Vec<AuditId>, answer: Answer<Accepted> },
     Claim { at: Timestamp, answer: Answer<Vec<Claimed>> },
@@ -119,6 +120,7 @@ pub(super) enum Repeats {
 
 /// One thing that was observed.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "all of it is shown in traces and goes into their hash")]
 pub(super) enum Observed {
     /// A sender was told that its delivery is this run.
     Acknowledged { delivery: usize, identity: Option<String>, run: RunId },
@@ -129,7 +131,7 @@ pub(super) enum Observed {
     /// The worker heard how the effect went.
     Heard { worker: usize, key: String, succeeded: bool },
     /// A call reached the store.
-    Called { worker: usize, incarnation: u64, call: Call },
+    Called { worker: usize, incarnation: u64, call: Box<Call> },
     /// Something went wrong on purpose.
     Faulted { point: u64, worker: usize, fault: Fault },
     /// A worker started.
@@ -164,6 +166,8 @@ pub(super) struct History {
     pub(super) observed: Vec<(Duration, Observed)>,
     pub(super) runs: BTreeMap<RunId, FinalRun>,
     pub(super) audit: Vec<AuditId>,
+    /// What queues hold, by hash of their name.
+    pub(super) queues: BTreeMap<[u8; 32], QueueCounts>,
     /// How far host clocks were set back altogether.
     pub(super) set_back: Duration,
     /// How many deliveries were to be made.
@@ -177,7 +181,7 @@ pub(super) struct History {
 impl History {
     pub(super) fn calls(&self) -> impl Iterator<Item = &Call> {
         self.observed.iter().filter_map(|(_, observed)| match observed {
-            Observed::Called { call, .. } => Some(call),
+            Observed::Called { call, .. } => Some(&**call),
             _ => None,
         })
     }
@@ -185,17 +189,6 @@ impl History {
     pub(super) fn acknowledged(&self) -> impl Iterator<Item = (usize, Option<&str>, RunId)> {
         self.observed.iter().filter_map(|(_, observed)| match observed {
             Observed::Acknowledged { delivery, identity, run } => Some((*delivery, identity.as_deref(), *run)),
-            _ => None,
-        })
-    }
-
-    /// Successful commits that ended a run.
-    pub(super) fn ends(&self) -> impl Iterator<Item = (RunId, RunStatus)> {
-        self.calls().filter_map(|call| match call {
-            Call::Commit { commit, answer: Ok(()), .. } => match commit.change {
-                RunChange::End { status, .. } => Some((commit.lease.run, status)),
-                _ => None,
-            },
             _ => None,
         })
     }

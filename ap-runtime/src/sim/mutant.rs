@@ -12,14 +12,16 @@ use std::{
 use ap_core::{
     audit::AuditRecord,
     id::{ProjectId, RunId},
+    run::RunStatus,
     store::{Sealed, StoreError},
+    time::Timestamp,
 };
 
 use crate::{
     backend::memory::{MemoryBackend, MemorySnapshot},
     store::{
-        Accept, Accepted, Beat, ClaimRequest, Claimed, JournalEntry, Lease, RunChange, RunCommit, RunStore,
-        SystemStore, WorkerRecord,
+        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, HeldJob, HeldJobs, JobRequest, JournalEntry,
+        Lease, QueueStore, RunChange, RunCommit, RunStore, SignalRecord, Signaled, SystemStore, WorkerRecord,
     },
 };
 
@@ -49,6 +51,26 @@ pub enum Mutant {
     EntryDropped,
     /// A run is claimed by two workers at once.
     ClaimedTwice,
+    /// The limit on runs under way at once is ignored.
+    GateIgnored,
+    /// A job that is done is forgotten to be done.
+    JobEndDropped,
+    /// Jobs that are added to a queue do not get there.
+    JobLost,
+    /// A job is handed to two runs.
+    JobTwice,
+    /// An answer that comes before the run waits for it is acknowledged and lost.
+    ResumeLost,
+    /// A signal that was taken in is delivered again.
+    SignalTwice,
+    /// A run that another one starts is created although the commit that starts it is not made.
+    SubflowTwice,
+    /// A schedule that is due is handed to two workers.
+    TickTwice,
+    /// A paused run is handed out before its time.
+    TimerEarly,
+    /// The time at which a paused run is to go on is forgotten.
+    TimerLost,
     /// What was written since the last sync is lost at a crash.
     SyncSkipped,
     /// The status of a run is written without the entry that goes with it.
@@ -68,11 +90,21 @@ impl Mutant {
         Self::EndNotWritten,
         Self::EntryDropped,
         Self::EpochIgnored,
+        Self::GateIgnored,
         Self::HeartbeatResurrects,
         Self::InClear,
+        Self::JobEndDropped,
+        Self::JobLost,
+        Self::JobTwice,
         Self::JournalReordered,
+        Self::ResumeLost,
+        Self::SignalTwice,
+        Self::SubflowTwice,
         Self::SyncSkipped,
         Self::TerminalReopened,
+        Self::TickTwice,
+        Self::TimerEarly,
+        Self::TimerLost,
         Self::TornCommit,
     ];
 }
@@ -100,6 +132,12 @@ struct Notes {
     /// What a crash goes back to.
     undo: Option<MemorySnapshot>,
     writes: u64,
+    /// Runs a commit of which was torn.
+    torn: BTreeSet<RunId>,
+    /// Jobs handed out.
+    jobs: Vec<(RunId, HeldJob)>,
+    /// Triggers handed out last.
+    triggers: Vec<ClaimedTrigger>,
     clear: BTreeSet<&'static str>,
 }
 
@@ -175,8 +213,10 @@ impl MutantStore {
         self.writing();
         audit.iter().for_each(|record| self.look("audit", &record.body));
         accept.entry = self.entry(accept.entry);
-        if self.is(Mutant::DedupeDropped) {
-            accept.dedupe = None;
+        match self.mutant {
+            Some(Mutant::DedupeDropped) => accept.dedupe = None,
+            Some(Mutant::GateIgnored) => accept.control.gate = None,
+            _ => {}
         }
         let audit = if self.is(Mutant::AuditDropped) { &[] } else { audit };
         let run = accept.run.id;
@@ -198,6 +238,20 @@ impl MutantStore {
             Some(Mutant::AuditDropped) => audit = &[],
             Some(Mutant::EndNotWritten) if ends => commit.change = RunChange::Stay,
             Some(Mutant::EntryDropped) if !ends => drop(commit.entries.pop()),
+            Some(Mutant::JobEndDropped) => commit.job_ends.clear(),
+            Some(Mutant::JobLost) => commit.jobs.clear(),
+            Some(Mutant::SignalTwice) => commit.taken.clear(),
+            Some(Mutant::SubflowTwice) if !commit.starts.is_empty() && self.notes().torn.insert(run) => {
+                commit.entries.clear();
+                self.inner.commit(commit, audit).await?;
+                return Err(StoreError::Fenced);
+            }
+            Some(Mutant::TimerEarly | Mutant::TimerLost) => {
+                if let RunChange::Park { due: Some(_) } = commit.change {
+                    let due = self.is(Mutant::TimerEarly).then_some(Timestamp::EPOCH);
+                    commit.change = RunChange::Park { due };
+                }
+            }
             Some(Mutant::TornCommit) if ends => commit.entries.clear(),
             Some(Mutant::EpochIgnored | Mutant::HeartbeatResurrects | Mutant::ClaimKeepsEpoch) => {
                 commit.lease.epoch = self.notes().epochs.get(&run).copied().unwrap_or(commit.lease.epoch);
@@ -248,6 +302,41 @@ impl MutantStore {
             beat.lost.clear();
         }
         Ok(beat)
+    }
+
+    pub(super) async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
+        self.writing();
+        audit.iter().for_each(|record| self.look("audit", &record.body));
+        self.look("signal", &signal.sealed);
+        if self.is(Mutant::ResumeLost) {
+            let run = self.inner.run(signal.run, signal.project).await?;
+            if !matches!(run.status, RunStatus::Paused) && !run.status.is_terminal() {
+                return Ok(Signaled::Delivered);
+            }
+        }
+        self.inner.signal(signal, audit).await
+    }
+
+    pub(super) async fn take_jobs(&self, request: JobRequest) -> Result<HeldJobs, StoreError> {
+        self.writing();
+        let mut held = self.inner.take_jobs(request).await?;
+        if self.is(Mutant::JobTwice) {
+            let mut notes = self.notes();
+            let others = notes.jobs.iter().filter(|(run, _)| *run != request.lease.run).map(|(_, job)| job.clone());
+            held.jobs.extend(others.collect::<Vec<_>>());
+            notes.jobs.extend(held.jobs.iter().map(|job| (request.lease.run, job.clone())));
+        }
+        Ok(held)
+    }
+
+    pub(super) async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
+        self.writing();
+        let claimed = self.inner.claim_triggers(limit, lease).await?;
+        if self.is(Mutant::TickTwice) {
+            let before = std::mem::replace(&mut self.notes().triggers, claimed.clone());
+            return Ok(claimed.into_iter().chain(before).collect());
+        }
+        Ok(claimed)
     }
 
     pub(super) async fn journal(&self, run: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError> {

@@ -48,6 +48,7 @@ pub(super) struct Scenario {
     pub(super) workers: usize,
     pub(super) lease: Duration,
     pub(super) horizon: Duration,
+    pub(super) lifetime: Duration,
     pub(super) respond: Respond,
     pub(super) script: Script,
     pub(super) mutant: Option<Mutant>,
@@ -105,16 +106,17 @@ impl Scenario {
         }
         let (flow, version, valid) = self.publish(&admin, &named(&self.flow, &names)).await?;
         flows.insert(version, Arc::clone(&valid));
-        let (webhook, place) = match &valid.trigger().kind {
-            TriggerKind::Webhook(settings) => (true, settings.dedupe_key.clone()),
-            _ => (false, None),
+        let (webhook, place, count) = match &valid.trigger().kind {
+            TriggerKind::Webhook(settings) => (true, settings.dedupe_key.clone(), self.deliveries),
+            TriggerKind::Manual => (false, None, self.deliveries),
+            _ => (false, None, 0),
         };
         let token = if webhook { Some(admin.webhook_token(flow).await?) } else { None };
         runtime.shutdown(Duration::ZERO).await;
         let keyring = Keyring::new(root_key()?, Arc::clone(&store) as Arc<dyn KeyStore>);
         let keys = keyring.tenant(project.into()).await?;
         let place = place.as_deref();
-        let deliveries = (0..self.deliveries).map(|number| self.delivery(number, webhook, place)).collect();
+        let deliveries = (0..count).map(|number| self.delivery(number, webhook, place)).collect();
         Ok(Setup { snapshot: store.snapshot(), project, flow, flows, keys, token, deliveries })
     }
 
@@ -125,7 +127,7 @@ impl Scenario {
     ) -> Result<(FlowId, FlowVersionId, Arc<ValidFlow>), SimError> {
         let text = source.to_string();
         let flow = admin.create_flow(text.as_bytes()).await?.id;
-        let published = admin.publish_flow(flow).await?.published.ok_or(SessionError::NotPublished)?;
+        let published = admin.publish_flow(flow).await?.flow.published.ok_or(SessionError::NotPublished)?;
         let limits = FlowLimits::widest();
         let definition = FlowDefinition::parse_slice(text.as_bytes(), &limits).map_err(SimError::Flow)?;
         let pieces = PieceSet::new(self.pieces.iter().cloned());

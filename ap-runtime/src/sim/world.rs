@@ -10,7 +10,7 @@ use ap_auth::role::Role;
 use ap_core::{
     id::RunId,
     piece::Piece,
-    store::{Entity, PageRequest, StoreError},
+    store::{Entity, LookupHash, PageRequest, StoreError},
 };
 use ap_crypto::provider::MemoryKeyProvider;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
@@ -24,7 +24,7 @@ use super::{
     clock::{HostClock, Offset, StoreClock, TrueClock},
     dice::Dice,
     fault::Plan,
-    history::{FinalRun, Fnv, History, Observed, Wait},
+    history::{Call, FinalRun, Fnv, History, Observed, Wait},
     life::Life,
     mutant::MutantStore,
     peer::{Outside, SimPiece, SimSandbox, operator},
@@ -39,7 +39,7 @@ use crate::{
     engine::{Command, Event, ResumeTokens, RunState},
     journal::{self, RunError},
     runtime::Runtime,
-    store::{Backend, JournalEntry, RunFilter, RunRecord, RunStore},
+    store::{Backend, JournalEntry, QueueStore, RunFilter, RunRecord, RunStore},
     wakeup::LocalWakeup,
 };
 
@@ -181,6 +181,7 @@ impl<'a> World<'a> {
         let supervisors = join_all((0..self.slots.len()).map(|worker| self.supervise(worker, &done)));
         let work = async {
             join_all(senders).await;
+            self.shared.truth.sleep_until(self.shared.start.saturating_add(self.scenario.lifetime)).await;
             while !self.is_at_rest().await {
                 self.shared.truth.sleep(LOOK_AGAIN).await;
             }
@@ -336,6 +337,18 @@ impl<'a> World<'a> {
             let mut waits = Vec::new();
             let replayed = self.replay(&record, &entries, &mut waits).await.map_err(|error| error.to_string());
             history.runs.insert(record.id, FinalRun { record, seqs, replayed, waits });
+        }
+        let queues: BTreeSet<[u8; 32]> = history
+            .calls()
+            .filter_map(|call| match call {
+                Call::Commit { commit, .. } => Some(commit.jobs.iter().map(|(_, queue)| queue.0)),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        for queue in queues {
+            let counts = self.shared.store.inner.queue_counts(LookupHash(queue), self.setup.project).await?;
+            history.queues.insert(queue, counts);
         }
         let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
         loop {

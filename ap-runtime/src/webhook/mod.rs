@@ -17,7 +17,10 @@ use ap_auth::{
     audit::AuditEvent,
     principal::{Actor, Identity},
 };
-use ap_core::id::RunId;
+use ap_core::{
+    id::RunId,
+    run::{StepError, StepErrorKind},
+};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -36,12 +39,13 @@ use self::{
 };
 use crate::{
     accept::RunStart,
+    engine::RunEnd,
     executor::Worker,
     flow_control::{Origin, control_of},
     journal::RunError,
     kernel::Kernel,
     replies::{Heard, Outcome, Waiter},
-    store::{Accepted, Dedupe},
+    store::{Accepted, Dedupe, RunRecord},
 };
 
 /// The address a request came from, as the host knows it: put it into the request's extensions and the audit trail has it.
@@ -291,9 +295,20 @@ impl Door {
         Ok(match (state.reply(), state.end()) {
             (Some(reply), _) => Some(Outcome::Replied(reply.clone())),
             (None, Some(end)) => Some(Outcome::Ended { end: end.clone(), last_output: state.last_output().cloned() }),
+            // Replaced by a later delivery before it began: it has an end and no journal of it.
+            (None, None) if record.status.is_terminal() => {
+                Some(Outcome::Ended { end: replaced(&record), last_output: None })
+            }
             (None, None) => None,
         })
     }
+}
+
+/// The end of a run that the store ended by itself.
+fn replaced(run: &RunRecord) -> RunEnd {
+    let error = StepError::new(StepErrorKind::Explicit, "the run was replaced by a later one");
+    let at = run.finished.unwrap_or(run.created);
+    RunEnd { status: run.status, at, failed_step: None, error: Some(error) }
 }
 
 /// Who sends, as far as the audit trail wants to know.

@@ -24,14 +24,14 @@ use super::support::{Peer, START, World, admin_session, builder, of_flow};
 
 /// Stops the runtime the hard way and starts another on the same store.
 async fn restart(world: World, seed: u64) -> World {
-    let World { runtime, backend, peer, project } = world;
+    let World { runtime, backend, peer, project, .. } = world;
     runtime.shutdown(Duration::ZERO).await;
     drop(runtime);
     backend.crash();
     let now = Timestamp::from_millis(START + 60_000);
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(now));
-    let runtime = builder(backend.clone(), clock, seed, &peer).build().await.unwrap();
-    World { runtime, backend, peer, project }
+    let runtime = builder(backend.clone(), Arc::clone(&clock), seed, &peer).build().await.unwrap();
+    World { runtime, backend, peer, project, clock }
 }
 
 async fn interrupted(step: serde_json::Value) -> (World, ap_core::id::RunId) {
@@ -136,10 +136,13 @@ async fn a_script_that_kills_its_owner_again_and_again_is_given_up() {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
     let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
     let peer = Arc::new(Peer::default());
-    let runtime =
-        builder(backend.clone(), clock, 9, &peer).sandbox(super::support::PanickingSandbox).build().await.unwrap();
+    let runtime = builder(backend.clone(), Arc::clone(&clock), 9, &peer)
+        .sandbox(super::support::PanickingSandbox)
+        .build()
+        .await
+        .unwrap();
     let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
-    let world = World { runtime, backend, peer, project };
+    let world = World { runtime, backend, peer, project, clock };
     let script = json!({ "code": "export const code = p => p" });
     let (flow, _) =
         world.publish(json!([{ "name": "boom", "type": "code", "settings": { "sourceCode": script } }])).await;
@@ -156,9 +159,10 @@ async fn runs_beyond_the_concurrency_are_queued_and_all_end() {
     let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
     let peer = Arc::new(Peer::default());
     let options = WorkerOptions::default().with_concurrency(2).unwrap();
-    let runtime: Runtime = builder(backend.clone(), clock, 9, &peer).worker(options).build().await.unwrap();
+    let runtime: Runtime =
+        builder(backend.clone(), Arc::clone(&clock), 9, &peer).worker(options).build().await.unwrap();
     let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
-    let world = World { runtime, backend, peer, project };
+    let world = World { runtime, backend, peer, project, clock };
     let (flow, _) = world.publish(json!([{ "name": "act", "type": "fake.act", "settings": { "value": 1 } }])).await;
     let admin = world.admin();
     world.peer.hang.store(true, Ordering::SeqCst);

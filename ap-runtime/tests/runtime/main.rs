@@ -9,10 +9,23 @@
     reason = "tests"
 )]
 
+mod answer;
 mod determinism;
 mod door;
 mod engine;
 mod execution;
+mod flow_control;
+mod handler;
+mod operations;
+mod parallel;
+mod pause;
+mod polls;
+mod queue;
 mod replay;
+mod retry;
+mod router;
+mod schedules;
+mod spill;
+mod subflow;
 mod support;
 mod tenancy;

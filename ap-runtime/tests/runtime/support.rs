@@ -11,9 +11,9 @@ use std::{
 use ap_auth::{principal::Principal, role::Role};
 use ap_core::{
     id::{ProjectId, UserId},
-    piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, Trigger},
+    piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, PollOutcome, Trigger, TriggerSpec},
     property::{AuthSchema, Properties, Property, PropertyKind},
-    run::{StepError, StepErrorKind},
+    run::{RunStatus, StepError, StepErrorKind},
     time::Timestamp,
 };
 use ap_crypto::{
@@ -24,6 +24,7 @@ use ap_crypto::{
 use ap_runtime::{
     backend::memory::MemoryBackend,
     clock::{Clock, TokioClock},
+    engine::{RunView, StepView},
     runtime::{Runtime, RuntimeBuilder},
     sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox},
     session::{ProjectSession, Session},
@@ -74,6 +75,17 @@ pub(crate) struct Peer {
     pub(crate) hang: std::sync::atomic::AtomicBool,
     /// Calls from this number on hang, counted from 0.
     pub(crate) hang_from: AtomicU32,
+    /// What a poll finds, with keys.
+    pub(crate) items: Mutex<Vec<(Option<String>, Value)>>,
+    /// Polls so far: input and cursor.
+    pub(crate) polls: Mutex<Vec<(Value, Option<Value>)>>,
+    /// Every call: its key, its value, when it began.
+    pub(crate) log: Mutex<Vec<(String, Value, Timestamp)>>,
+    /// Values of the calls that came back, in that order.
+    pub(crate) done: Mutex<Vec<Value>>,
+    running: AtomicU32,
+    /// Most calls at once.
+    pub(crate) most: AtomicU32,
     released: tokio::sync::Notify,
 }
 
@@ -84,6 +96,12 @@ impl Default for Peer {
             fail_first: AtomicU32::new(0),
             hang: std::sync::atomic::AtomicBool::new(false),
             hang_from: AtomicU32::new(u32::MAX),
+            items: Mutex::default(),
+            polls: Mutex::default(),
+            log: Mutex::default(),
+            done: Mutex::default(),
+            running: AtomicU32::new(0),
+            most: AtomicU32::new(0),
             released: tokio::sync::Notify::new(),
         }
     }
@@ -97,7 +115,17 @@ impl Peer {
     }
 }
 
-/// `fake.act` acts outside once, `fake.put` repeatably, `fake.pure` not at all; each returns its input.
+/// Counts a call as running until it is dropped, back or not.
+struct Running<'a>(&'a AtomicU32);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// `fake.act` acts outside once, `fake.put` repeatably, `fake.pure` not at all; each returns its `value` after `ms`, or fails
+/// with the error kind `error`.
 #[derive(Debug)]
 pub(crate) struct FakePiece(pub(crate) Arc<Peer>);
 
@@ -125,14 +153,17 @@ impl Piece for FakePiece {
         [("act", Effect::Once), ("put", Effect::Repeatable), ("pure", Effect::None)]
             .into_iter()
             .map(|(name, effect)| {
-                let properties = Properties::new([Property::new("value", "Value", PropertyKind::Json)]);
+                let names = ["value", "ms", "error", "retryAfterMs"];
+                let properties = Properties::new(names.map(|name| Property::new(name, name, PropertyKind::Json)));
                 let spec = ActionSpec { name, display_name: name, description: "Returns its value.", properties };
                 Arc::new(FakeAction { spec, effect, peer: Arc::clone(&self.0) }) as Arc<dyn Action>
             })
             .collect()
     }
     fn triggers(&self) -> Vec<Arc<dyn Trigger>> {
-        Vec::new()
+        let properties = Properties::new([Property::new("secret", "Secret", PropertyKind::Json)]);
+        let spec = TriggerSpec { name: "items", display_name: "Items", description: "New items.", properties };
+        vec![Arc::new(FakeTrigger { spec, peer: Arc::clone(&self.0) })]
     }
 }
 
@@ -150,6 +181,14 @@ impl Action for FakeAction {
             calls.push(context.idempotency_key.to_owned());
             calls.len() as u32 - 1
         };
+        let value = input.get("value").cloned().unwrap_or_default();
+        self.peer.log.lock().unwrap().push((context.idempotency_key.to_owned(), value.clone(), context.now));
+        let running = self.peer.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.peer.most.fetch_max(running, Ordering::SeqCst);
+        let _running = Running(&self.peer.running);
+        if let Some(ms) = input.get("ms").and_then(Value::as_u64) {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
         if self.peer.hang.load(Ordering::SeqCst) || number >= self.peer.hang_from.load(Ordering::SeqCst) {
             self.peer.released.notified().await;
         }
@@ -157,7 +196,44 @@ impl Action for FakeAction {
         if failing.is_ok() {
             return Err(StepError::new(StepErrorKind::OutcomeTransient, "the peer is not in the mood").into());
         }
-        Ok(input.get("value").cloned().unwrap_or_default())
+        if let Some(kind) = input.get("error").filter(|kind| !kind.is_null()) {
+            let kind: StepErrorKind = serde_json::from_value(kind.clone()).unwrap();
+            let retry_after = input.get("retryAfterMs").and_then(Value::as_u64).map(Duration::from_millis);
+            return Err(ActionError { error: StepError::new(kind, "as told"), retry_after });
+        }
+        self.peer.done.lock().unwrap().push(value.clone());
+        Ok(value)
+    }
+}
+
+/// Gives the peer's items from the cursor on: `(key, value)`, the cursor being how many were given.
+#[derive(Debug)]
+struct FakeTrigger {
+    spec: TriggerSpec,
+    peer: Arc<Peer>,
+}
+
+#[async_trait]
+impl Trigger for FakeTrigger {
+    fn spec(&self) -> &TriggerSpec {
+        &self.spec
+    }
+    async fn poll(
+        &self,
+        _: &ActionContext<'_>,
+        input: Value,
+        cursor: Option<&Value>,
+    ) -> Result<PollOutcome, ActionError> {
+        self.peer.polls.lock().unwrap().push((input, cursor.cloned()));
+        if self.peer.hang.load(Ordering::SeqCst) {
+            self.peer.released.notified().await;
+        }
+        if self.peer.fail_first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(StepError::new(StepErrorKind::OutcomeTransient, "the peer is not in the mood").into());
+        }
+        let items = self.peer.items.lock().unwrap().clone();
+        let seen = cursor.and_then(Value::as_u64).unwrap_or_default() as usize;
+        Ok(PollOutcome { cursor: Some(json!(items.len())), items: items.into_iter().skip(seen).collect() })
     }
 }
 
@@ -194,6 +270,7 @@ pub(crate) struct World {
     pub(crate) backend: Arc<MemoryBackend>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) project: ProjectId,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 pub(crate) const START: i64 = 1_750_000_000_000;
@@ -218,12 +295,17 @@ pub(crate) fn builder(
 impl World {
     /// Needs a tokio runtime with paused time.
     pub(crate) async fn new(seed: u64) -> Self {
+        Self::with(seed, |builder| builder).await
+    }
+
+    /// A world whose runtime is set up otherwise.
+    pub(crate) async fn with(seed: u64, options: impl FnOnce(RuntimeBuilder) -> RuntimeBuilder) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(START)));
         let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
         let peer = Arc::new(Peer::default());
-        let runtime = builder(backend.clone(), clock, seed, &peer).build().await.unwrap();
+        let runtime = options(builder(backend.clone(), Arc::clone(&clock), seed, &peer)).build().await.unwrap();
         let project = admin_session(&runtime, None).create_project("Test").await.unwrap();
-        Self { runtime, backend, peer, project }
+        Self { runtime, backend, peer, project, clock }
     }
 
     pub(crate) fn admin(&self) -> ProjectSession {
@@ -249,6 +331,92 @@ impl World {
         (flow.id, format!("/hooks/{}", token.expose_secret()))
     }
 
+    /// Publishes a flow with these steps that others start.
+    pub(crate) async fn publish_manual(&self, steps: Value) -> ap_core::id::FlowId {
+        let source = json!({ "displayName": "Test", "triggers": [{ "name": "t", "type": "manual" }], "steps": steps });
+        self.publish_flow(source).await
+    }
+
+    /// Publishes a whole flow.
+    pub(crate) async fn publish_flow(&self, source: Value) -> ap_core::id::FlowId {
+        let admin = self.admin();
+        let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap();
+        admin.publish_flow(flow.id).await.unwrap();
+        flow.id
+    }
+
+    /// What triggers delivered to the runs of a flow, the oldest first.
+    pub(crate) async fn triggers(&self, flow: ap_core::id::FlowId) -> Vec<Value> {
+        let admin = self.admin();
+        let runs = admin.runs(of_flow(flow), &ap_core::store::PageRequest::first(500)).await.unwrap().items;
+        let mut triggers = Vec::new();
+        for run in runs {
+            triggers.push(admin.run(run.id).await.unwrap().trigger);
+        }
+        triggers
+    }
+
+    /// A second worker on the same store, which hears nothing of the first one.
+    pub(crate) async fn another_worker(&self, clock: Arc<dyn Clock>, seed: u64) -> Runtime {
+        builder(self.backend.clone(), clock, seed, &self.peer).build().await.unwrap()
+    }
+
+    /// Starts a run by hand.
+    pub(crate) async fn start(&self, flow: ap_core::id::FlowId, payload: Value) -> ap_core::id::RunId {
+        self.admin().start_run(flow, payload).await.unwrap()
+    }
+
+    pub(crate) async fn view(&self, run: ap_core::id::RunId) -> ap_runtime::engine::RunView {
+        self.admin().run(run).await.unwrap()
+    }
+
+    /// Waits for the end of a run.
+    pub(crate) async fn ended(&self, run: ap_core::id::RunId) -> ap_runtime::engine::RunView {
+        let mut wait = Duration::from_millis(10);
+        while !self.admin().wait_for_run(run, Duration::ZERO).await.unwrap().is_terminal() {
+            assert!(wait < Duration::from_secs(90 * 86_400), "the run does not end: {:?}", self.view(run).await);
+            tokio::time::sleep(wait).await;
+            wait = wait * 5 / 4;
+        }
+        self.view(run).await
+    }
+
+    /// Waits until so many calls have reached the peer.
+    pub(crate) async fn calls(&self, count: usize) {
+        for _ in 0..100_000 {
+            if self.peer.calls.lock().unwrap().len() >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("the peer was called only {} times", self.peer.calls.lock().unwrap().len());
+    }
+
+    /// Waits until a run is let go of.
+    pub(crate) async fn paused(&self, run: ap_core::id::RunId) -> ap_runtime::engine::RunView {
+        for _ in 0..100_000 {
+            let view = self.view(run).await;
+            if view.status == RunStatus::Paused {
+                return view;
+            }
+            assert!(!view.status.is_terminal(), "it ended: {:?}", view.error);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not pause");
+    }
+
+    /// Stops this runtime the hard way, and starts another on the same store, `later` than now.
+    pub(crate) async fn crash(self, seed: u64, later: Duration) -> Self {
+        let Self { runtime, backend, peer, project, clock } = self;
+        let now = clock.now().saturating_add(later);
+        backend.crash();
+        runtime.shutdown(Duration::ZERO).await;
+        drop(runtime);
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(now));
+        let runtime = builder(backend.clone(), Arc::clone(&clock), seed, &peer).build().await.unwrap();
+        Self { runtime, backend, peer, project, clock }
+    }
+
     /// Starts a run by hand and waits for its end.
     pub(crate) async fn run(&self, flow: ap_core::id::FlowId, payload: Value) -> ap_runtime::engine::RunView {
         let admin = self.admin();
@@ -269,4 +437,37 @@ pub(crate) fn admin_session(runtime: &Runtime, project: Option<ProjectId>) -> Se
 /// The runs of one flow.
 pub(crate) fn of_flow(flow: ap_core::id::FlowId) -> ap_runtime::store::RunFilter {
     ap_runtime::store::RunFilter { flow: Some(flow), ..ap_runtime::store::RunFilter::default() }
+}
+
+/// A step that calls the peer: `action` is `act`, `put` or `pure`.
+pub(crate) fn call(name: &str, action: &str, settings: Value) -> Value {
+    json!({ "name": name, "type": format!("fake.{action}"), "settings": settings })
+}
+
+/// A step that returns a value.
+pub(crate) fn pure(name: &str, value: Value) -> Value {
+    call(name, "pure", json!({ "value": value }))
+}
+
+/// The step execution at `path`.
+#[track_caller]
+pub(crate) fn step<'a>(view: &'a RunView, path: &str) -> &'a StepView {
+    let found = view.steps.iter().find(|step| step.path.as_str() == path);
+    found.unwrap_or_else(|| {
+        panic!("no step `{path}` in {:?}", view.steps.iter().map(|step| step.path.as_str()).collect::<Vec<_>>())
+    })
+}
+
+/// The output of the step execution at `path`.
+#[track_caller]
+pub(crate) fn output(view: &RunView, path: &str) -> Value {
+    step(view, path).output.clone().unwrap_or_else(|| panic!("`{path}` has no output: {:?}", step(view, path)))
+}
+
+/// A run looks the same from its journal, whoever replays it: before and after a crash.
+pub(crate) async fn replays(world: World, run: ap_core::id::RunId) -> World {
+    let before = world.view(run).await;
+    let world = world.crash(991, Duration::ZERO).await;
+    assert_eq!(world.view(run).await, before);
+    world
 }

@@ -1,5 +1,6 @@
 //! The flows that are explored.
 
+use ap_core::connection::{Connection, ConnectionValue, FieldValue};
 use ap_runtime::sim::{Explore, explore};
 use serde_json::{Value, json};
 
@@ -15,6 +16,45 @@ fn webhook(steps: &Value) -> Value {
 
 fn with(flow: &Value) -> Explore {
     explore(flow).pieces([peer::piece()]).payload(json!({ "email": "ada.lovelace@example.com", "items": [1, 2, 3] }))
+}
+
+/// The flow of the quickstart example: signed webhook, script, HTTP request with a credential, script, reply.
+pub(crate) fn quickstart() -> Explore {
+    let flow = json!({
+        "displayName": "New contact",
+        "triggers": [{ "name": "new_contact", "type": "webhook", "settings": {
+            "authentication": { "type": "HMAC_SHA256", "headerName": "X-Signature", "prefix": "sha256=",
+                "secret": "{{connections.webhook_signing}}" },
+            "dedupeKey": "X-Delivery-Id",
+        } }],
+        "steps": [
+            { "name": "check_contact", "type": "code", "settings": {
+                "sourceCode": { "code": "export const code = ({ contact }) => contact" },
+                "input": { "contact": "{{trigger.body}}" } } },
+            { "name": "create_contact", "type": "http", "settings": {
+                "method": "POST", "url": "{{connections.crm.url}}",
+                "headers": { "Authorization": "Bearer {{connections.crm.token}}" },
+                "body": "{{steps.check_contact.output}}" },
+              "timeout": 30_000, "retry": { "maxAttempts": 3, "backoff": { "initialMs": 200 } }, "idempotencyKey": true },
+            { "name": "log_result", "type": "code", "settings": {
+                "sourceCode": { "code": "export const code = ({ contact }) => contact" },
+                "input": { "contact": "{{steps.check_contact.output}}", "response": "{{steps.create_contact.output}}" } } },
+            { "name": "answer", "type": "respond", "settings": {
+                "status": 201, "body": { "contact": "{{steps.create_contact.output.body.id}}" } } },
+        ],
+    });
+    let fields = [
+        ("url".to_owned(), FieldValue::Clear("https://crm.example/contacts".to_owned())),
+        ("token".to_owned(), FieldValue::Secret("crm-token-that-nobody-sees".into())),
+    ];
+    let crm = ConnectionValue::CustomAuth { fields: fields.into() };
+    let signing = ConnectionValue::SecretText { secret: "signing-secret-that-nobody-sees".into() };
+    explore(&flow)
+        .pieces(ap_pieces::standard())
+        .connection(Connection::new("crm", crm, vec![], vec![]).unwrap())
+        .connection(Connection::new("webhook_signing", signing, vec![], vec![]).unwrap())
+        .script(|_, params| Ok(params["contact"].clone()))
+        .payload(json!({ "email": "ada.lovelace@example.com" }))
 }
 
 /// Effects of each kind, a retry, a script and a reply.
@@ -51,7 +91,7 @@ pub(crate) fn loop_parallel_wait() -> Explore {
         { "name": "both", "type": "parallel", "settings": { "onFailure": "collect", "branches": [
             { "name": "ask", "steps": [
                 { "name": "send", "type": "peer.put", "settings": { "value": "{{$wait.answered.token}}" } },
-                { "name": "pause", "type": "delay", "settings": { "delayMs": 5000 } },
+                { "name": "pause", "type": "delay", "settings": { "delayMs": 20_000 } },
                 { "name": "answered", "type": "wait", "settings": { "mode": "webhook", "timeoutMs": 600_000 } },
             ] },
             { "name": "act", "steps": [
@@ -95,4 +135,29 @@ pub(crate) fn gated() -> Explore {
     ]));
     flow["concurrency"] = json!({ "limit": 1 });
     with(&flow).deliveries(4)
+}
+
+/// Started by a schedule.
+pub(crate) fn scheduled() -> Explore {
+    let flow = json!({
+        "displayName": "Simulated scheduled flow",
+        "triggers": [{ "name": "tick", "type": "schedule", "settings": { "cronExpression": "* * * * *", "timezone": "UTC" } }],
+        "steps": [{ "name": "act", "type": "peer.act", "settings": { "value": 1 }, "onError": "continue" }],
+    });
+    with(&flow).lifetime(std::time::Duration::from_secs(150))
+}
+
+/// Two runs that work off one queue.
+pub(crate) fn shared_queue() -> Explore {
+    queues().deliveries(2)
+}
+
+/// Several runs of a loop at once.
+pub(crate) fn busy() -> Explore {
+    looped().deliveries(3)
+}
+
+/// One worker that owns its store.
+pub(crate) fn alone() -> Explore {
+    effects().workers(1).deliveries(2)
 }

@@ -56,7 +56,17 @@ caught! {
     a_heartbeat_that_resurrects: HeartbeatResurrects in effects by "epochs";
     a_payload_in_clear: InClear in effects by "clear";
     a_reordered_journal: JournalReordered in effects by "journal";
-    a_skipped_sync: SyncSkipped in effects by "acknowledged" | "audit" | "epochs";
+    a_skipped_sync: SyncSkipped in effects by "acknowledged" | "audit" | "effects" | "epochs" | "journal";
     a_run_that_goes_on_after_its_end: TerminalReopened in effects by "terminal";
+    a_gate_that_is_ignored: GateIgnored in gated by "gates";
+    a_job_that_is_not_done_when_it_is: JobEndDropped in queues by "jobs" | "ends" | "effects";
+    a_lost_job: JobLost in queues by "jobs";
+    a_job_handed_out_twice: JobTwice in shared_queue by "jobs";
+    a_resume_that_came_too_early: ResumeLost in loop_parallel_wait by "signals";
+    a_signal_delivered_twice: SignalTwice in loop_parallel_wait by "signals";
+    a_subflow_started_twice: SubflowTwice in subflows by "family";
+    a_tick_handed_out_twice: TickTwice in scheduled by "ticks";
+    a_timer_that_fires_early: TimerEarly in loop_parallel_wait by "timers";
+    a_lost_timer: TimerLost in loop_parallel_wait by "ends" | "timers";
     a_torn_commit: TornCommit in effects by "journal" | "acknowledged";
 }

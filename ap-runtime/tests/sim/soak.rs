@@ -12,7 +12,17 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn seeds() {
     let (first, count) = (number("AP_SEED", 1), number("AP_SEEDS", 100));
-    let worlds = [flows::effects(), flows::looped().deliveries(3), flows::effects().workers(1).deliveries(2)];
+    let worlds = [
+        flows::effects(),
+        flows::busy(),
+        flows::alone(),
+        flows::loop_parallel_wait(),
+        flows::subflows(),
+        flows::queues(),
+        flows::shared_queue(),
+        flows::gated(),
+        flows::scheduled(),
+    ];
     let worlds = worlds.map(|world| world.prepare().unwrap());
     let (mut points, mut faults, mut hash) = (0, 0, 0_u64);
     for seed in first..first + count {

@@ -76,8 +76,8 @@ impl MemoryBackend {
         Self { clock, state: Mutex::default() }
     }
 
-    /// Does what the restart of a process does on a durable backend: every run that has not ended gets a new epoch and
-    /// loses its lease, so that whoever held one is fenced off and the next claim hands the run out at once. The same goes
+    /// Does what the restart of a process does on a durable backend: every run that was being executed gets a new
+    /// epoch and loses its lease, so that whoever held it is fenced off and the next claim hands the run out at once. The same goes
     /// for claimed schedules and polls. Everything else stays as it is.
     pub fn crash(&self) {
         let now = self.clock.now();
@@ -85,9 +85,9 @@ impl MemoryBackend {
         let live: Vec<_> = state.live.iter().copied().collect();
         for key in live {
             state.change_run(key, now, |run| {
-                run.epoch = run.epoch.saturating_add(1);
-                run.leased_until = None;
                 if run.record.status == RunStatus::Running {
+                    run.epoch = run.epoch.saturating_add(1);
+                    run.leased_until = None;
                     run.record.status = RunStatus::Queued;
                 }
             });

@@ -110,6 +110,9 @@ impl State {
         let sets = self.queues.entry(queue).or_default();
         sets.held.remove(&id);
         match end {
+            JobEnd::Back => {
+                sets.waiting.insert(id);
+            }
             JobEnd::Dead => {
                 sets.dead.insert(id);
             }

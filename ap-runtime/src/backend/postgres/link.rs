@@ -48,7 +48,7 @@ impl Connector {
              SELECT set_config('synchronous_commit', 'on', false) \
              WHERE current_setting('synchronous_commit') IN ('off', 'local')"
         );
-        let options = options.application_name("ap-runtime").disable_statement_logging();
+        let options = options.application_name(&format!("ap-runtime {schema}")).disable_statement_logging();
         Self { options, setup, timeout: timeouts.connect, clock, space: fnv(FNV_START, schema.as_bytes()) }
     }
 

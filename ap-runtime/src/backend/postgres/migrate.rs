@@ -123,3 +123,79 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS ap_migrations ( \
     applied timestamptz NOT NULL DEFAULT clock_timestamp())";
 /// How long another process may take for its migrations. Unit: milliseconds.
 const LOCK_MS: u64 = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use ap_core::{
+        id::{FlowId, ProjectId, RunId},
+        run::RunStatus,
+    };
+    use sqlx::Connection;
+
+    use super::*;
+    use crate::{
+        backend::postgres::{PostgresBackend, PostgresOptions},
+        store::{ClaimRequest, FlowStore, ProjectStore, RunStore, SystemStore},
+    };
+
+    /// For every released version of the tables, rows as that release wrote them.
+    const RELEASED: &[&str] = &[include_str!("migrations/released/001.sql")];
+
+    struct Schema(String, PostgresOptions);
+
+    impl Schema {
+        async fn new(name: &str) -> (Self, PgConnection) {
+            let url = std::env::var("AP_TEST_POSTGRES_URL");
+            let url = url.expect("`AP_TEST_POSTGRES_URL` is not set: run `cargo xtask test`");
+            let name = format!("migrate_{}_{name}", std::process::id());
+            let options = PostgresOptions::from_url(&url).expect("a URL").with_schema(&name);
+            let mut connection = PgConnection::connect(&url).await.expect("a connection");
+            execute(&mut connection, format!("SET search_path TO \"{name}\"")).await.expect("a setting");
+            (Self(name, options), connection)
+        }
+
+        async fn drop(self, mut connection: PgConnection) {
+            execute(&mut connection, format!("DROP SCHEMA \"{}\" CASCADE", self.0)).await.expect("dropped");
+        }
+    }
+
+    #[tokio::test]
+    async fn tables_of_every_release_are_brought_up_to_date_with_what_is_in_them() {
+        assert_eq!(RELEASED.len(), ALL.len(), "a release adds the rows it writes");
+        for (version, rows) in (1..).zip(RELEASED) {
+            let (schema, mut connection) = Schema::new(&format!("from_{version}")).await;
+            run(&mut connection, &schema.0, &ALL[..version]).await.expect("the tables of that release");
+            execute(&mut connection, (*rows).to_owned()).await.expect("its rows");
+            let backend = PostgresBackend::open(schema.1.clone()).await.expect("brought up to date");
+            let (project, waiting) = (ProjectId::from_u128(1), RunId::from_u128(1));
+            backend.project(project).await.expect("the project");
+            backend.flow(FlowId::from_u128(1), project).await.expect("the flow");
+            let run = backend.run(waiting, project).await.expect("the run");
+            assert_eq!(run.status, RunStatus::Queued);
+            assert_eq!(backend.journal(waiting, project).await.expect("the journal").len(), 1);
+            let lease = std::time::Duration::from_secs(1);
+            let request = ClaimRequest { limit: 10, lease, per_project: 10, total: 10 };
+            let claimed = backend.claim(request).await.expect("an answer");
+            assert_eq!(claimed.iter().map(|claimed| claimed.lease.run).collect::<Vec<_>>(), [waiting]);
+            backend.close().await;
+            schema.drop(connection).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_applied_once_and_wholly() {
+        let (schema, mut connection) = Schema::new("forward").await;
+        let next = |text| Migration { version: ALL.len() as i64 + 1, name: "next", text };
+        run(&mut connection, &schema.0, ALL).await.expect("the tables");
+        let broken = [ALL, &[next("CREATE TABLE ap_next (id bigint); CREATE TABLE ap_next (id bigint)")]].concat();
+        let error = run(&mut connection, &schema.0, &broken).await.expect_err("refused");
+        assert!(matches!(error, PostgresOpenError::Migration { .. }), "{error:?}");
+        let whole = [ALL, &[next("CREATE TABLE ap_next (id bigint)")]].concat();
+        for _ in 0..2 {
+            run(&mut connection, &schema.0, &whole).await.expect("one step forward");
+        }
+        let error = run(&mut connection, &schema.0, ALL).await.expect_err("an older release");
+        assert!(matches!(error, PostgresOpenError::Migration { .. }), "{error:?}");
+        schema.drop(connection).await;
+    }
+}

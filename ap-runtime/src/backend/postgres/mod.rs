@@ -41,7 +41,6 @@ use self::{
     error::{described, store_error},
     link::Connector,
     value::Id,
-    wakeup::PostgresWakeup,
     writer::{Writer, bounded},
 };
 use crate::wakeup::Wakeup;
@@ -113,7 +112,7 @@ impl PostgresBackend {
     pub async fn wakeup(&self) -> Arc<dyn Wakeup> {
         // Identifiers of channels are as long as those of schemas may be.
         let channel = format!("{}_wakeup", self.schema);
-        Arc::new(PostgresWakeup::start(&self.connector, channel, &self.tasks, &self.closing).await)
+        Arc::new(wakeup::start(&self.connector, channel, &self.tasks, &self.closing).await)
     }
 
     /// Completes the writes that were handed over and closes every connection; nothing of the backend runs on. Whoever calls a

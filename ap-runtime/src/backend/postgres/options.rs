@@ -80,7 +80,10 @@ impl PostgresOptions {
                 "verify-ca" => options.tls = Some(PostgresTls::VerifyCa),
                 "verify-full" => options.tls = Some(PostgresTls::VerifyFull),
                 _ => {
-                    return Err(refused("sslmode", "it may be `require`, `verify-ca` or `verify-full` for other hosts"));
+                    return Err(refused(
+                        "sslmode",
+                        "it may be `require`, `verify-ca` or `verify-full` for other hosts",
+                    ));
                 }
             }
         }

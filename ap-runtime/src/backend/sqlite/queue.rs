@@ -148,6 +148,10 @@ pub(super) fn end(transaction: &Transaction<'_>, lease: &Lease, job: JobId, end:
     let held = params![lease.project.as_bytes(), job.as_bytes(), lease.run.as_bytes()];
     transaction.run(
         match end {
+            JobEnd::Back => {
+                "UPDATE ap_jobs SET state = 0, run = NULL, holder = NULL, start = NULL \
+                 WHERE project = ? AND id = ? AND run = ?"
+            }
             JobEnd::Done => "DELETE FROM ap_jobs WHERE project = ? AND id = ? AND run = ?",
             JobEnd::Dead => {
                 "UPDATE ap_jobs SET state = 2, run = NULL, holder = NULL, start = NULL \

@@ -310,8 +310,7 @@ async fn plan(backend: &SqliteBackend, sql: &str) -> Vec<String> {
     let explain = format!("EXPLAIN QUERY PLAN {sql}");
     let lines = backend.readers.read(move |open| {
         let mut statement = open.prepare(&explain)?;
-        let lines = statement.raw_query().mapped(|row| row.get(3)).collect();
-        lines
+        statement.query_map((), |row| row.get(3))?.collect()
     });
     lines.await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
 }

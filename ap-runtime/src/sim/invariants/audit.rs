@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Invariant;
-use crate::sim::history::{Call, History};
+use crate::{
+    sim::history::{Call, History},
+    store::Accepted,
+};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "audit",
@@ -16,6 +19,10 @@ fn check(history: &History, violations: &mut Vec<String>) {
     let there: BTreeSet<_> = history.audit.iter().collect();
     let mut expected = BTreeMap::new();
     for call in history.calls() {
+        if let Call::FireTrigger { audit, answer: Ok(accepted), .. } = call {
+            let all = accepted.iter().all(|one| matches!(one, Accepted::Created { .. }));
+            expected.extend(audit.iter().filter(|_| all).map(|id| (id, true)));
+        }
         let Some((ids, done)) = call.audit() else { continue };
         if matches!(call, Call::Accept { .. }) && ids.is_empty() {
             violations.push("a run was accepted without an audit record".to_owned());

@@ -6,10 +6,15 @@ mod clear;
 mod effects;
 mod ends;
 mod epochs;
+mod family;
+mod gates;
+mod jobs;
 mod journal;
 mod ledger;
 mod one_run;
+mod signals;
 mod terminal;
+mod ticks;
 mod timers;
 
 use std::fmt;
@@ -48,9 +53,14 @@ const ALL: &[Invariant] = &[
     effects::INVARIANT,
     ends::INVARIANT,
     epochs::INVARIANT,
+    family::INVARIANT,
+    gates::INVARIANT,
+    jobs::INVARIANT,
     journal::INVARIANT,
     ledger::INVARIANT,
     one_run::INVARIANT,
+    signals::INVARIANT,
     terminal::INVARIANT,
+    ticks::INVARIANT,
     timers::INVARIANT,
 ];
