@@ -1,7 +1,7 @@
 //! The service that flows act on. It outlives every kill, honours idempotency keys, and counts what happened.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -33,6 +33,8 @@ pub struct Books {
     /// Requests whose key was known already.
     pub repeats: u64,
     done: u64,
+    /// Tokens that were asked with.
+    tokens: BTreeSet<String>,
     /// How often each label came over `/flaky`.
     tries: BTreeMap<String, u64>,
 }
@@ -90,7 +92,7 @@ impl Books {
             }
         }
         if let (Some(token), Ok(label)) = (request.header("x-token"), String::from_utf8(request.body.clone()))
-            && !self.effects.contains_key(&label)
+            && self.tokens.insert(token.to_owned())
         {
             // Nobody listens once the test is over.
             let _ = ask.send(Asked { label, token: token.to_owned() });

@@ -37,7 +37,7 @@
 enum word {
     FAIL_IN,       // the call that fails: 1 is the next one; 0: none
     FAIL_FOR,      // how many calls fail in a row
-    FAIL_WHICH,    // 1: writes, 2: syncs, 3: both
+    FAIL_WHICH,    // 1: writes, 2: syncs, 3: both, 0: none
     FAIL_HOW,      // EIO, ENOSPC, or 0: half is written, and the next write finds no space
     POWER_OFF_IN,  // the call at which the power fails: 1 is the next one; 0: none
     POWER_WHICH,   // as FAIL_WHICH

@@ -67,20 +67,26 @@ impl Disk {
     /// Lets the `nth` call from now on fail, and the `times - 1` behind it.
     pub fn fail(&self, nth: u64, calls: Calls, failure: Failure, times: u64) {
         self.set(FAIL_FOR, times);
-        self.set(FAIL_WHICH, calls as u64);
         self.set(FAIL_HOW, failure as u64);
         self.set(FAIL_IN, nth);
+        self.set(FAIL_WHICH, calls as u64);
     }
 
     /// Lets no call fail any more.
     pub fn heal(&self) {
-        self.set(FAIL_IN, 0);
+        // Not the counter, which the process may be counting down.
+        self.set(FAIL_WHICH, 0);
     }
 
-    /// Lets the power fail as the `nth` call from now on begins; 0: not.
+    /// Lets the power fail as the `nth` call from now on begins.
     pub fn power_off_in(&self, nth: u64, calls: Calls) {
-        self.set(POWER_WHICH, calls as u64);
         self.set(POWER_OFF_IN, nth);
+        self.set(POWER_WHICH, calls as u64);
+    }
+
+    /// Lets no call be the last one.
+    pub fn keep_power(&self) {
+        self.set(POWER_WHICH, 0);
     }
 
     /// Picks the sectors that are written although nobody synced them; 0: none.
