@@ -109,7 +109,8 @@ pub trait Trigger: fmt::Debug + Send + Sync {
     /// Its name, properties and documentation.
     fn spec(&self) -> &TriggerSpec;
 
-    /// Asks for what is new since `cursor` (`None` at first), oldest first, and where to go on from.
+    /// Asks for what is new since `cursor` (`None` at first), oldest first, and where to go on from. At most 10,000 items, 10 MiB
+    /// each and 64 MiB in all, within 30 s; more is an error.
     ///
     /// # Errors
     /// As [`Action::run`]; the cursor then stays where it was.

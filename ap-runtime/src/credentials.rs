@@ -42,6 +42,13 @@ impl CredentialLoader {
         Self { claimed, names, seen: Vec::new(), current: Arc::default() }
     }
 
+    /// For the connections that the trigger of `flow` names: a poll's. `claimed` stands in for a run.
+    pub(crate) fn for_trigger(claimed: Claimed, flow: &ValidFlow) -> Self {
+        let trigger = flow.connections().iter().filter(|used| !used.pointer.starts_with("/steps"));
+        let names = trigger.map(|used| used.name.clone()).collect();
+        Self { claimed, names, seen: Vec::new(), current: Arc::default() }
+    }
+
     /// Reads the connections anew: one that was replaced or deleted meanwhile is so from the next request on.
     pub(crate) async fn refresh(&mut self, kernel: &Kernel, keys: &TenantKeys) -> Result<(), RunError> {
         if self.names.is_empty() {
@@ -84,16 +91,29 @@ impl CredentialLoader {
         keys: &TenantKeys,
         call: &ActionCall,
     ) -> Result<Vec<AuditRecord>, RunError> {
-        let used = self.seen.iter().filter(|(_, _, view)| mentions(&call.input, view));
+        self.audit_uses_in(kernel, keys, &call.input, |event| {
+            event
+                .with_resource(self.claimed.lease.run)
+                .with_detail("step", call.path.as_str())
+                .with_detail("attempt", u64::from(call.attempt))
+        })
+    }
+
+    /// One audit record per connection whose placeholder stands in `input`, told where by `by_whom`.
+    pub(crate) fn audit_uses_in(
+        &self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        input: &Value,
+        by_whom: impl Fn(AuditEvent) -> AuditEvent,
+    ) -> Result<Vec<AuditRecord>, RunError> {
+        let used = self.seen.iter().filter(|(_, _, view)| mentions(input, view));
         used.map(|(id, name, _)| {
             let scope = self.claimed.lease.project.into();
             let event = AuditEvent::by(&Actor::new(Identity::Engine), "connection.use", scope, kernel.clock.now())
                 .with_resource(id)
-                .with_resource(self.claimed.lease.run)
-                .with_detail("name", name.as_str())
-                .with_detail("step", call.path.as_str())
-                .with_detail("attempt", u64::from(call.attempt));
-            kernel.seal_event(keys, &event)
+                .with_detail("name", name.as_str());
+            kernel.seal_event(keys, &by_whom(event))
         })
         .collect()
     }

@@ -141,7 +141,7 @@ mod tests {
     const FLOW: FlowId = FlowId::from_u128(3);
 
     fn keys() -> Arc<TenantKeys> {
-        let root = RootKey::from_slice(&[7; 32]).expect("a key");
+        let root = RootKey::generate(&SystemEntropy).expect("entropy");
         let ring = Keyring::new(root, Arc::new(MemoryBackend::new(Arc::new(SystemClock))));
         let scope = ProjectId::from_u128(1).into();
         ring.create_tenant_key(scope, KeyId::from_u128(1), Timestamp::EPOCH, &SystemEntropy).expect("a key").1

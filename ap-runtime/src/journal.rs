@@ -180,7 +180,7 @@ pub(crate) fn spill(
 }
 
 /// Puts an output that was kept as a file back into its event.
-async fn unspill(
+pub(crate) async fn unspill(
     backend: &dyn Backend,
     keys: &TenantKeys,
     project: ProjectId,

@@ -14,6 +14,7 @@
 //! | [`egress`] | the guard before every outgoing connection, and credential placement |
 //! | [`sandbox`] | running a flow author's JavaScript without trusting it |
 //! | `conformance` (feature) | what every backend must do, as tests |
+//! | `sim` (feature) | exploring crashes, faults and deliveries of a flow |
 #![deny(unsafe_code)]
 
 mod accept;
@@ -38,6 +39,9 @@ pub mod runtime;
 pub mod sandbox;
 pub mod session;
 mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;
+mod trigger;
 pub mod wakeup;
 pub mod webhook;

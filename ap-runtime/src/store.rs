@@ -931,7 +931,8 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn heartbeat(&self, worker: &WorkerRecord, leases: &[Lease], lease: Duration) -> Result<Beat, StoreError>;
 
-    /// Workers that reported within `within`, its end included, in order of id; forgets those that have not for a day.
+    /// Workers that reported within `within`, its end included, in order of id; forgets those that have not for a day. A
+    /// restart may forget all: those that live report again.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -945,7 +946,8 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
 
     /// When something happens by time next, after now by the store's clock: a run becomes claimable, a lease expires, a
     /// trigger is due. What is ready already does not count: ask first and claim then, and nothing falls in between. A hint:
-    /// `None` or a late answer delays nothing for longer than a worker's own interval.
+    /// `None` or a late answer delays nothing for longer than a worker's own interval, and an early one, such as for a run
+    /// that waits before its gate, makes somebody look in vain.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -978,4 +980,63 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_pace_lets_no_more_through_than_a_burst_and_its_rate(
+            limit in 1..20_u32,
+            period_ms in 1..100_000_u64,
+            gaps in proptest::collection::vec(0..20_000_000_i64, 1..100),
+        ) {
+            let pace = Pace { key: LookupHash([0; 32]), limit, period: Duration::from_millis(period_ms) };
+            let (mut remembered, mut now, mut starts) = (None, 0, Vec::new());
+            for gap in gaps {
+                now += gap;
+                let (start, next) = pace.next(remembered, Timestamp::from_micros(now));
+                prop_assert!(start >= Timestamp::from_micros(now));
+                (remembered, starts) = (Some(next), [starts, vec![start]].concat());
+            }
+            prop_assert!(starts.is_sorted());
+            // After a burst of `limit` the next one comes no sooner than an interval after the first of them. Each time is cut
+            // to whole microseconds.
+            let cut = Duration::from_micros(u64::from(limit));
+            for window in starts.windows(limit as usize + 1) {
+                let (first, last) = (window.first().copied(), window.last().copied());
+                let earliest = first.map(|first| first.saturating_add(pace.interval()).saturating_sub(cut));
+                prop_assert!(last >= earliest, "{last:?} before {earliest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pace_starts_a_burst_at_once_and_the_next_an_interval_later() {
+        for limit in [1, 2, 7] {
+            let pace = Pace { key: LookupHash([0; 32]), limit, period: Duration::from_secs(70) };
+            let (now, mut remembered) = (Timestamp::EPOCH, None);
+            for _ in 0..limit {
+                let (start, next) = pace.next(remembered, now);
+                (remembered, _) = (Some(next), assert_eq!(start, now, "limit {limit}"));
+            }
+            let (start, next) = pace.next(remembered, now);
+            assert_eq!(start, now.saturating_add(pace.interval()));
+            // Refused ones are not remembered; when the time has come, one passes.
+            assert_eq!(pace.next(remembered, start), (start, next));
+        }
+    }
+
+    #[test]
+    fn a_pace_copes_with_nonsense() {
+        let pace = Pace { key: LookupHash([0; 32]), limit: 0, period: Duration::ZERO };
+        assert_eq!(pace.interval(), Duration::from_micros(1));
+        let forever = Pace { limit: u32::MAX, period: Duration::MAX, ..pace };
+        let latest = Timestamp::from_micros(i64::MAX);
+        assert_eq!(forever.next(Some(latest), latest), (latest, latest));
+    }
 }

@@ -6,6 +6,8 @@
 
 mod bench;
 mod check_add;
+mod services;
+mod soak;
 mod test;
 mod tool;
 
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
+        ["services", rest @ ..] => services::run(rest),
+        ["soak", rest @ ..] => soak::run(rest),
         ["test", rest @ ..] => test::run(rest),
         [other, ..] => Err(format!("there is no command `{other}`; `cargo xtask help` lists them")),
     };
@@ -36,9 +40,18 @@ fn main() -> ExitCode {
 const HELP: &str = "\
 Usage: cargo xtask <command>
 
-  test [arguments]   runs every test of the workspace; arguments go to `cargo test`
+  test [arguments]   runs every test of the workspace, beside a private PostgreSQL and a private Redis; arguments go to
+                     `cargo test`
+  services [command] starts the services that tests need, and runs the command with the variables that lead to them;
+                     without a command prints the variables and keeps the services up until Ctrl-C
   bench door [options]
                      measures the webhook door beside two floors; see `--help`
+  bench engine [options]
+                     measures durable execution on SQLite and a private PostgreSQL beside the floor of each
+  bench fairness [options]
+                     measures what forty-nine tenants feel of a fiftieth that sends a hundred times as much
+  soak kill|disk|sim [options]
+                     crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that

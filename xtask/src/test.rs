@@ -1,20 +1,23 @@
 //! `cargo xtask test`: every test of the workspace.
 //!
-//! One `cargo test` with all features runs unit, integration and documentation tests, the conformance suite (feature
+//! PostgreSQL and Redis are found, or installed, and started in private for it ([`crate::services`]); SQLite is bundled, and
+//! HTTP peers run inside the tests. One `cargo test` with all features runs unit, integration and documentation tests, the conformance suite (feature
 //! `conformance`) and the sandbox's tests (feature `code`): features are additive, so nothing is compiled twice. What
 //! that one build cannot show is checked without running anything: that the smaller feature sets compile.
 
 use std::time::Instant;
 
-use crate::tool;
+use crate::{services::Services, tool};
 
 /// Runs everything; `arguments` go to `cargo test`, say a filter.
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let root = tool::root()?;
     let started = Instant::now();
-    println!("xtask test: no service is needed; SQLite is bundled, HTTP peers run inside the tests.");
+    // They stop when this is dropped, whatever became of the tests.
+    let services = Services::start()?;
     let mut all = tool::cargo(&root, &["test", "--locked", "--workspace", "--all-features"]);
-    tool::run(all.args(arguments))?;
+    tool::run(all.args(arguments).envs(services.variables()))?;
+    drop(services);
     for features in FEATURE_SETS {
         let package = ["check", "--locked", "--package", "ap-runtime", "--no-default-features", "--features", features];
         tool::run(&mut tool::cargo(&root, &package))?;
@@ -23,6 +26,6 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Feature sets of `ap-runtime` that the build with all features does not cover: none, and the default one, which no
-/// build of the workspace has alone because the examples turn `code` on.
-const FEATURE_SETS: [&str; 2] = ["", "default"];
+/// Feature sets of `ap-runtime` that the build with all features does not cover: none; the default one, which no
+/// build of the workspace has alone because the examples turn `code` on; and each service's alone.
+const FEATURE_SETS: [&str; 4] = ["", "default", "postgres", "redis"];

@@ -4,10 +4,18 @@
 //! | --- | --- |
 //! | [`memory`] | tests and simulation: the reference for what every seam means, nothing survives the process |
 //! | `sqlite` (feature `sqlite`) | one process, one file, durable |
+//! | `postgres` (feature `postgres`) | any number of processes, durable |
+//! | `redis` (feature `redis`) | no records: hints between processes |
 //!
 //! What both refuse alike, before anything is written, is decided here.
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod hint;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -1,20 +1,39 @@
-//! A public suite for backends: what every seam of [`crate::store`] promises, one rule per function.
+//! Public suites for the seams: what each promises, one rule per function.
 //!
-//! Implement [`Harness`] for a backend and write `ap_runtime::backend_conformance!(MyHarness);` in a test file: it makes
-//! one `#[test]` per rule. A rule's name is the sentence that was broken when it fails. Every time in the suite comes
-//! from a [`ManualClock`], so no rule waits.
+//! | Seam | Suite | It takes |
+//! | --- | --- | --- |
+//! | [`crate::store::Backend`] | [`backend_conformance!`](crate::backend_conformance) | a [`Harness`] |
+//! | [`crate::wakeup::Wakeup`] | [`wakeup_conformance!`](crate::wakeup_conformance) | a [`WakeupHarness`] |
+//! | [`crate::clock::Clock`] | [`clock_conformance!`](crate::clock_conformance) | a closure that makes one |
+//! | [`ap_crypto::entropy::Entropy`] | [`entropy_conformance!`](crate::entropy_conformance) | the source itself |
+//!
+//! Turn on the feature `conformance` for your tests and write the macro's line in a test file, in a module of its own if the
+//! file has several: it makes one `#[test]` per rule. A rule's name is the sentence that was broken when it fails. Time in
+//! the suite for backends comes from a [`ManualClock`], so no rule of it waits.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
     reason = "test support: a failed expectation is a failed rule"
 )]
 
+mod clock;
+mod control;
+mod entropy;
+mod fair;
+mod file;
+mod pause;
+mod queue;
 mod record;
 mod recovery;
 mod run;
 mod sample;
+mod signal;
+mod subflow;
 mod system;
 mod tenancy;
+mod trigger;
+mod wakeup;
+mod worker;
 
 use std::{future::Future, sync::Arc};
 
@@ -22,7 +41,10 @@ use ap_core::time::Timestamp;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use self::{record::*, recovery::*, run::*, system::*, tenancy::*};
+pub use self::{
+    clock::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*, recovery::*, run::*, signal::*,
+    subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
+};
 use crate::{clock::Clock, store::Backend};
 
 /// Gives each rule an empty backend and cleans up after it.
@@ -79,14 +101,36 @@ impl Clock for ManualClock {
 /// # Panics
 /// If the runtime cannot be made, or the rule is broken.
 pub fn block_on<F: Future>(rule: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(rule)
 }
 
 /// Runs a backend through every rule, one `#[test]` per rule.
 ///
 /// # Examples
-/// See `tests/conformance.rs` of this crate.
+/// ```
+/// use std::sync::Arc;
+/// use ap_runtime::{backend::memory::MemoryBackend, conformance::{Harness, ManualClock}, store::Backend};
+///
+/// struct Memory;
+///
+/// #[async_trait::async_trait]
+/// impl Harness for Memory {
+///     type Guard = Arc<MemoryBackend>;
+///
+///     async fn open_empty(&self, clock: Arc<ManualClock>) -> (Self::Guard, Arc<dyn Backend>) {
+///         let backend = Arc::new(MemoryBackend::new(clock));
+///         (Arc::clone(&backend), backend)
+///     }
+///
+///     async fn restart(&self, guard: &mut Self::Guard) -> Arc<dyn Backend> {
+///         guard.crash();
+///         Arc::clone(guard) as Arc<dyn Backend>
+///     }
+/// }
+///
+/// ap_runtime::backend_conformance!(Memory);
+/// ```
 #[macro_export]
 macro_rules! backend_conformance {
     ($harness:expr) => {
@@ -117,6 +161,10 @@ macro_rules! backend_conformance {
             an_acceptance_cannot_use_the_flow_of_another_project,
             dedupe_keys_are_per_project,
             a_lease_is_worthless_in_another_project,
+            signals_jobs_and_files_stay_in_their_project,
+            equal_ids_of_signals_jobs_and_files_are_two_records,
+            keys_of_flow_control_are_per_project,
+            a_claimed_trigger_is_worthless_in_another_project,
             // run
             an_accepted_run_can_be_read_at_once,
             a_commit_appends_and_ends,
@@ -146,11 +194,98 @@ macro_rules! backend_conformance {
             concurrent_claims_never_share_a_run,
             a_heartbeat_extends_and_reports_the_lost,
             a_sweep_forgets_what_has_expired,
+            // signal
+            a_signal_is_kept_until_a_commit_takes_it,
+            signals_come_in_order_of_id,
+            a_slot_takes_one_signal,
+            a_signal_id_is_used_once_in_a_run,
+            a_signal_after_the_end_is_over,
+            a_signal_wakes_a_paused_run,
+            an_early_signal_is_not_lost,
+            a_signal_and_a_pause_never_miss_each_other,
+            concurrent_signals_of_one_slot_deliver_one,
+            a_signal_does_not_start_a_queued_run,
+            a_commit_signals_other_runs,
+            a_heartbeat_names_the_signaled,
+            // pause
+            a_paused_run_is_held_by_nobody,
+            a_paused_run_goes_on_when_it_is_due,
+            a_failed_run_can_be_opened_again,
+            only_a_failed_run_is_opened_again,
+            a_listing_of_runs_follows_its_filter,
+            the_next_due_is_the_earliest_of_all,
+            // control
+            a_gate_lets_no_more_pass_than_its_limit,
+            a_run_stays_past_its_gate_until_it_ends,
+            runs_pass_a_gate_in_order,
+            a_gate_goes_by_the_limit_of_the_next_run,
+            a_full_gate_skips_who_asks_for_it,
+            a_gate_holds_under_concurrency,
+            a_throttle_spaces_what_exceeds_it,
+            a_rate_limit_refuses_what_exceeds_it,
+            a_rate_limit_counts_created_runs_only,
+            a_debounced_run_waits_for_quiet,
+            a_debounced_run_is_replaced_by_a_newer,
+            a_debounce_ends_at_its_longest_wait,
+            a_newer_run_takes_the_place_of_the_replaced,
+            a_replaced_run_leaves_its_gate,
+            concurrent_debounced_runs_leave_one,
+            a_sweep_forgets_paces_that_have_passed,
+            control_goes_by_the_clock_of_the_store,
+            // fair
+            a_share_is_kept_within_its_bounds,
+            within_a_project_priority_comes_first,
+            a_backlog_does_not_hold_up_other_projects,
+            projects_are_served_by_weight,
+            a_project_stays_within_its_limit,
+            claims_stay_within_the_total,
+            limits_do_not_keep_a_lost_run,
+            concurrent_claims_stay_within_the_limits,
+            ready_runs_of_all_kinds_share_one_order,
+            // subflow
+            a_commit_starts_runs,
+            a_stale_start_refuses_the_commit,
+            a_taken_id_refuses_the_commit,
+            a_commit_stays_in_its_project,
+            a_start_waits_where_a_delivery_is_refused,
+            a_start_does_not_push_in,
+            // queue
+            jobs_are_taken_oldest_first,
+            taking_again_returns_the_same_jobs,
+            a_job_that_goes_back_is_taken_first_again,
+            a_queue_holds_no_more_than_its_limit,
+            starts_of_jobs_are_spaced,
+            a_dead_job_can_be_driven_again,
+            jobs_go_back_when_their_run_ends,
+            jobs_stay_with_a_run_that_goes_on,
+            taking_jobs_needs_the_lease,
+            a_run_ends_its_own_jobs_only,
+            concurrent_takes_never_share_a_job,
+            // file
+            a_file_is_kept_until_it_is_deleted,
+            a_commit_brings_its_files,
+            // trigger
+            a_due_trigger_is_claimed_once,
+            the_longest_due_trigger_is_claimed_first,
+            concurrent_claims_never_share_a_trigger,
+            a_trigger_is_fired_once,
+            a_lost_trigger_is_claimed_again,
+            a_poll_keeps_where_it_stands,
+            writing_a_flow_sets_its_trigger,
+            a_closed_flow_is_left_alone,
+            a_refused_run_does_not_stop_a_trigger,
+            a_refused_firing_changes_nothing,
+            // worker
+            a_worker_is_known_until_it_retires,
+            a_silent_worker_is_forgotten,
             // recovery
             a_restart_keeps_everything_acknowledged,
             a_restart_frees_runs_without_waiting,
             a_restart_fences_the_former_holder,
-            a_restart_leaves_ended_runs_alone
+            a_restart_leaves_ended_runs_alone,
+            a_restart_keeps_what_runs_wait_for,
+            a_restart_keeps_jobs_and_files,
+            a_restart_keeps_schedules_and_polls
         }
     };
 }

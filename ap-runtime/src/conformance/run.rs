@@ -9,12 +9,11 @@ use ap_core::{
 use super::{
     Harness,
     sample::{
-        LEASE, START, accept, accept_leased, audit, claim_up_to, drop_after, entry, open, published, running, worker,
+        END, LEASE, START, accept, accept_leased, audit, claim_up_to, drop_after, entry, open, published, running,
+        worker,
     },
 };
 use crate::store::{Accepted, Claimed, Lease, RunChange, RunCommit, RunRecord};
-
-const END: RunChange = RunChange::End { status: RunStatus::Succeeded, at: START };
 
 fn commit(lease: Lease, seqs: impl IntoIterator<Item = u64>, change: RunChange) -> RunCommit {
     RunCommit::new(lease, change).with_entries(seqs.into_iter().map(entry).collect())

@@ -4,10 +4,10 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
-    id::{AuditId, ConnectionId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, WorkerId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, WorkerId},
     run::RunStatus,
     scope::Scope,
-    store::{LookupHash, Precondition, Revision, Sealed},
+    store::{LookupHash, PageRequest, Precondition, Revision, Sealed},
     time::Timestamp,
 };
 use ap_crypto::keyring::WrappedKey;
@@ -15,14 +15,21 @@ use bytes::Bytes;
 
 use super::{Harness, ManualClock};
 use crate::store::{
-    Accept, Accepted, Backend, ClaimRequest, ConnectionRecord, Dedupe, FlowRecord, FlowVersionRecord, FlowWrite,
-    JournalEntry, Lease, ProjectRecord, ProjectShare, RunControl, RunRecord, TriggerChange, VersionState, WorkerRecord,
+    Accept, Accepted, Backend, ClaimRequest, Claimed, ConnectionRecord, Dedupe, FileRecord, FlowRecord,
+    FlowVersionRecord, FlowWrite, JobRequest, JournalEntry, Lease, NewJob, ProjectRecord, ProjectShare, RunChange,
+    RunCommit, RunControl, RunRecord, SignalRecord, TriggerChange, VersionState, WorkerRecord,
 };
 
 /// When the clock of every rule starts.
 pub(super) const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 /// How long leases are, unless a rule says otherwise.
 pub(super) const LEASE: Duration = Duration::from_secs(30);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+/// The least time by which two timestamps differ.
+pub(super) const TICK: Duration = Duration::from_micros(1);
+pub(super) const END: RunChange = RunChange::End { status: RunStatus::Succeeded, at: START };
+/// A pause that no time ends.
+pub(super) const PARK: RunChange = RunChange::Park { due: None };
 
 /// An empty backend and its clock.
 pub(super) struct Bench<G> {
@@ -219,5 +226,92 @@ pub(super) fn worker() -> WorkerRecord {
         capacity: 100,
         running: 0,
         draining: false,
+    }
+}
+
+/// `seconds` after the start of the rule's clock.
+pub(super) fn at(seconds: u64) -> Timestamp {
+    START.saturating_add(Duration::from_secs(seconds))
+}
+
+/// Accepts a run that must be created; whether it is leased is not looked at.
+pub(super) async fn create(backend: &dyn Backend, accept: Accept) {
+    let answer = backend.accept(accept, &[]).await.expect("an answer");
+    assert!(matches!(answer, Accepted::Created { .. }), "{answer:?}");
+}
+
+/// Claims whatever is ready, without limits.
+pub(super) async fn claim_all(backend: &dyn Backend) -> Vec<Lease> {
+    let claimed = backend.claim(claim_up_to(1_000)).await.expect("an answer");
+    claimed.into_iter().map(|claimed| claimed.lease).collect()
+}
+
+/// Claims the one run that is ready.
+pub(super) async fn claim_one(backend: &dyn Backend) -> Lease {
+    let claimed = claim_all(backend).await;
+    let [lease] = claimed[..] else { unreachable!("one run is ready, not {claimed:?}") };
+    lease
+}
+
+/// The numbers of runs that a claim handed over.
+pub(super) fn numbers(claimed: &[Claimed]) -> Vec<u128> {
+    claimed.iter().map(|claimed| claimed.lease.run.as_u128()).collect()
+}
+
+/// Claims whatever is ready; the runs' numbers.
+pub(super) async fn ready(backend: &dyn Backend) -> Vec<u128> {
+    claim_all(backend).await.into_iter().map(|lease| lease.run.as_u128()).collect()
+}
+
+/// Does `change` to the run, and nothing else.
+pub(super) async fn change(backend: &dyn Backend, lease: Lease, change: RunChange) {
+    backend.commit(RunCommit::new(lease, change), &[]).await.expect("a commit");
+}
+
+pub(super) async fn status(backend: &dyn Backend, lease: Lease) -> RunStatus {
+    backend.run(lease.run, lease.project).await.expect("the run").status
+}
+
+/// The lease of the run of this number, were it claimed `epoch` times.
+pub(super) fn lease(number: u128, project: ProjectId, epoch: u64) -> Lease {
+    Lease { project, run: RunId::from_u128(number), epoch }
+}
+
+/// The numbers of the audit records of a project.
+pub(super) async fn trail(backend: &dyn Backend, project: ProjectId) -> Vec<u128> {
+    let page = backend.audit(project.into(), &PageRequest::default()).await.expect("a page");
+    page.items.into_iter().map(|record| record.id.as_u128()).collect()
+}
+
+/// The signal of this number to the run of the lease.
+pub(super) fn signal(number: u128, slot: u128, to: Lease) -> SignalRecord {
+    SignalRecord {
+        id: SignalId::from_u128(number),
+        project: to.project,
+        run: to.run,
+        slot: hash(slot),
+        at: START,
+        sealed: sealed(&format!("signal {number}")),
+    }
+}
+
+pub(super) fn job(number: u128, queue: u128) -> NewJob {
+    NewJob { id: JobId::from_u128(number), queue: hash(queue), sealed: sealed(&format!("job {number}")) }
+}
+
+/// A request for up to `limit` jobs of a queue, without other limits.
+pub(super) fn jobs_of(queue: u128, limit: u32, lease: Lease) -> JobRequest {
+    let (max_concurrent, spacing) = (u32::MAX, Duration::ZERO);
+    JobRequest { lease, queue: hash(queue), holder: hash(1), limit, max_concurrent, spacing }
+}
+
+/// The file of this number; of the run, if a lease is given.
+pub(super) fn file(number: u128, project: ProjectId, run: Option<Lease>) -> FileRecord {
+    FileRecord {
+        id: FileId::from_u128(number),
+        project,
+        run: run.map(|lease| lease.run),
+        created: START,
+        sealed: sealed(&format!("file {number}")),
     }
 }

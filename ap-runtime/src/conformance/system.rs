@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use ap_core::{
-    id::{FlowVersionId, RunId},
+    id::{FlowId, FlowVersionId, RunId},
     run::RunStatus,
     store::{Entity, PageRequest, StoreError},
     time::Timestamp,
@@ -13,17 +13,13 @@ use futures_util::future::join_all;
 use super::{
     Harness,
     sample::{
-        LEASE, accept, accept_leased, accept_once, audit, changed_flow, claim_up_to, entry, hash, open, published,
-        running, worker,
+        LEASE, accept, accept_leased, accept_once, audit, changed_flow, claim_up_to, entry, hash, numbers, open,
+        published, running, worker,
     },
 };
 use crate::store::{Accepted, Claimed, Lease, Route, RunChange, RunCommit, RunFilter};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-
-fn runs(claimed: &[Claimed]) -> Vec<u128> {
-    claimed.iter().map(|claimed| claimed.lease.run.as_u128()).collect()
-}
 
 /// A route says what is stored of its flow now; an unknown token leads nowhere.
 pub async fn a_route_follows_its_flow(harness: &impl Harness) {
@@ -85,7 +81,7 @@ pub async fn a_stale_route_accepts_nothing(harness: &impl Harness) {
     let mut version = accept(1, &flow);
     version.run.version = FlowVersionId::from_u128(2);
     let mut missing = accept(1, &flow);
-    missing.run.flow = ap_core::id::FlowId::from_u128(2);
+    missing.run.flow = FlowId::from_u128(2);
     for stale in [generation, version, missing] {
         let answer = bench.backend.accept(stale.clone(), &[audit(1, flow.project)]).await.expect("an answer");
         assert_eq!(answer, Accepted::Stale, "{stale:?}");
@@ -185,11 +181,11 @@ pub async fn claims_come_oldest_first_and_respect_the_limit(harness: &impl Harne
     assert_eq!(bench.backend.claim(claim_up_to(0)).await.expect("an answer"), []);
     bench.clock.advance(LEASE);
     let first = bench.backend.claim(claim_up_to(2)).await.expect("an answer");
-    assert_eq!(runs(&first), [1, 2]);
+    assert_eq!(numbers(&first), [1, 2]);
     assert_eq!((first[0].lease.project, first[0].flow), (two.project, two.id));
     assert_eq!((first[0].lease.epoch, first[1].lease.epoch), (2, 1));
-    assert_eq!(runs(&bench.backend.claim(claim_up_to(2)).await.expect("an answer")), [3, 4]);
-    assert_eq!(runs(&bench.backend.claim(claim_up_to(2)).await.expect("an answer")), [5]);
+    assert_eq!(numbers(&bench.backend.claim(claim_up_to(2)).await.expect("an answer")), [3, 4]);
+    assert_eq!(numbers(&bench.backend.claim(claim_up_to(2)).await.expect("an answer")), [5]);
     assert_eq!(bench.backend.claim(claim_up_to(2)).await.expect("an answer"), []);
     let run = bench.backend.run(RunId::from_u128(5), one.project).await.expect("the run");
     assert_eq!(run.status, RunStatus::Running);
@@ -203,7 +199,7 @@ pub async fn a_live_lease_is_not_claimed(harness: &impl Harness) {
     bench.clock.advance(LEASE - Duration::from_micros(1));
     assert_eq!(bench.backend.claim(claim_up_to(10)).await.expect("an answer"), []);
     bench.clock.advance(Duration::from_micros(1));
-    assert_eq!(runs(&bench.backend.claim(claim_up_to(10)).await.expect("an answer")), [1]);
+    assert_eq!(numbers(&bench.backend.claim(claim_up_to(10)).await.expect("an answer")), [1]);
 }
 
 /// Every change of owner raises the epoch.
@@ -239,7 +235,7 @@ pub async fn concurrent_claims_never_share_a_run(harness: &impl Harness) {
         bench.backend.accept(accept(number, &flow), &[]).await.expect("a run");
     }
     let claims = join_all((0..8).map(|_| bench.backend.claim(claim_up_to(5)))).await;
-    let claimed: Vec<u128> = claims.into_iter().flat_map(|claimed| runs(&claimed.expect("an answer"))).collect();
+    let claimed: Vec<u128> = claims.into_iter().flat_map(|claimed| numbers(&claimed.expect("an answer"))).collect();
     assert_eq!(claimed.len(), 20, "{claimed:?}");
     assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>(), (1..=20).collect());
 }

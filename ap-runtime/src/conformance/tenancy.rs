@@ -2,6 +2,7 @@
 
 use ap_core::{
     id::{AuditId, ConnectionId, FlowId, FlowVersionId, PlatformId, RunId},
+    run::RunStatus,
     scope::Scope,
     store::{Entity, PageRequest, Precondition, Revision, StoreError},
 };
@@ -9,11 +10,15 @@ use ap_core::{
 use super::{
     Harness,
     sample::{
-        LEASE, accept, accept_once, audit, changed_flow, connection, create_project, entry, flow, hash, key, new_flow,
-        open, project_id, published, running, sealed, version, worker,
+        LEASE, SECOND, START, accept, accept_once, at, audit, change, changed_flow, claim_all, connection, create,
+        create_project, entry, file, flow, hash, job, jobs_of, key, new_flow, open, project_id, published, running,
+        sealed, signal, trail, version, worker,
     },
 };
-use crate::store::{Accepted, Lease, RunChange, RunCommit, RunFilter};
+use crate::store::{
+    Accept, Accepted, Debounce, FlowWrite, Gate, JobEnd, JobRequest, Lease, Pace, QueueCounts, RunChange, RunCommit,
+    RunControl, RunFilter, Signaled, TriggerChange, TriggerFire,
+};
 
 /// Every read by id answers `NotFound` for a record of another project.
 pub async fn reads_hide_other_projects(harness: &impl Harness) {
@@ -48,29 +53,15 @@ pub async fn listings_hide_other_projects(harness: &impl Harness) {
     backend.write_connection(connection(1, flow.project), Precondition::Absent, &[]).await.expect("a connection");
     backend.accept(accept(1, &flow), &[audit(1, flow.project)]).await.expect("a run");
     let page = PageRequest::default();
+    let of_flow = RunFilter { flow: Some(flow.id), ..RunFilter::default() };
     assert_eq!(backend.flows(other, &page).await.expect("a page").items, []);
     assert_eq!(backend.flow_versions(flow.id, other, &page).await.expect("a page").items, []);
     assert_eq!(backend.connections(other, &page).await.expect("a page").items, []);
     assert_eq!(backend.runs(RunFilter::default(), other, &page).await.expect("a page").items, []);
-    assert_eq!(
-        backend
-            .runs(RunFilter { flow: Some(flow.id), ..RunFilter::default() }, other, &page)
-            .await
-            .expect("a page")
-            .items,
-        []
-    );
+    assert_eq!(backend.runs(of_flow, other, &page).await.expect("a page").items, []);
     assert_eq!(backend.audit(other.into(), &page).await.expect("a page").items, []);
     assert_eq!(backend.flows(flow.project, &page).await.expect("a page").items.len(), 1);
-    assert_eq!(
-        backend
-            .runs(RunFilter { flow: Some(flow.id), ..RunFilter::default() }, flow.project, &page)
-            .await
-            .expect("a page")
-            .items
-            .len(),
-        1
-    );
+    assert_eq!(backend.runs(of_flow, flow.project, &page).await.expect("a page").items.len(), 1);
 }
 
 /// A write that names a record of another project finds nothing, and leaves it as it was.
@@ -194,6 +185,137 @@ pub async fn a_lease_is_worthless_in_another_project(harness: &impl Harness) {
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
     assert_eq!(backend.heartbeat(&worker(), &[stolen, held], LEASE).await.expect("an answer").lost, [stolen]);
     assert_eq!(backend.journal(held.run, flow.project).await.expect("the journal"), [entry(0)]);
+}
+
+/// What a run is told, holds and stores exists in its own project only.
+pub async fn signals_jobs_and_files_stay_in_their_project(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let flow = published(backend, 1).await;
+    let mine = create_project(backend, 2).await;
+    let held = running(backend, 1, &flow).await;
+    backend.signal(signal(1, 1, held), &[]).await.expect("a signal");
+    let mut commit = RunCommit::new(held, RunChange::Stay);
+    commit.jobs = vec![job(1, 1), job(2, 1)];
+    commit.files = vec![file(1, flow.project, Some(held))];
+    backend.commit(commit, &[]).await.expect("a commit");
+    let taken = backend.take_jobs(jobs_of(1, 1, held)).await.expect("jobs");
+    let dead = vec![(taken.jobs[0].id, JobEnd::Dead)];
+    backend.commit(RunCommit { job_ends: dead, ..RunCommit::new(held, RunChange::Stay) }, &[]).await.expect("a commit");
+    let ended = running(backend, 2, &flow).await;
+    change(backend, ended, RunChange::End { status: RunStatus::Failed, at: START }).await;
+
+    let stolen = Lease { project: mine, ..held };
+    let line = [audit(1, mine)];
+    assert_eq!(backend.signals(held.run, mine).await.expect("signals"), []);
+    assert_eq!(backend.signal(signal(2, 2, stolen), &line).await.expect("an answer"), Signaled::Over);
+    assert!(not_found(backend.reopen(ended.run, mine, entry(1), &line).await, Entity::Run));
+    let fenced = backend.take_jobs(jobs_of(1, 1, stolen)).await;
+    assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
+    assert_eq!(backend.queue_counts(hash(1), mine).await.expect("counts"), QueueCounts::default());
+    assert_eq!(backend.redrive(hash(1), mine, 9, &[]).await.expect("an answer"), 0);
+    assert!(not_found(backend.file(file(1, mine, None).id, mine).await, Entity::File));
+    assert!(not_found(backend.delete_file(file(1, mine, None).id, mine, &line).await, Entity::File));
+    let parent = RunFilter { parent: Some(held.run), ..RunFilter::default() };
+    assert_eq!(backend.runs(parent, mine, &PageRequest::default()).await.expect("a page").items, []);
+    assert_eq!(trail(backend, mine).await, [0_u128; 0]);
+
+    assert_eq!(backend.signals(held.run, flow.project).await.expect("signals"), [signal(1, 1, held)]);
+    let counts = backend.queue_counts(hash(1), flow.project).await.expect("counts");
+    assert_eq!(counts, QueueCounts { waiting: 1, held: 0, dead: 1 });
+    assert!(backend.file(file(1, mine, None).id, flow.project).await.is_ok());
+    assert_eq!(backend.run(ended.run, flow.project).await.expect("the run").status, RunStatus::Failed);
+}
+
+/// Two projects that use the same ids for signals, jobs and files have nothing to do with each other.
+pub async fn equal_ids_of_signals_jobs_and_files_are_two_records(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let (theirs, mine) = (published(backend, 1).await, published(backend, 2).await);
+    let (of_theirs, of_mine) = (running(backend, 1, &theirs).await, running(backend, 1, &mine).await);
+    for held in [of_theirs, of_mine] {
+        assert_eq!(backend.signal(signal(1, 1, held), &[]).await.expect("an answer"), Signaled::Delivered);
+        let mut commit = RunCommit::new(held, RunChange::Stay).with_entries(vec![entry(1)]);
+        (commit.jobs, commit.files) = (vec![job(1, 1)], vec![file(1, held.project, Some(held))]);
+        backend.commit(commit, &[]).await.expect("the ids are free here");
+        backend.write_file(file(2, held.project, None), &[]).await.expect("the id is free here");
+    }
+    let taken = backend.take_jobs(jobs_of(1, 9, of_mine)).await.expect("jobs");
+    assert_eq!((taken.jobs.len(), taken.waiting), (1, 0));
+    let mut commit = RunCommit::new(of_mine, RunChange::End { status: RunStatus::Failed, at: START });
+    (commit.taken, commit.job_ends) = (vec![signal(1, 1, of_mine).id], vec![(job(1, 1).id, JobEnd::Done)]);
+    backend.commit(commit, &[]).await.expect("a commit");
+    backend.delete_file(file(1, mine.project, None).id, mine.project, &[]).await.expect("mine is deleted");
+    backend.delete_file(file(2, mine.project, None).id, mine.project, &[]).await.expect("mine is deleted");
+    backend.reopen(of_mine.run, mine.project, entry(2), &[]).await.expect("mine is opened again");
+
+    assert_eq!(backend.signals(of_theirs.run, theirs.project).await.expect("signals"), [signal(1, 1, of_theirs)]);
+    let counts = backend.queue_counts(hash(1), theirs.project).await.expect("counts");
+    assert_eq!(counts, QueueCounts { waiting: 1, held: 0, dead: 0 });
+    assert_eq!(backend.take_jobs(jobs_of(1, 9, of_theirs)).await.expect("jobs").jobs.len(), 1);
+    for number in [1, 2] {
+        assert!(backend.file(file(number, theirs.project, None).id, theirs.project).await.is_ok());
+    }
+    assert_eq!(backend.run(of_theirs.run, theirs.project).await.expect("the run").status, RunStatus::Running);
+    assert_eq!(backend.journal(of_theirs.run, theirs.project).await.expect("the journal"), [entry(0), entry(1)]);
+}
+
+/// The same key of a gate, throttle, rate limit, debounce or queue in two projects is two keys.
+pub async fn keys_of_flow_control_are_per_project(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let (one, two) = (published(backend, 1).await, published(backend, 2).await);
+    let pace = Some(Pace { key: hash(1), limit: 1, period: SECOND });
+    let debounce = Some(Debounce { key: hash(1), delay: SECOND, max_wait: SECOND });
+    let controls = [
+        RunControl { gate: Some(Gate { key: hash(1), limit: 1, skip: true }), ..RunControl::default() },
+        RunControl { throttle: pace, ..RunControl::default() },
+        RunControl { rate_limit: Some(Pace { key: hash(2), limit: 1, period: SECOND }), ..RunControl::default() },
+        RunControl { debounce, ..RunControl::default() },
+    ];
+    for (number, control) in (1..).zip(controls) {
+        for flow in [&one, &two] {
+            create(backend, Accept { control, ..accept(number, flow) }).await;
+        }
+    }
+    assert_eq!(claim_all(backend).await.len(), 6, "all but the two that wait for quiet");
+    bench.clock.advance(SECOND);
+    assert_eq!(claim_all(backend).await.len(), 2, "neither was replaced");
+    for flow in [&one, &two] {
+        let held = running(backend, 9, flow).await;
+        backend
+            .commit(RunCommit { jobs: vec![job(1, 1)], ..RunCommit::new(held, RunChange::Stay) }, &[])
+            .await
+            .expect("ok");
+        let request = JobRequest { max_concurrent: 1, spacing: SECOND, ..jobs_of(1, 1, held) };
+        let taken = backend.take_jobs(request).await.expect("jobs");
+        assert_eq!(taken.jobs[0].start, at(1), "nobody else took one");
+    }
+}
+
+/// A claimed schedule is worth nothing in another project, and is found under its own.
+pub async fn a_claimed_trigger_is_worthless_in_another_project(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let theirs = published(backend, 1).await;
+    let mine = published(backend, 2).await;
+    let trigger = TriggerChange::Set { due: START, state: None };
+    backend.write_flow(FlowWrite { trigger, ..changed_flow(&theirs, |_| {}) }, &[]).await.expect("written");
+    let claimed = backend.claim_triggers(9, LEASE).await.expect("an answer");
+    assert_eq!((claimed.len(), claimed[0].project), (1, theirs.project));
+    let fire = |project, flow| TriggerFire {
+        project,
+        flow,
+        epoch: claimed[0].epoch,
+        due: None,
+        state: Some(sealed("mine")),
+        runs: Vec::new(),
+    };
+    for (project, flow) in [(mine.project, theirs.id), (mine.project, mine.id), (theirs.project, mine.id)] {
+        let fenced = backend.fire_trigger(fire(project, flow)).await;
+        assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
+    }
+    backend.fire_trigger(fire(theirs.project, theirs.id)).await.expect("it is theirs");
 }
 
 fn not_found<T>(result: Result<T, StoreError>, entity: Entity) -> bool {

@@ -7,6 +7,7 @@
 mod answer;
 mod begin;
 mod command;
+mod compat;
 mod environment;
 mod event;
 mod failure;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use answer::slot_text;
 pub use command::{ActionCall, ChildCall, CodeCall, Command, EnqueueCall, JobsCall, Reply, RunEnd};
+pub use compat::compatibility;
 pub use event::{AnswerDecision, AttemptOutcome, Event, ParentStep, Signal, Spilled, TakenJob};
 pub use sample::{StepSample, StepTrial};
 pub use state::{ApplyError, Effect, EffectState, RunState, StepState};

@@ -40,6 +40,8 @@ pub(super) struct Driver {
     under_way: Vec<UnderWay>,
     /// Whether this process has just accepted the run: nobody can have told it anything before.
     fresh: bool,
+    /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
+    lingers: bool,
 }
 
 /// An attempt that is being carried out.
@@ -102,6 +104,7 @@ impl Driver {
         }
         let at = driver.kernel.clock.now();
         let parked = driver.state.is_parked();
+        driver.lingers = parked;
         let event = if parked { Event::Resumed { at } } else { Event::Recovered { at } };
         let once = driver.state.apply(&driver.flow, &event)?;
         driver.carry.batch.push(&event)?;
@@ -123,7 +126,20 @@ impl Driver {
     ) -> Self {
         let credentials = CredentialLoader::new(claimed, &flow);
         let (lease, carry, under_way) = (claimed.lease, Carry::default(), Vec::new());
-        Self { kernel, lease, keys, flow, state, next_seq, carry, credentials, signals, under_way, fresh: false }
+        Self {
+            kernel,
+            lease,
+            keys,
+            flow,
+            state,
+            next_seq,
+            carry,
+            credentials,
+            signals,
+            under_way,
+            fresh: false,
+            lingers: false,
+        }
     }
 
     /// Runs until the run ends or is let go of.
@@ -325,6 +341,7 @@ impl Driver {
         let deadline = now.saturating_add(self.state.time_left(now));
         let timer = self.state.next_timer();
         let first = timer.as_ref().map_or(deadline, |(until, _)| (*until).min(deadline));
+        let linger = Some(now.saturating_add(LINGER)).filter(|linger| self.lingers && *linger < first);
         let (kernel, signals) = (Arc::clone(&self.kernel), self.signals.clone());
         let happened = tokio::select! {
             biased;
@@ -332,11 +349,13 @@ impl Driver {
             () = signals.lost.cancelled() => return Ok(Some(Stopped::LeaseLost)),
             () = signals.stop.cancelled() => return self.give_back().await.map(Some),
             () = signals.signaled.notified() => Happened::Signaled,
-            () = kernel.clock.sleep_until(first) => Happened::Time,
+            () = kernel.clock.sleep_until(linger.unwrap_or(first)) => Happened::Time,
         };
+        self.lingers = false;
         match (happened, timer) {
             (Happened::Outcome(done), _) => self.finished(done).await,
             (Happened::Signaled, _) => self.take_signals().await,
+            (Happened::Time, _) if linger.is_some() => Ok(None),
             (Happened::Time, Some((until, path))) if until <= deadline => {
                 self.record(Event::WaitOver { at: self.kernel.clock.now(), path }).await
             }
@@ -352,7 +371,7 @@ impl Driver {
         }
         let Some(due) = self.state.waits_until() else { return Ok(None) };
         let now = self.kernel.clock.now();
-        if due.is_some_and(|due| due <= now.saturating_add(PARK_AFTER)) {
+        if self.lingers || due.is_some_and(|due| due <= now.saturating_add(PARK_AFTER)) {
             return self.commit(RunChange::Stay).await;
         }
         let event = Event::Parked { at: now };
@@ -525,3 +544,6 @@ pub(super) const FIRST_EPOCH: u64 = 1;
 const LOOK_UP: u32 = 32;
 /// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
 const PARK_AFTER: Duration = Duration::from_secs(5);
+/// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's
+/// clock and not yet by ours: letting go at once would have it claimed at once, over and over, with a longer journal each time.
+const LINGER: Duration = Duration::from_secs(30);

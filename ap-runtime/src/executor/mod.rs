@@ -2,7 +2,7 @@
 //!
 //! [`driver`](self) takes one run from event to event under its lease; `worker` holds what this process executes and is the
 //! one file of the executor that spawns tasks; `loops` claims, keeps leases alive, listens for hints and fires triggers;
-//! `admission` says which runs need not queue.
+//! `admission` says which runs need not queue, `report` what the store hears of the worker.
 
 mod admission;
 mod attempt;
@@ -10,6 +10,7 @@ mod carry;
 mod driver;
 mod loops;
 mod outside;
+mod report;
 mod shares;
 mod worker;
 

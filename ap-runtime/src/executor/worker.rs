@@ -31,25 +31,26 @@ use super::{
 use crate::{
     engine::RunState,
     kernel::Kernel,
-    store::{Accept, Accepted, Beat, ClaimRequest, Claimed, Lease, RunChange, RunCommit, WorkerRecord},
+    store::{Accept, Accepted, ClaimRequest, Claimed, ClaimedTrigger, Lease, RunChange, RunCommit},
+    trigger::{self, TRIGGER_LEASE},
     wakeup::Hint,
 };
 
 /// Executes runs of one process.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    kernel: Arc<Kernel>,
-    id: WorkerId,
-    started: Timestamp,
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) id: WorkerId,
+    pub(super) started: Timestamp,
     permits: Arc<Semaphore>,
     admission: Mutex<Admission>,
     shares: Shares,
     /// Leases this process holds, each with what reaches its driver.
     held: Mutex<BTreeMap<RunId, Held>>,
     /// Workers that are alive, this one included, as far as it knows.
-    workers: AtomicU32,
+    pub(super) workers: AtomicU32,
     /// When leases were extended last. Unit: microseconds since the epoch.
-    last_beat: AtomicI64,
+    pub(super) last_beat: AtomicI64,
     /// Wakes the claim loop.
     wake: Arc<Notify>,
     /// Wakes the trigger loop.
@@ -61,7 +62,7 @@ pub(crate) struct Worker {
     /// Whether runs may be waiting in the queue for a permit.
     backlog: AtomicBool,
     /// No more runs are taken up.
-    closing: CancellationToken,
+    pub(super) closing: CancellationToken,
     /// Runs under way are to be given back.
     stop: CancellationToken,
     /// Every driver has let go: leases need no heartbeat any more, and what was refused can be written down.
@@ -73,9 +74,9 @@ pub(crate) struct Worker {
 }
 
 #[derive(Debug)]
-struct Held {
-    lease: Lease,
-    signals: Signals,
+pub(super) struct Held {
+    pub(super) lease: Lease,
+    pub(super) signals: Signals,
 }
 
 /// What came of a claim.
@@ -413,11 +414,11 @@ impl Worker {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<RunId, Held>> {
+    pub(super) fn held(&self) -> MutexGuard<'_, BTreeMap<RunId, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admission(&self) -> MutexGuard<'_, Admission> {
+    pub(super) fn admission(&self) -> MutexGuard<'_, Admission> {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -484,64 +485,58 @@ impl Worker {
         }
     }
 
-    /// Whether there is something to report: leases to extend, a drain, or a sign of life.
-    pub(super) fn is_due_to_report(&self) -> bool {
-        let last = Timestamp::from_micros(self.last_beat.load(Ordering::SeqCst));
-        let silent = self.kernel.clock.now().saturating_since(last) >= self.kernel.worker_options.lease();
-        silent || self.closing.is_cancelled() || !self.held().is_empty()
-    }
-
-    /// Whether some lease may be past its half: each was granted, or extended, at the last heartbeat or later.
-    fn leases_are_old(&self) -> bool {
-        let last = Timestamp::from_micros(self.last_beat.load(Ordering::SeqCst));
-        let age = self.kernel.clock.now().saturating_since(last);
-        age > self.kernel.worker_options.lease() / 2 && !self.held().is_empty()
-    }
-
     /// Claims triggers that are due and fires them, each in a task of its own.
     pub(super) async fn claim_triggers(self: &Arc<Self>) -> Claim {
-        Claim::None
-    }
-
-    /// Reports the worker and extends its leases; `false` if the store did not answer.
-    pub(super) async fn heartbeat(&self) -> bool {
-        let leases: Vec<Lease> = self.held().values().map(|held| held.lease).collect();
-        let options = &self.kernel.worker_options;
-        let now = self.kernel.clock.now();
-        let worker = WorkerRecord {
-            id: self.id,
-            name: options.name().to_owned(),
-            started: self.started,
-            seen: now,
-            capacity: options.concurrency(),
-            running: u32::try_from(self.admission().running()).unwrap_or(u32::MAX),
-            draining: self.closing.is_cancelled(),
-        };
-        match self.kernel.backend.heartbeat(&worker, &leases, options.lease()).await {
-            Ok(Beat { lost, signaled }) => {
-                self.last_beat.store(now.as_micros(), Ordering::SeqCst);
-                let held = self.held();
-                let mine = |lease: &Lease| held.get(&lease.run).filter(|entry| entry.lease == *lease);
-                lost.iter().filter_map(mine).for_each(|entry| entry.signals.lost.cancel());
-                signaled.iter().filter_map(mine).for_each(|entry| entry.signals.signaled.notify_one());
-                true
-            }
+        let mut permits = Vec::new();
+        while permits.len() < MAX_FIRING
+            && !self.closing.is_cancelled()
+            && let Ok(permit) = Arc::clone(&self.firing).try_acquire_owned()
+        {
+            permits.push(permit);
+        }
+        let room = permits.len();
+        if room == 0 {
+            return Claim::Saturated;
+        }
+        let limit = u32::try_from(room).unwrap_or(u32::MAX);
+        let claimed = match self.kernel.backend.claim_triggers(limit, TRIGGER_LEASE).await {
+            Ok(claimed) => claimed,
             Err(error) => {
-                tracing::warn!(%error, "extending leases failed");
-                false
+                tracing::warn!(%error, "claiming triggers failed");
+                return Claim::Failed;
             }
+        };
+        let found = claimed.len();
+        for (claimed, permit) in claimed.into_iter().zip(permits) {
+            let worker = Arc::clone(self);
+            self.runs.spawn(async move { worker.fire(claimed, permit).await });
+        }
+        match found {
+            0 => Claim::None,
+            _ if found == room => Claim::Full,
+            _ => Claim::Some,
         }
     }
 
-    /// Looks how many workers share the limits.
-    pub(super) async fn count_workers(&self) {
-        match self.kernel.backend.workers(self.kernel.worker_options.lease() * 2).await {
-            Ok(workers) => {
-                let alive = workers.iter().filter(|worker| !worker.draining).count();
-                self.workers.store(u32::try_from(alive).unwrap_or(u32::MAX).max(1), Ordering::SeqCst);
-            }
-            Err(error) => tracing::debug!(%error, "how many workers there are is not known"),
+    /// Fires one trigger. A process that stops drops it, like a crash would: nothing is half done.
+    async fn fire(self: Arc<Self>, claimed: ClaimedTrigger, permit: Permit) {
+        let flow = claimed.flow;
+        let kernel = Arc::clone(&self.kernel);
+        let fired = AssertUnwindSafe(trigger::fire(&kernel, claimed)).catch_unwind();
+        let fired = tokio::select! {
+            biased;
+            fired = fired => fired,
+            () = self.stop.cancelled() => return,
+        };
+        drop(permit);
+        match fired {
+            Ok(Ok(true)) => self.announce(),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::error!(%flow, %error, "a trigger could not be fired; it is tried again"),
+            Err(_) => tracing::error!(%flow, "firing a trigger panicked; it is tried again"),
         }
+        // It is due again at another time now.
+        self.triggers.notify_one();
     }
 }
 

@@ -11,6 +11,8 @@
 
 mod page;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

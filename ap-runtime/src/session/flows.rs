@@ -6,7 +6,7 @@ use ap_auth::{
     permission::{FlowPublish, FlowRead, FlowWrite, PermissionMarker},
 };
 use ap_core::{
-    flow::{Diagnostic, Diagnostics, FlowDefinition, Step, StepKind, ValidFlow},
+    flow::{Diagnostic, Diagnostics, FlowDefinition, Step, StepKind, TriggerDefinition, TriggerKind, ValidFlow},
     id::{FlowId, FlowVersionId, ProjectId},
     nearest::nearest_match,
     store::{Entity, Page, PageRequest, Precondition, Revision, Sealed, StoreError},
@@ -16,10 +16,11 @@ use ap_crypto::{token::generate_token, vault::TenantKeys};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use super::{ProjectSession, SessionError, records_failed};
+use super::{ProjectSession, PublishReport, SessionError, records_failed};
 use crate::{
     records::{self, FlowDetail},
     store::{FlowRecord, FlowVersionRecord, FlowWrite as WriteSet, TriggerChange, VersionState},
+    trigger::{Schedule, change_for},
     webhook::{TOKEN_PREFIX, token_hash},
 };
 
@@ -136,29 +137,32 @@ impl ProjectSession {
             }
         };
         change.detail.display_name = definition.display_name().to_owned();
-        self.write(change, &proof, vec![(version, precondition)]).await
+        self.write(change, &proof, vec![(version, precondition)], Effect::Draft).await
     }
 
     /// Checks the draft as a whole, locks it and makes it what runs are started with. Needs `flow.publish`.
     ///
-    /// Runs under way keep the version they were started with. The flow is enabled.
+    /// Runs under way keep the version they were started with; the report says which of them the change would concern. The flow
+    /// is enabled, and its schedule or poll begins.
     ///
     /// # Errors
     /// [`SessionError::InvalidFlow`] with every finding; [`StoreError::NotFound`] if there is no draft; [`SessionError`]
     /// lists the rest.
-    pub async fn publish_flow(&self, id: FlowId) -> Result<FlowSummary, SessionError> {
+    pub async fn publish_flow(&self, id: FlowId) -> Result<PublishReport, SessionError> {
         let proof = self.authorize::<FlowPublish, _>(id)?;
         let mut change = self.change(&proof).await?;
         let draft = change.flow.draft.take().ok_or(StoreError::NotFound { entity: Entity::FlowVersion })?;
         let kernel = &self.session.parts.kernel;
         let stored = kernel.backend.flow_version(draft, proof.target()).await?;
         let source = records::open_flow_version(&change.keys, &stored)?;
-        self.check(&source).await?;
+        let valid = self.check(&source).await?;
         let precondition = Precondition::Revision(stored.revision);
         let locked = self.reseal(&change.keys, stored, VersionState::Locked, &source)?;
         change.flow.published = Some(draft);
         change.flow.enabled = true;
-        self.write(change, &proof, vec![(locked, precondition)]).await
+        let trigger = change_for(valid.trigger(), kernel.clock.now());
+        let flow = self.write(change, &proof, vec![(locked, precondition)], Effect::Route(trigger)).await?;
+        Ok(self.report(flow, &valid).await)
     }
 
     /// Makes an earlier locked version what runs are started with again. Needs `flow.publish`. A draft stays as it is.
@@ -173,9 +177,13 @@ impl ProjectSession {
         if stored.flow != id || stored.state != VersionState::Locked {
             return Err(StoreError::NotFound { entity: Entity::FlowVersion }.into());
         }
-        self.check(&records::open_flow_version(&change.keys, &stored)?).await?;
+        let valid = self.check(&records::open_flow_version(&change.keys, &stored)?).await?;
         change.flow.published = Some(version);
-        self.write(change, &proof, Vec::new()).await
+        let trigger = match change.flow.enabled {
+            true => change_for(valid.trigger(), self.session.parts.kernel.clock.now()),
+            false => at_rest(valid.trigger(), self.session.parts.kernel.clock.now()),
+        };
+        self.write(change, &proof, Vec::new(), Effect::Route(trigger)).await
     }
 
     /// Lets the flow's trigger start runs, or stops that. Needs `flow.publish`. Runs under way go on.
@@ -189,7 +197,21 @@ impl ProjectSession {
             return Err(SessionError::NotPublished);
         }
         change.flow.enabled = enabled;
-        self.write(change, &proof, Vec::new()).await
+        let kernel = &self.session.parts.kernel;
+        let trigger = match change.flow.published {
+            None => TriggerChange::Remove,
+            Some(version) if enabled => {
+                let valid = kernel.flow_version(version, proof.target()).await?;
+                change_for(valid.trigger(), kernel.clock.now())
+            }
+            // Whoever holds it must not fire it any more, and a poll goes on from where it stands when it is enabled again.
+            Some(version) => match kernel.flow_version(version, proof.target()).await {
+                Ok(valid) => at_rest(valid.trigger(), kernel.clock.now()),
+                // A flow that cannot be executed here any more can still be stopped.
+                Err(_) => TriggerChange::Remove,
+            },
+        };
+        self.write(change, &proof, Vec::new(), Effect::Route(trigger)).await
     }
 
     /// Gives the flow a new webhook token; the old URL leads nowhere from now on. Needs `flow.write`.
@@ -203,7 +225,7 @@ impl ProjectSession {
         let token = generate_token(TOKEN_PREFIX, &*kernel.entropy).map_err(records_failed)?;
         change.flow.webhook = token_hash(kernel, token.expose_secret());
         change.detail.webhook_token = token.clone();
-        self.write(change, &proof, Vec::new()).await?;
+        self.write(change, &proof, Vec::new(), Effect::Token).await?;
         Ok(token)
     }
 
@@ -273,6 +295,25 @@ impl ProjectSession {
     }
 }
 
+/// What a write of a flow means for those who start its runs.
+enum Effect {
+    /// Nothing.
+    Draft,
+    /// Another version, or whether there is one at all.
+    Route(TriggerChange),
+    /// Another webhook token.
+    Token,
+}
+
+/// The trigger row of a flow that is disabled.
+fn at_rest(trigger: &TriggerDefinition, now: Timestamp) -> TriggerChange {
+    match trigger.kind {
+        // Not due while it is disabled; whoever holds it is fenced off, and its cursor stays.
+        TriggerKind::Piece(_) | TriggerKind::Schedule(_) => TriggerChange::Set { due: now, state: None },
+        _ => TriggerChange::Remove,
+    }
+}
+
 /// A flow as read, about to be changed.
 struct Change {
     keys: std::sync::Arc<TenantKeys>,
@@ -286,13 +327,16 @@ impl ProjectSession {
     }
 
     /// Everything that must hold of a flow before runs may be started with it.
-    async fn check(&self, source: &[u8]) -> Result<(), SessionError> {
+    async fn check(&self, source: &[u8]) -> Result<ValidFlow, SessionError> {
         let kernel = &self.session.parts.kernel;
         let flow = ValidFlow::check(self.parse(source)?, &kernel.pieces, &kernel.flow_limits)
             .map_err(SessionError::InvalidFlow)?;
         let mut findings = Vec::new();
         if kernel.sandbox.is_none() {
             flow.steps().iter().for_each(|step| refuse_code(step, &mut findings));
+        }
+        if let TriggerKind::Schedule(settings) = &flow.trigger().kind {
+            findings.extend(Schedule::checked(settings, flow.trigger(), kernel.clock.now()).err());
         }
         if !flow.connections().is_empty() {
             let known = self.connection_names().await?;
@@ -302,7 +346,7 @@ impl ProjectSession {
                 }
             }
         }
-        if findings.is_empty() { Ok(()) } else { Err(SessionError::InvalidFlow(Diagnostics(findings))) }
+        if findings.is_empty() { Ok(flow) } else { Err(SessionError::InvalidFlow(Diagnostics(findings))) }
     }
 
     async fn change<P>(&self, proof: &Authorized<P, FlowId>) -> Result<Change, SessionError>
@@ -321,6 +365,7 @@ impl ProjectSession {
         change: Change,
         proof: &Authorized<P, FlowId>,
         versions: Vec<(FlowVersionRecord, Precondition)>,
+        effect: Effect,
     ) -> Result<FlowSummary, SessionError>
     where
         P: PermissionMarker<Target = ProjectId>,
@@ -330,15 +375,28 @@ impl ProjectSession {
         let precondition = Precondition::Revision(flow.revision);
         let (revision, now) = (precondition.resulting_revision(), kernel.clock.now());
         let sealed = records::seal_flow(&keys, (flow.id, flow.project), revision, &detail, &*kernel.entropy)?;
-        let flow = FlowRecord { revision, updated: now, generation: flow.generation + 1, sealed, ..flow };
+        let (generation, trigger) = match effect {
+            Effect::Draft => (flow.generation, TriggerChange::Keep),
+            Effect::Token => (flow.generation + u64::from(self.has_route(&flow).await?), TriggerChange::Keep),
+            Effect::Route(trigger) => (flow.generation + 1, trigger),
+        };
+        let flow = FlowRecord { revision, updated: now, generation, sealed, ..flow };
         let event = AuditEvent::of(proof, now).with_detail("revision", revision.0).with_detail("enabled", flow.enabled);
         let event =
             flow.published.iter().fold(event, |event, version| event.with_detail("published", version.to_string()));
         let audit = [kernel.seal_event(&keys, &event)?];
         let _forget = self.session.parts.routes.forget_afterwards(flow.project);
-        let trigger = TriggerChange::Keep;
         kernel.backend.write_flow(WriteSet { flow: flow.clone(), precondition, versions, trigger }, &audit).await?;
+        self.session.parts.worker.announce();
         Ok(summary(&flow, detail.display_name))
+    }
+
+    /// Whether requests are led to the flow. The generation of one that is started by time stays the same when its token
+    /// changes: what is just being fired for it would be lost.
+    async fn has_route(&self, flow: &FlowRecord) -> Result<bool, SessionError> {
+        let Some(version) = flow.published else { return Ok(true) };
+        let valid = self.session.parts.kernel.flow_version(version, flow.project).await?;
+        Ok(!matches!(valid.trigger().kind, TriggerKind::Schedule(_) | TriggerKind::Piece(_)))
     }
 
     fn new_draft(

@@ -6,6 +6,7 @@
 mod connections;
 mod error;
 mod flows;
+mod live;
 mod queues;
 mod runs;
 mod steps;
@@ -28,6 +29,7 @@ pub use self::{
     connections::ConnectionSummary,
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
+    live::{LiveRun, PublishReport},
     runs::RetryStrategy,
     steps::{StepSource, StepTested},
 };

@@ -29,7 +29,7 @@ pub(super) fn trigger_payload(method: &Method, query: &str, verified: VerifiedWe
 
 /// Where the sender's delivery id stands: what the trigger names, else `webhook-id` (Standard Webhooks), else
 /// `idempotency-key`; without one every request is its own delivery.
-pub(super) fn delivery_id(named: Option<&str>, payload: &Value) -> Option<String> {
+pub(crate) fn delivery_id(named: Option<&str>, payload: &Value) -> Option<String> {
     let header = |name: &str| text(payload.get("headers")?.get(name.to_ascii_lowercase())?);
     let named = named.and_then(|place| match place.strip_prefix('/') {
         Some(_) => text(payload.get("body")?.pointer(place)?),

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ap_core::{
+    id::FlowId,
     piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, Trigger},
     property::{AuthSchema, Properties, Property, PropertyKind},
     run::{StepError, StepErrorKind},
@@ -15,6 +16,12 @@ use crate::wire::{self, Message};
 /// A kind of flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// Has another flow act under a key, and waits for it.
+    Caller,
+    /// Waits for time to pass, then acts under a key.
+    Delayed,
+    /// Acts under a key by the piece `http`, then responds with the peer's answer.
+    Fetched,
     /// Acts under a key, then responds with the peer's answer.
     Keyed,
     /// Responds, and acts under a key only then.
@@ -23,20 +30,60 @@ pub enum Kind {
     Looped,
     /// Acts without a key, then responds.
     Once,
+    /// Acts twice side by side under keys, then responds.
+    Parallel,
     /// Responds, and does nothing else.
     Plain,
+    /// Acts without a key by the piece `http`, then responds with the peer's answer.
+    Posted,
+    /// Puts two jobs into a queue and works off what is in it, by an action that is repeatable by itself.
+    Queued,
+    /// Is refused by the peer, then loses the peer's answer, then acts under a key, then responds with the answer.
+    Retried,
+    /// Sends the peer a token under a key, waits for the answer, then responds with it.
+    Waiting,
+}
+
+/// What flows refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    pub peer: SocketAddr,
+    /// The flow that `Kind::Caller` calls.
+    pub called: FlowId,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Keyed, Self::Late, Self::Looped, Self::Once, Self::Plain];
+    pub const ALL: [Self; 13] = [
+        Self::Caller,
+        Self::Delayed,
+        Self::Fetched,
+        Self::Keyed,
+        Self::Late,
+        Self::Looped,
+        Self::Once,
+        Self::Parallel,
+        Self::Plain,
+        Self::Posted,
+        Self::Queued,
+        Self::Retried,
+        Self::Waiting,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Caller => "caller",
+            Self::Delayed => "delayed",
+            Self::Fetched => "fetched",
             Self::Keyed => "keyed",
             Self::Late => "late",
             Self::Looped => "looped",
             Self::Once => "once",
+            Self::Parallel => "parallel",
             Self::Plain => "plain",
+            Self::Posted => "posted",
+            Self::Queued => "queued",
+            Self::Retried => "retried",
+            Self::Waiting => "waiting",
         }
     }
 
@@ -50,35 +97,109 @@ impl Kind {
     pub fn labels(self, delivery: &str) -> Vec<String> {
         let label = |part: &str| format!("{delivery}/{part}");
         match self {
-            Self::Keyed | Self::Late | Self::Once => vec![label("act")],
-            Self::Looped => vec![label("x"), label("y")],
             Self::Plain => vec![],
+            Self::Looped | Self::Parallel | Self::Queued => vec![label("x"), label("y")],
+            _ => vec![label("act")],
         }
     }
 
-    pub fn source(self) -> Value {
+    /// Whether a crash can hide what became of its effect.
+    pub const fn is_unkeyed(self) -> bool {
+        matches!(self, Self::Once | Self::Posted)
+    }
+
+    /// How many runs a delivery starts beside its own.
+    pub const fn calls(self) -> usize {
+        if matches!(self, Self::Caller) { 1 } else { 0 }
+    }
+
+    /// The answer to a synchronous caller, but for the peer's answer.
+    pub fn reply(self, delivery: &str, answer: &Value) -> Value {
+        match self {
+            Self::Fetched | Self::Keyed | Self::Once | Self::Posted | Self::Retried => {
+                json!({ "id": delivery, "answer": answer })
+            }
+            Self::Waiting => json!({ "id": delivery, "answer": format!("{delivery}/act") }),
+            _ => json!({ "id": delivery }),
+        }
+    }
+
+    pub fn source(self, places: &Places) -> Value {
         let label = "{{trigger.body.id}}/act";
-        let keyed =
-            json!({ "name": "act", "type": "peer.act", "settings": { "label": label }, "idempotencyKey": true });
-        let unkeyed = json!({ "name": "act", "type": "peer.act", "settings": { "label": label } });
-        let each = json!({ "name": "each", "type": "loop", "settings": {
-            "items": "{{trigger.body.items}}",
-            "steps": [{ "name": "put", "type": "peer.put", "settings": { "label": "{{trigger.body.id}}/{{item}}" } }],
-        } });
-        let respond = |body: Value| json!({ "name": "reply", "type": "respond", "settings": { "body": body } });
-        let answered = respond(json!({ "id": "{{trigger.body.id}}", "answer": "{{steps.act.output.answer}}" }));
-        let plain = respond(json!({ "id": "{{trigger.body.id}}" }));
+        let act = |keyed: bool| json!({ "name": "act", "type": "peer.act", "settings": { "label": label }, "idempotencyKey": keyed });
+        let http = |path: &str, keyed: bool| {
+            let settings = json!({ "method": "POST", "url": format!("http://{}{path}", places.peer), "body": label });
+            json!({ "name": "act", "type": "http.request", "settings": settings, "idempotencyKey": keyed })
+        };
+        let put = |name: &str, label: &str| json!({ "name": name, "type": "peer.put", "settings": { "label": label } });
+        let step =
+            |name: &str, kind: &str, settings: Value| json!({ "name": name, "type": kind, "settings": settings });
+        let plain = step("reply", "respond", json!({ "body": { "id": "{{trigger.body.id}}" } }));
+        let with = |answer: &str| {
+            step("reply", "respond", json!({ "body": { "id": "{{trigger.body.id}}", "answer": answer } }))
+        };
+        let (told, received) = ("{{steps.act.output.answer}}", "{{steps.act.output.body.answer}}");
         let steps = match self {
-            Self::Keyed => json!([keyed, answered]),
-            Self::Late => json!([plain, keyed]),
-            Self::Looped => json!([each, plain]),
-            Self::Once => json!([unkeyed, answered]),
+            Self::Caller => {
+                let payload = json!({ "id": "{{trigger.body.id}}" });
+                json!([
+                    step("call", "subflow", json!({ "flow": places.called.to_string(), "payload": payload })),
+                    plain
+                ])
+            }
+            Self::Delayed => json!([step("pause", "delay", json!({ "delayMs": 30 })), act(true), plain]),
+            Self::Fetched => json!([http("/act", true), with(received)]),
+            Self::Keyed => json!([act(true), with(told)]),
+            Self::Late => json!([plain, act(true)]),
+            Self::Looped => {
+                let each = json!([put("put", "{{trigger.body.id}}/{{item}}")]);
+                json!([step("each", "loop", json!({ "items": "{{trigger.body.items}}", "steps": each })), plain])
+            }
+            Self::Once => json!([act(false), with(told)]),
+            Self::Parallel => {
+                let side = |name: &str| json!({ "name": format!("side_{name}"), "steps": [put(&format!("put_{name}"), &format!("{{{{trigger.body.id}}}}/{name}"))] });
+                json!([step("both", "parallel", json!({ "branches": [side("x"), side("y")] })), plain])
+            }
             Self::Plain => json!([plain]),
+            Self::Posted => json!([http("/act", false), with(received)]),
+            Self::Queued => {
+                let jobs = json!(["{{trigger.body.id}}/x", "{{trigger.body.id}}/y"]);
+                let work = json!({ "queueName": "work", "maxConcurrent": 4, "steps": [put("put", "{{item}}")] });
+                json!([
+                    step("fill", "queue.enqueue", json!({ "queueName": "work", "data": jobs })),
+                    step("work", "queue.process", work),
+                    plain
+                ])
+            }
+            Self::Retried => {
+                let mut act = http("/flaky", true);
+                act["retry"] = json!({ "maxAttempts": 5, "backoff": { "type": "fixed", "initialMs": 10 } });
+                json!([act, with(received)])
+            }
+            Self::Waiting => {
+                let mut ask = act(true);
+                ask["settings"]["token"] = "{{$wait.hold.token}}".into();
+                let hold = step("hold", "wait", json!({ "mode": "webhook", "timeoutMs": 600_000 }));
+                json!([ask, hold, with("{{steps.hold.output.label}}")])
+            }
         };
         let settings = json!({ "authentication": { "type": "NONE" } });
         let trigger = json!({ "name": "hook", "type": "webhook", "settings": settings });
         json!({ "displayName": self.name(), "triggers": [trigger], "steps": steps })
     }
+}
+
+/// The flow that `Kind::Caller` calls.
+pub fn called() -> Value {
+    let settings = json!({ "label": "{{trigger.id}}/act" });
+    let act = json!({ "name": "act", "type": "peer.act", "settings": settings, "idempotencyKey": true });
+    json!({ "displayName": "called", "triggers": [{ "name": "start", "type": "manual" }], "steps": [act] })
+}
+
+/// The delivery a run is of, by what its trigger delivered.
+pub fn delivery_of(trigger: &Value) -> &str {
+    let id = trigger["headers"]["webhook-id"].as_str().or_else(|| trigger["id"].as_str());
+    id.unwrap_or_default()
 }
 
 /// `peer.act` acts once; `peer.put` may be repeated, because it always sends its key.
@@ -109,7 +230,10 @@ impl Piece for PeerPiece {
         [("act", Effect::Once), ("put", Effect::Repeatable)]
             .into_iter()
             .map(|(name, effect)| {
-                let properties = Properties::new([Property::new("label", "Label", PropertyKind::Json).required()]);
+                let properties = Properties::new([
+                    Property::new("label", "Label", PropertyKind::Json).required(),
+                    Property::new("token", "Token", PropertyKind::Json),
+                ]);
                 let spec = ActionSpec { name, display_name: name, description: "Acts and returns.", properties };
                 Arc::new(PeerAction { spec, effect, peer: self.0 }) as Arc<dyn Action>
             })
@@ -133,6 +257,10 @@ impl Action for PeerAction {
         let request = Message::new("POST /act HTTP/1.1", label);
         let keyed = context.send_idempotency_key || self.effect == Effect::Repeatable;
         let request = if keyed { request.with("idempotency-key", context.idempotency_key) } else { request };
+        let request = match input["token"].as_str() {
+            Some(token) => request.with("x-token", token),
+            None => request,
+        };
         let failed = |message: String| StepError::new(StepErrorKind::Connection, message);
         let response = wire::exchange(self.peer, &request).await.map_err(|error| failed(error.to_string()))?;
         Ok(serde_json::from_slice(&response.body).map_err(|error| failed(error.to_string()))?)

@@ -1,6 +1,6 @@
-//! The host under test: a runtime on one SQLite file, its door behind a socket.
+//! The host under test: a runtime on a store, its door behind a socket.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use ap_auth::{principal::Principal, role::Role};
 use ap_core::{
@@ -9,10 +9,13 @@ use ap_core::{
 };
 use ap_crypto::{key::RootKey, provider::MemoryKeyProvider};
 use ap_runtime::{
-    backend::sqlite::SqliteBackend,
-    clock::SystemClock,
     config::WorkerOptions,
-    runtime::Runtime,
+    egress::{
+        guard::{EgressPolicy, Guard, SystemResolver},
+        http::HttpEgress,
+    },
+    resume::ResumeDoor,
+    runtime::{Runtime, RuntimeBuilder},
     session::{ProjectSession, Session},
     webhook::WebhookDoor,
 };
@@ -20,19 +23,24 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use crate::{
-    flows::{Kind, PeerPiece},
+    flows::{self, Kind, PeerPiece, Places},
     peer::Peer,
+    store::{Opened, Store},
     wire::{self, Message},
 };
 
 /// A runtime and its store.
 #[derive(Debug)]
 pub struct Host {
-    backend: Arc<SqliteBackend>,
+    opened: Opened,
     runtime: Runtime,
+    /// Deliveries that were acknowledged before they were handled.
+    early: TaskTracker,
 }
 
 /// What was set up before the first kill.
@@ -43,15 +51,29 @@ pub struct Setup {
     pub paths: BTreeMap<Kind, String>,
 }
 
+/// When a delivery is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// Once it is committed, as it must be.
+    Committed,
+    /// As soon as it arrives: the fault that the checks have to find.
+    Early,
+}
+
 /// Creates the project and publishes the flows.
-pub async fn set_up(database: &Path, peer: &Peer) -> Setup {
-    let host = Host::open(database, peer.address()).await;
+pub async fn set_up(store: &Store, peer: &Peer) -> Setup {
+    let host = Host::open(store, peer.address()).await;
     let project = host.session(None).create_project("Crash").await.unwrap();
     let admin = host.admin(project);
     let mut paths = BTreeMap::new();
-    for kind in Kind::ALL {
-        let flow = admin.create_flow(kind.source().to_string().as_bytes()).await.unwrap();
+    let publish = async |source: Value| {
+        let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap();
         admin.publish_flow(flow.id).await.unwrap();
+        flow
+    };
+    let places = Places { peer: peer.address(), called: publish(flows::called()).await.id };
+    for kind in Kind::ALL {
+        let flow = publish(kind.source(&places)).await;
         let token = admin.webhook_token(flow.id).await.unwrap();
         paths.insert(kind, format!("/hooks/{}", token.expose_secret()));
     }
@@ -60,20 +82,25 @@ pub async fn set_up(database: &Path, peer: &Peer) -> Setup {
 }
 
 impl Host {
-    pub async fn open(database: &Path, peer: SocketAddr) -> Self {
-        let backend = Arc::new(SqliteBackend::open(database, Arc::new(SystemClock)).await.unwrap());
+    pub async fn open(store: &Store, peer: SocketAddr) -> Self {
+        let opened = store.open().await;
         // Fewer than there are senders: some runs are accepted into the queue, and claimed from it.
-        let worker = WorkerOptions::default().with_concurrency(10).unwrap().with_lease(Duration::from_secs(5)).unwrap();
+        let worker = WorkerOptions::default().with_concurrency(10).unwrap().with_lease(Duration::from_secs(3)).unwrap();
+        let here = EgressPolicy::new().allow_network("127.0.0.1/32".parse().unwrap()).unwrap();
         let keys = MemoryKeyProvider::new(
             RootKey::from_slice(b"the 32 bytes of a key for a test.".first_chunk::<32>().unwrap()).unwrap(),
         );
-        let runtime = Runtime::builder(backend.clone(), keys)
+        let builder = Runtime::builder(opened.backend(), keys);
+        let builder = opened.wakeup().await.into_iter().fold(builder, RuntimeBuilder::wakeup);
+        let runtime = builder
+            .pieces(ap_pieces::standard())
             .pieces([Arc::new(PeerPiece(peer)) as Arc<dyn Piece>])
+            .egress(HttpEgress::builder(Guard::new(here, Arc::new(SystemResolver))).build().unwrap())
             .worker(worker)
             .build()
             .await
             .unwrap();
-        Self { backend, runtime }
+        Self { opened, runtime, early: TaskTracker::new() }
     }
 
     pub fn admin(&self, project: ProjectId) -> ProjectSession {
@@ -86,28 +113,45 @@ impl Host {
     }
 
     /// Opens the door on a socket.
-    pub async fn serve(&self) -> SocketAddr {
+    pub async fn serve(&self, acknowledge: Acknowledge) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = self.runtime.webhooks();
-        tokio::spawn(wire::serve(listener, move |request| pass(door.clone(), request)));
+        let (doors, early) = ((self.runtime.webhooks(), self.runtime.resumes()), self.early.clone());
+        tokio::spawn(wire::serve(listener, move |request| {
+            let (handled, early) = (pass(doors.clone(), request), early.clone());
+            async move {
+                match acknowledge {
+                    Acknowledge::Committed => handled.await,
+                    Acknowledge::Early => {
+                        early.spawn(handled);
+                        Message::new("HTTP/1.1 202 Accepted", "{}")
+                    }
+                }
+            }
+        }));
         address
     }
 
     /// Ends in an orderly way.
     pub async fn close(self) {
+        self.early.close();
+        self.early.wait().await;
         self.runtime.shutdown(Duration::from_secs(10)).await;
-        self.backend.close().await;
+        self.opened.close().await;
     }
 }
 
-/// Hands a request to the door.
-async fn pass(door: WebhookDoor, message: Message) -> Message {
+/// Hands a request to its door.
+async fn pass((webhooks, resumes): (WebhookDoor, ResumeDoor), message: Message) -> Message {
     let mut request = Request::post(message.target());
     for (name, value) in &message.headers {
         request = request.header(name, value);
     }
-    let response = door.handle(request.body(Full::new(Bytes::from(message.body))).unwrap()).await;
+    let request = request.body(Full::new(Bytes::from(message.body))).unwrap();
+    let response = match request.uri().path().starts_with("/resume/") {
+        true => resumes.handle(request).await,
+        false => webhooks.handle(request).await,
+    };
     let (parts, body) = response.into_parts();
     let answer = Message::new(format!("HTTP/1.1 {}", parts.status), body.to_vec());
     parts.headers.iter().fold(answer, |answer, (name, value)| answer.with(name.as_str(), value.to_str().unwrap()))

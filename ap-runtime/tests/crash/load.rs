@@ -12,9 +12,14 @@ use std::{
 
 use ap_core::id::RunId;
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet, time};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time,
+};
 
 use crate::{
+    answers::{self, Asked},
     flows::Kind,
     host::Setup,
     rng::Rng,
@@ -44,18 +49,22 @@ pub struct Book {
 /// The host said that the run exists.
 #[derive(Clone, Debug)]
 pub struct Ack {
-    pub run: RunId,
+    /// A host that acknowledges too early does not know it yet.
+    pub run: Option<RunId>,
     pub status: u16,
     pub body: Value,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub struct Shared {
     paths: BTreeMap<Kind, String>,
-    address: watch::Sender<Option<SocketAddr>>,
+    doors: watch::Sender<Vec<SocketAddr>>,
+    turn: AtomicUsize,
     in_flight: AtomicUsize,
     draining: AtomicBool,
     book: Mutex<Book>,
+    /// How many acknowledgements there are.
+    acknowledged: watch::Sender<usize>,
 }
 
 /// One event of a sender.
@@ -67,29 +76,50 @@ struct Delivery {
 }
 
 impl Load {
-    pub fn start(setup: &Setup, seed: u64) -> Self {
+    /// Senders, and those who answer what was `asked`.
+    pub fn start(setup: &Setup, asked: mpsc::UnboundedReceiver<Asked>, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             paths: setup.paths.clone(),
-            address: watch::Sender::new(None),
+            doors: watch::Sender::new(Vec::new()),
+            turn: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             book: Mutex::default(),
+            acknowledged: watch::Sender::new(0),
         });
         let mut senders = JoinSet::new();
         for sender in 0..SENDERS {
             senders.spawn(Arc::clone(&shared).send(sender, Rng::new(seed.wrapping_mul(0x1_0000) ^ sender)));
         }
+        tokio::spawn(answers::give(Arc::clone(&shared), asked, Rng::new(seed ^ 0x616e_7377)));
         Self { shared, senders: Mutex::new(senders) }
     }
 
-    /// Where the door is now, if it is anywhere.
-    pub fn send_to(&self, address: Option<SocketAddr>) {
-        self.shared.address.send_replace(address);
+    /// Where doors are open now, if any are.
+    pub fn send_to(&self, doors: &[SocketAddr]) {
+        self.shared.doors.send_replace(doors.to_vec());
     }
 
     /// Requests that wait for their answer.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Waits until there are as many acknowledgements.
+    pub async fn acknowledged(&self, count: usize) {
+        let mut acknowledged = self.shared.acknowledged.subscribe();
+        acknowledged.wait_for(|now| *now >= count).await.unwrap();
+    }
+
+    /// Waits until there are `count` more acknowledgements.
+    pub async fn acknowledged_more(&self, count: usize) {
+        let now = *self.shared.acknowledged.borrow();
+        self.acknowledged(now + count).await;
+    }
+
+    /// Waits until there are `count` more acknowledgements than could be on their way by now.
+    pub async fn acknowledged_after_now(&self, count: usize) {
+        self.acknowledged_more(2 * SENDERS as usize + count).await;
     }
 
     /// Starts no new delivery, waits until those under way are acknowledged, and returns how many are not in time.
@@ -140,6 +170,7 @@ impl Shared {
             let response = time::timeout(PATIENCE, wire::exchange(address, &request)).await;
             self.in_flight.fetch_sub(1, Ordering::SeqCst);
             if self.book.lock().unwrap().enter(&delivery.id, response.ok().and_then(Result::ok)) {
+                self.acknowledged.send_modify(|count| *count += 1);
                 return;
             }
             time::sleep(RETRY).await;
@@ -154,10 +185,15 @@ impl Shared {
             .with("webhook-id", &delivery.id)
     }
 
-    async fn wait_for_host(&self) -> SocketAddr {
-        let mut address = self.address.subscribe();
-        let found = address.wait_for(Option::is_some).await.unwrap();
-        found.unwrap()
+    /// Writes down what nobody should see.
+    pub fn surprise(&self, what: String) {
+        self.book.lock().unwrap().surprises.push(what);
+    }
+
+    pub async fn wait_for_host(&self) -> SocketAddr {
+        let mut doors = self.doors.subscribe();
+        let open = doors.wait_for(|doors| !doors.is_empty()).await.unwrap();
+        open[self.turn.fetch_add(1, Ordering::Relaxed) % open.len()]
     }
 }
 
@@ -195,13 +231,15 @@ fn judge(response: &Message) -> Answer {
         return Answer::Later;
     }
     let run = response.header("x-run-id").and_then(|run| run.parse::<RunId>().ok());
-    let (Some(run), Ok(body)) = (run, serde_json::from_slice::<Value>(&response.body)) else { return surprise() };
-    match status {
-        200 => Answer::Acknowledged(Ack { run, status, body }),
-        202 if body["runId"] == run.to_string() => Answer::Acknowledged(Ack { run, status, body }),
-        500 if body["error"]["code"] == "run_failed" => Answer::Acknowledged(Ack { run, status, body }),
-        _ => surprise(),
-    }
+    let Ok(body) = serde_json::from_slice::<Value>(&response.body) else { return surprise() };
+    let as_promised = match (status, run) {
+        (200, Some(_)) => true,
+        (202, Some(run)) => body["runId"] == run.to_string(),
+        (202, None) => body == json!({}),
+        (500, Some(_)) => body["error"]["code"] == "run_failed",
+        _ => false,
+    };
+    if as_promised { Answer::Acknowledged(Ack { run, status, body }) } else { surprise() }
 }
 
 /// How many send at once.

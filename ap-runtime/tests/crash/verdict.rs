@@ -1,9 +1,8 @@
 //! Holding what the senders, the peer and the database say against each other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -12,15 +11,19 @@ use ap_core::{
     run::{RunStatus, StepErrorKind},
     store::PageRequest,
 };
-use ap_runtime::{engine::RunView, session::ProjectSession, store::RunRecord};
-use serde_json::{Value, json};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use ap_runtime::{
+    engine::RunView,
+    session::ProjectSession,
+    store::{RunFilter, RunRecord},
+};
+use serde_json::Value;
 
 use crate::{
-    flows::Kind,
+    flows::{Kind, delivery_of},
     host::{Host, Setup},
     load::{Ack, Book, Load},
     peer::{Books, Peer},
+    store::Store,
 };
 
 /// What was found.
@@ -39,6 +42,8 @@ pub struct Verdict {
     duplicate_effects: usize,
     stuck: usize,
     unknown_keyed: usize,
+    /// Of which there were runs.
+    kinds: BTreeSet<Kind>,
     integrity: Vec<String>,
     /// Everything that should not be, the figures above included.
     problems: Vec<String>,
@@ -61,23 +66,19 @@ impl Verdict {
         verdict
     }
 
-    /// Takes in what the file itself says, now that nobody has it open.
-    pub async fn add_database(&mut self, database: &Path, after_the_kill: Vec<String>) {
-        self.integrity = after_the_kill;
-        self.integrity.extend(integrity(database).await);
+    /// Takes in what the database itself says, now that nobody has it open, and what it said when it was found.
+    pub async fn add_database(&mut self, store: &Store, found: Vec<String>) {
+        self.integrity = found;
+        self.integrity.extend(store.integrity());
         if self.integrity.iter().any(|line| line != "ok") {
             self.problems.push(format!("the database is damaged: {:?}", self.integrity));
         }
-        let counts =
-            [("SELECT count(*) FROM ap_runs", self.runs), ("SELECT count(*) FROM ap_deliveries", self.deliveries)];
-        let mut connection = open(database).await;
-        for (query, expected) in counts {
-            let count: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
-            if usize::try_from(count) != Ok(expected) {
-                self.problems.push(format!("`{query}` is {count}, and {expected} were seen through the session"));
+        for (table, expected) in [("ap_runs", self.runs), ("ap_deliveries", self.deliveries)] {
+            let rows = store.rows(table).await;
+            if rows != expected {
+                self.problems.push(format!("`{table}` has {rows} rows, and {expected} were seen through the session"));
             }
         }
-        connection.close().await.unwrap();
     }
 
     /// Takes in how many deliveries nobody ever acknowledged.
@@ -87,16 +88,27 @@ impl Verdict {
         }
     }
 
-    pub fn assert(&self, seed: u64, kills: u64) {
+    /// Acknowledged deliveries whose run is not there.
+    pub fn lost(&self) -> usize {
+        self.lost
+    }
+
+    /// Nothing is as it should not be; `again` says how to see it again.
+    pub fn assert(&self, again: &str) {
         let shown: Vec<_> = self.problems.iter().take(20).collect();
         let count = self.problems.len();
-        assert!(count == 0, "AP_SEED={seed} AP_KILLS={kills}: {count} problems, the first: {shown:#?}\n{self}");
-        // What was never put to the test was not proven.
-        if kills >= 50 {
-            assert!(self.repeats > 0, "no effect was repeated: no kill fell between an act and its record");
+        assert!(count == 0, "{again}: {count} problems, the first: {shown:#?}\n{self}");
+        assert!(self.acknowledged > 0, "{again}: nothing was acknowledged");
+    }
+
+    /// What was never put to the test was not proven.
+    pub fn assert_put_to_the_test(&self, crashes: u64) {
+        if crashes >= 50 {
+            assert!(self.repeats > 0, "no effect was repeated: no crash fell between an act and its record");
             assert!(self.interrupted > 0, "no unkeyed effect was interrupted");
             assert!(self.duplicate_answers > 0, "no delivery was recognised as a duplicate");
             assert!(self.unanswered > 0, "no request was cut off");
+            assert_eq!(self.kinds.len(), Kind::ALL.len(), "only these ran: {:?}", self.kinds);
         }
     }
 
@@ -112,7 +124,7 @@ impl Verdict {
             }
             match admin.run(record.id).await {
                 Ok(view) => {
-                    let delivery = view.trigger["headers"]["webhook-id"].as_str().unwrap_or_default().to_owned();
+                    let delivery = delivery_of(&view.trigger).to_owned();
                     runs.insert(record.id, (delivery, view));
                 }
                 Err(error) => self.problems.push(format!("{} cannot be read: {error}", record.id)),
@@ -134,16 +146,27 @@ impl Verdict {
     /// What was acknowledged is there, and is what was said.
     fn check_acknowledgements(&mut self, runs: &Runs, book: &Book, books: &Books) {
         for (delivery, acks) in &book.acks {
+            let mut lost = false;
             for ack in acks {
-                match runs.get(&ack.run) {
-                    Some((of, view)) if of == delivery => self.check_answer(delivery, ack, view, books),
-                    Some((of, _)) => self.problems.push(format!("{delivery} was answered with the run of {of}")),
+                match ack.run.map(|run| (run, runs.get(&run))) {
+                    Some((run, Some((of, view)))) if of == delivery => {
+                        self.check_answer(delivery, run, ack, view, books);
+                    }
+                    Some((_, Some((of, _)))) => {
+                        self.problems.push(format!("{delivery} was answered with the run of {of}"));
+                    }
+                    Some((run, None)) => {
+                        lost = true;
+                        self.problems.push(format!("{delivery} was acknowledged with {run}, which is lost"));
+                    }
+                    None if runs.values().any(|(of, _)| of == delivery) => {}
                     None => {
-                        self.lost += 1;
-                        self.problems.push(format!("{delivery} was acknowledged with {}, which is lost", ack.run));
+                        lost = true;
+                        self.problems.push(format!("{delivery} was acknowledged, and has no run"));
                     }
                 }
             }
+            self.lost += usize::from(lost);
             let first = acks.iter().filter(|ack| ack.body["duplicate"] == false).count();
             if first > 1 {
                 self.problems.push(format!("{delivery} was {first} times said to be new"));
@@ -151,21 +174,21 @@ impl Verdict {
         }
     }
 
-    fn check_answer(&mut self, delivery: &str, ack: &Ack, view: &RunView, books: &Books) {
+    fn check_answer(&mut self, delivery: &str, run: RunId, ack: &Ack, view: &RunView, books: &Books) {
         let agrees = match ack.status {
             200 => view.reply.as_ref().is_some_and(|reply| *reply.body == ack.body),
             500 => view.status == RunStatus::Failed && view.reply.is_none(),
             _ => true,
         };
-        let expected = match Kind::of(delivery) {
-            _ if ack.status != 200 => ack.body.clone(),
-            Kind::Keyed => {
-                let key = format!("{}/act", ack.run);
-                json!({ "id": delivery, "answer": books.keys.get(&key).map_or(&Value::Null, |first| &first["answer"]) })
-            }
+        let kind = Kind::of(delivery);
+        let expected = if ack.status != 200 {
+            ack.body.clone()
+        } else if kind.is_unkeyed() {
             // The peer keeps no record of which answer it gave to whom.
-            Kind::Once => json!({ "id": delivery, "answer": ack.body["answer"] }),
-            Kind::Late | Kind::Looped | Kind::Plain => json!({ "id": delivery }),
+            kind.reply(delivery, &ack.body["answer"])
+        } else {
+            let first = books.keys.get(&format!("{run}/act"));
+            kind.reply(delivery, first.map_or(&Value::Null, |first| &first["answer"]))
         };
         if !agrees || ack.body != expected {
             let (told, stored) = (&ack.body, &view.reply);
@@ -175,29 +198,41 @@ impl Verdict {
 
     /// One run per delivery, and each ended as it should.
     fn check_runs(&mut self, runs: &Runs, book: &Book, books: &Books) {
-        let mut of_delivery: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut of_delivery, mut called) = (BTreeMap::<&str, usize>::new(), BTreeMap::<RunId, usize>::new());
         for (id, (delivery, view)) in runs {
-            *of_delivery.entry(delivery).or_default() += 1;
+            match view.parent {
+                None => *of_delivery.entry(delivery).or_default() += 1,
+                Some(parent) => *called.entry(parent).or_default() += 1,
+            }
             if !book.sent.contains_key(delivery) {
                 self.problems.push(format!("{id} is of `{delivery}`, which nobody sent"));
                 continue;
             }
             let unknown = view.error.as_ref().is_some_and(|error| error.kind == StepErrorKind::OutcomeUnknown);
             let kind = Kind::of(delivery);
+            self.kinds.insert(kind);
             let effects = |label: &String| books.effects.get(label).copied().unwrap_or_default();
             let counts: Vec<u64> = kind.labels(delivery).iter().map(effects).collect();
             let well = match (view.status, kind) {
                 (RunStatus::Succeeded, _) => counts.iter().all(|count| *count == 1),
-                (RunStatus::Failed, Kind::Once) => unknown && counts.iter().all(|count| *count <= 1),
+                (RunStatus::Failed, kind) if kind.is_unkeyed() => unknown && counts.iter().all(|count| *count <= 1),
                 _ => false,
             };
-            self.interrupted += usize::from(unknown && kind == Kind::Once);
-            self.unknown_keyed += usize::from(unknown && kind != Kind::Once);
+            self.interrupted += usize::from(unknown && kind.is_unkeyed());
+            self.unknown_keyed += usize::from(unknown && !kind.is_unkeyed());
             if !well {
                 let error = view.error.as_ref();
                 self.problems.push(format!("{id} of {delivery}: {}, {error:?}, effects {counts:?}", view.status));
             }
         }
+        for (id, (delivery, _)) in runs.iter().filter(|(_, (_, view))| view.parent.is_none()) {
+            let (calls, expected) = (called.remove(id).unwrap_or_default(), Kind::of(delivery).calls());
+            self.duplicate_runs += calls.saturating_sub(expected);
+            if calls != expected {
+                self.problems.push(format!("{id} of {delivery} called {calls} runs"));
+            }
+        }
+        self.problems.extend(called.keys().map(|parent| format!("{parent} called a run, and is not there")));
         self.deliveries = of_delivery.len();
         for (delivery, count) in of_delivery.into_iter().filter(|(_, count)| *count > 1) {
             self.duplicate_runs += count - 1;
@@ -207,8 +242,7 @@ impl Verdict {
 
     /// The peer did nothing twice, and nothing that belongs to no run.
     fn check_effects(&mut self, runs: &Runs, books: &Books) {
-        let deliveries: std::collections::BTreeSet<&str> =
-            runs.values().map(|(delivery, _)| delivery.as_str()).collect();
+        let deliveries: BTreeSet<&str> = runs.values().map(|(delivery, _)| delivery.as_str()).collect();
         for (label, count) in &books.effects {
             if *count > 1 {
                 self.duplicate_effects += 1;
@@ -252,22 +286,10 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What SQLite says about the file.
-pub async fn integrity(database: &Path) -> Vec<String> {
-    let mut connection = open(database).await;
-    let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    lines
-}
-
-async fn open(database: &Path) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(database).connect().await.unwrap()
-}
-
 async fn all_runs(admin: &ProjectSession) -> Vec<RunRecord> {
     let (mut page, mut runs) = (PageRequest::first(PageRequest::MAX_LIMIT), Vec::new());
     loop {
-        let found = admin.runs(ap_runtime::store::RunFilter::default(), &page).await.unwrap();
+        let found = admin.runs(RunFilter::default(), &page).await.unwrap();
         runs.extend(found.items);
         match found.next {
             Some(cursor) => page = page.after(cursor),

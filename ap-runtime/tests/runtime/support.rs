@@ -11,7 +11,7 @@ use std::{
 use ap_auth::{principal::Principal, role::Role};
 use ap_core::{
     id::{ProjectId, UserId},
-    piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, Trigger},
+    piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, PollOutcome, Trigger, TriggerSpec},
     property::{AuthSchema, Properties, Property, PropertyKind},
     run::{RunStatus, StepError, StepErrorKind},
     time::Timestamp,
@@ -75,6 +75,10 @@ pub(crate) struct Peer {
     pub(crate) hang: std::sync::atomic::AtomicBool,
     /// Calls from this number on hang, counted from 0.
     pub(crate) hang_from: AtomicU32,
+    /// What a poll finds, with keys.
+    pub(crate) items: Mutex<Vec<(Option<String>, Value)>>,
+    /// Polls so far: input and cursor.
+    pub(crate) polls: Mutex<Vec<(Value, Option<Value>)>>,
     /// Every call: its key, its value, when it began.
     pub(crate) log: Mutex<Vec<(String, Value, Timestamp)>>,
     /// Values of the calls that came back, in that order.
@@ -92,6 +96,8 @@ impl Default for Peer {
             fail_first: AtomicU32::new(0),
             hang: std::sync::atomic::AtomicBool::new(false),
             hang_from: AtomicU32::new(u32::MAX),
+            items: Mutex::default(),
+            polls: Mutex::default(),
             log: Mutex::default(),
             done: Mutex::default(),
             running: AtomicU32::new(0),
@@ -155,7 +161,9 @@ impl Piece for FakePiece {
             .collect()
     }
     fn triggers(&self) -> Vec<Arc<dyn Trigger>> {
-        Vec::new()
+        let properties = Properties::new([Property::new("secret", "Secret", PropertyKind::Json)]);
+        let spec = TriggerSpec { name: "items", display_name: "Items", description: "New items.", properties };
+        vec![Arc::new(FakeTrigger { spec, peer: Arc::clone(&self.0) })]
     }
 }
 
@@ -195,6 +203,37 @@ impl Action for FakeAction {
         }
         self.peer.done.lock().unwrap().push(value.clone());
         Ok(value)
+    }
+}
+
+/// Gives the peer's items from the cursor on: `(key, value)`, the cursor being how many were given.
+#[derive(Debug)]
+struct FakeTrigger {
+    spec: TriggerSpec,
+    peer: Arc<Peer>,
+}
+
+#[async_trait]
+impl Trigger for FakeTrigger {
+    fn spec(&self) -> &TriggerSpec {
+        &self.spec
+    }
+    async fn poll(
+        &self,
+        _: &ActionContext<'_>,
+        input: Value,
+        cursor: Option<&Value>,
+    ) -> Result<PollOutcome, ActionError> {
+        self.peer.polls.lock().unwrap().push((input, cursor.cloned()));
+        if self.peer.hang.load(Ordering::SeqCst) {
+            self.peer.released.notified().await;
+        }
+        if self.peer.fail_first.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(StepError::new(StepErrorKind::OutcomeTransient, "the peer is not in the mood").into());
+        }
+        let items = self.peer.items.lock().unwrap().clone();
+        let seen = cursor.and_then(Value::as_u64).unwrap_or_default() as usize;
+        Ok(PollOutcome { cursor: Some(json!(items.len())), items: items.into_iter().skip(seen).collect() })
     }
 }
 
@@ -295,10 +334,31 @@ impl World {
     /// Publishes a flow with these steps that others start.
     pub(crate) async fn publish_manual(&self, steps: Value) -> ap_core::id::FlowId {
         let source = json!({ "displayName": "Test", "triggers": [{ "name": "t", "type": "manual" }], "steps": steps });
+        self.publish_flow(source).await
+    }
+
+    /// Publishes a whole flow.
+    pub(crate) async fn publish_flow(&self, source: Value) -> ap_core::id::FlowId {
         let admin = self.admin();
         let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap();
         admin.publish_flow(flow.id).await.unwrap();
         flow.id
+    }
+
+    /// What triggers delivered to the runs of a flow, the oldest first.
+    pub(crate) async fn triggers(&self, flow: ap_core::id::FlowId) -> Vec<Value> {
+        let admin = self.admin();
+        let runs = admin.runs(of_flow(flow), &ap_core::store::PageRequest::first(500)).await.unwrap().items;
+        let mut triggers = Vec::new();
+        for run in runs {
+            triggers.push(admin.run(run.id).await.unwrap().trigger);
+        }
+        triggers
+    }
+
+    /// A second worker on the same store, which hears nothing of the first one.
+    pub(crate) async fn another_worker(&self, clock: Arc<dyn Clock>, seed: u64) -> Runtime {
+        builder(self.backend.clone(), clock, seed, &self.peer).build().await.unwrap()
     }
 
     /// Starts a run by hand.

@@ -44,11 +44,14 @@ async fn main() -> anyhow::Result<()> {
     ensure!(directories[0] != directories[1], "`AP_KEY_FILE` must not be kept beside `AP_DATABASE`");
 
     let backend = Arc::new(SqliteBackend::open(&database, Arc::new(SystemClock)).await?);
-    let runtime = Runtime::builder(backend.clone(), KeyFile::open_or_create(key_file)?)
+    let mut builder = Runtime::builder(backend.clone(), KeyFile::open_or_create(key_file)?)
         .pieces(ap_pieces::standard())
-        .sandbox(WasmSandbox::start(SandboxCapacity::default())?)
-        .build()
-        .await?;
+        .sandbox(WasmSandbox::start(SandboxCapacity::default())?);
+    // Where those whom a run waits for reach the resume door.
+    if let Ok(public) = env::var("AP_PUBLIC_URL") {
+        builder = builder.resume_base_url(&format!("{}/resume", public.trim_end_matches('/')));
+    }
+    let runtime = builder.build().await?;
     let admin = Router::new()
         .route("/projects", post(create_project))
         .route("/projects/{project}/flows", post(publish_flow))
@@ -57,6 +60,7 @@ async fn main() -> anyhow::Result<()> {
         .with_state(runtime.clone());
     let routes = Router::new()
         .route_service("/webhooks/{*rest}", runtime.webhooks())
+        .route_service("/resume/{*rest}", runtime.resumes())
         .route("/healthz", get(|| async { "ok" }))
         .nest("/admin", admin)
         .layer(middleware::from_fn(client_address))
@@ -117,7 +121,7 @@ async fn publish_flow(
     let principal = Principal::service("admin").with_role(project, Role::Editor).with_ip(peer.ip());
     let project = runtime.session(principal).project(project)?;
     let flow = project.create_flow(&flow).await?;
-    let flow = project.publish_flow(flow.id).await?;
+    project.publish_flow(flow.id).await?;
     let token = project.webhook_token(flow.id).await?;
     let webhook = format!("/webhooks/{}", token.expose_secret());
     Ok((StatusCode::CREATED, Json(json!({ "flow": flow.id, "webhook": webhook }))).into_response())

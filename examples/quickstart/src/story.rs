@@ -73,7 +73,7 @@ async fn set_up(places: &Places, host: &Host) -> anyhow::Result<Cast> {
         note("connection", format_args!("{}: secret `{secrets}` may be sent {origins}", connection.name));
     }
     let draft = session.create_flow(flow::source().to_string().as_bytes()).await?;
-    let published = session.publish_flow(draft.id).await?;
+    let published = session.publish_flow(draft.id).await?.flow;
     note("flow", format_args!("{} “{}”: webhook → code → http → code → respond", published.id, published.display_name));
     let address = session.webhook_token(published.id).await?;
     Ok(Cast { project, flow: published.id, peer, bearer, signing, address })

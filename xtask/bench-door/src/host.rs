@@ -24,12 +24,13 @@ use axum::{
     routing::post,
     serve::ListenerExt,
 };
+use bench_base::floor::BareWriter;
 use bytes::Bytes;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{contender, floor::BareWriter};
+use crate::contender;
 
 /// What the host tells the process that started it, as one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ async fn serve(directory: &Path) -> Result<()> {
     let respond = publish(&session, &contender::respond_flow()).await?;
     let code = publish(&session, &contender::code_flow()).await?;
 
-    let writer = BareWriter::open(&directory.join("floor.db")).await?;
+    let writer = BareWriter::open(&directory.join("floor.db"))?;
     let app = Router::new()
         .route_service("/hooks/{token}/sync", runtime.webhooks())
         .route("/floor/http", post(echo))

@@ -4,8 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Result, ensure};
 use ap_core::id::RunId;
-use futures_util::TryStreamExt;
-use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use rusqlite::{Connection, OpenFlags};
 
 /// Bytes of the rows that the two commits of a run write, on average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +16,13 @@ pub(crate) struct RowBytes {
 }
 
 /// Measures the rows of the runs that are there.
-pub(crate) async fn row_bytes(database: &Path) -> Result<RowBytes> {
-    let mut connection = open(database).await?;
-    let row = sqlx::query(ROW_BYTES).fetch_one(&mut connection).await?;
-    let bytes = |column: &str| -> Result<usize> {
-        let average: f64 = row.try_get(column)?;
-        Ok(average.round() as usize)
-    };
-    let (run, first, last, audit) = (bytes("run")?, bytes("first")?, bytes("last")?, bytes("audit")?);
+pub(crate) fn row_bytes(database: &Path) -> Result<RowBytes> {
+    let bytes = |average: f64| average.round() as usize;
+    let measured = open(database)?.query_row(ROW_BYTES, (), |row| {
+        let (run, first, last, audit) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok((bytes(run), bytes(first), bytes(last), bytes(audit)))
+    });
+    let (run, first, last, audit) = measured?;
     Ok(RowBytes { accept: run + first + audit, end: run + last })
 }
 
@@ -38,22 +36,21 @@ pub(crate) struct Audit {
 }
 
 /// Compares the database, as a crash left it, with what was acknowledged.
-pub(crate) async fn audit(database: &Path, acknowledged: &[RunId]) -> Result<Audit> {
-    let mut connection = open(database).await?;
+pub(crate) fn audit(database: &Path, acknowledged: &[RunId]) -> Result<Audit> {
+    let connection = open(database)?;
     let mut whole = BTreeSet::new();
     let mut stored = 0;
-    let mut rows = sqlx::query(RUNS).fetch(&mut connection);
-    while let Some(row) = rows.try_next().await? {
+    let mut statement = connection.prepare(RUNS)?;
+    let mut rows = statement.query(())?;
+    while let Some(row) = rows.next()? {
         stored += 1;
-        let (id, status, entries): (&[u8], &str, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (id, status, entries): (Vec<u8>, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         if status == "SUCCEEDED" && entries == 2 {
-            whole.insert(RunId::from_slice(id)?);
+            whole.insert(RunId::from_slice(&id)?);
         }
     }
-    drop(rows);
-    let audited: i64 = sqlx::query_scalar("SELECT count(*) FROM ap_audit WHERE action = 'run.start'")
-        .fetch_one(&mut connection)
-        .await?;
+    let sql = "SELECT count(*) FROM ap_audit WHERE action = 'run.start'";
+    let audited: i64 = connection.query_row(sql, (), |row| row.get(0))?;
     ensure!(audited == i64::try_from(stored)?, "{stored} runs have {audited} audit records");
     let unique: BTreeSet<&RunId> = acknowledged.iter().collect();
     ensure!(unique.len() == acknowledged.len(), "two answers named the same run");
@@ -61,8 +58,9 @@ pub(crate) async fn audit(database: &Path, acknowledged: &[RunId]) -> Result<Aud
     Ok(Audit { stored, missing })
 }
 
-async fn open(database: &Path) -> Result<SqliteConnection> {
-    Ok(SqliteConnectOptions::new().filename(database).connect().await?)
+fn open(database: &Path) -> Result<Connection> {
+    // It may have to take over what a crash left in the log.
+    Ok(Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)?)
 }
 
 /// Ids and hashes are counted at their length, numbers at eight bytes.

@@ -8,8 +8,6 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
 mod contender;
-mod environment;
-mod floor;
 mod host;
 mod ledger;
 mod load;
@@ -18,17 +16,17 @@ mod report;
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use ap_core::id::RunId;
+use bench_base::{environment::Environment, target_directory};
 
 use self::{
     contender::Contender,
-    environment::Environment,
     host::Announcement,
     ledger::RowBytes,
     load::{Measured, Plan},
@@ -49,13 +47,7 @@ fn bench(options: &Options) -> Result<()> {
     let target = target_directory()?;
     let directory = tempfile::Builder::new().prefix("bench-door-").tempdir_in(&target)?;
     let machine = Environment::of(directory.path())?;
-    let (median, worst) = machine.fsync;
-    println!("{} cores ({}), Linux {}", machine.cores, machine.cpu, machine.kernel);
-    println!(
-        "databases on {} in {}; 4 KiB + fdatasync: {median:.0?}, p99 {worst:.0?}",
-        machine.filesystem,
-        target.display()
-    );
+    println!("{machine}");
     println!(
         "{} clients, {} rounds of {:.1?} per line; load generator on the same cores\n",
         options.clients, options.rounds, options.slice
@@ -80,7 +72,7 @@ fn bench(options: &Options) -> Result<()> {
     println!("The lower floor is `{}`.", floor.name());
     println!("A run's two commits write {} and {} bytes of rows; so do the floor's.", rows.accept, rows.end);
     let database = directory.path().join(host::DATABASE);
-    let audit = block_on(ledger::audit(&database, &runs))??;
+    let audit = ledger::audit(&database, &runs)?;
     println!(
         "The host was killed the hard way: {} acknowledged runs, {} in its database, {} missing.",
         runs.len(),
@@ -107,7 +99,7 @@ fn calibrate(host: &Host, options: &Options, directory: &Path, runs: &mut Vec<Ru
     for contender in [Contender::Respond, Contender::Code] {
         runs.extend(host.measure(contender, options, nothing, WARM_UP)?.runs);
     }
-    block_on(ledger::row_bytes(&directory.join(host::DATABASE)))?
+    ledger::row_bytes(&directory.join(host::DATABASE))
 }
 
 /// The host's process; killed when dropped.
@@ -157,16 +149,6 @@ impl Drop for Host {
         // It may be gone already.
         let _ = self.kill();
     }
-}
-
-/// Where cargo builds to: beside this program, hence on the same disk.
-fn target_directory() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    program.ancestors().nth(2).map(Path::to_owned).context("this program is in no directory")
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }
 
 /// The argument that makes this program the host.

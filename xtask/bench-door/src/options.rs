@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bench_base::flags::{number, seconds};
 
 /// What to measure, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +41,6 @@ impl Default for Options {
 
 fn value_of(value: impl FnOnce() -> Result<String>) -> Result<String> {
     value()
-}
-
-fn number(flag: &str, text: &str, min: usize, max: usize) -> Result<usize> {
-    let value = text.parse().ok().filter(|value| (min..=max).contains(value));
-    value.with_context(|| format!("`{flag}` takes a whole number from {min} to {max}, not `{text}`"))
-}
-
-fn seconds(flag: &str, text: &str) -> Result<Duration> {
-    let value = text.parse::<f64>().ok().filter(|value| (0.2..=600.0).contains(value));
-    let value = value.with_context(|| format!("`{flag}` takes a number from 0.2 to 600, not `{text}`"))?;
-    Ok(Duration::from_secs_f64(value))
 }
 
 const USAGE: &str = "bench door [--clients 64] [--rounds 5] [--seconds 3]

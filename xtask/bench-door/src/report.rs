@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bench_base::statistics::{median, percentile};
+
 use crate::{contender::Contender, load::Measured};
 
 /// Every measurement, by contender, one per round.
@@ -59,24 +61,6 @@ impl Report {
     }
 }
 
-/// The value below which `share` percent of the ascending `values` lie.
-pub(crate) fn percentile(values: &[u32], share: usize) -> u32 {
-    let index = (values.len() * share / 100).min(values.len().saturating_sub(1));
-    values.get(index).copied().unwrap_or_default()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = values.get(middle).copied().unwrap_or(f64::NAN);
-    if values.len() % 2 == 1 {
-        return upper;
-    }
-    let lower = middle.checked_sub(1).and_then(|below| values.get(below)).copied().unwrap_or(f64::NAN);
-    f64::midpoint(lower, upper)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,12 +80,5 @@ mod tests {
         assert_eq!(report.lower_floor(), Contender::BareCommits);
         assert!((report.share(Contender::Respond) - 0.5).abs() < 1e-9);
         assert!((report.share(Contender::BareCommits) - 1.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn percentiles_and_medians_stay_inside() {
-        let values: Vec<u32> = (0..100).collect();
-        assert_eq!((percentile(&values, 50), percentile(&values, 99), percentile(&[], 99)), (50, 99, 0));
-        assert!((median([3.0, 1.0, 2.0, 4.0].into_iter()) - 2.5).abs() < 1e-9);
     }
 }

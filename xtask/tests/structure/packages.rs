@@ -45,7 +45,7 @@ fn features<'t>(tree: &'t str, package: &str) -> BTreeSet<&'t str> {
 
 /// Network, storage, runtime and randomness: not for the model.
 const IO: &[&str] =
-    &["tokio", "sqlx", "sqlx-core", "reqwest", "hyper", "mio", "socket2", "getrandom", "rand", "wasmtime"];
+    &["tokio", "rusqlite", "sqlx", "sqlx-core", "reqwest", "hyper", "mio", "socket2", "getrandom", "rand", "wasmtime"];
 /// Cryptography that must not come in beside ours.
 const CRYPTO: &[&str] = &["openssl", "openssl-sys", "native-tls", "ring", "rsa"];
 

@@ -13,6 +13,7 @@ use super::{HashKey, State, run::Run};
 use crate::store::{Accept, Accepted, Debounce, Pace};
 
 /// A delivery that was accepted.
+#[derive(Clone)]
 pub(super) struct Delivery {
     run: RunId,
     pub(super) expires: Timestamp,
@@ -40,6 +41,7 @@ pub(super) enum PaceKind {
 }
 
 /// On which terms a run is created.
+#[derive(Clone)]
 pub(super) struct Terms {
     due: Option<Timestamp>,
     past_gate: bool,

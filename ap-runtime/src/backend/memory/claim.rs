@@ -16,7 +16,7 @@ use super::{RunKey, State, run::Run};
 use crate::store::{ClaimRequest, Claimed, Lease, RunRecord};
 
 /// An index over the runs: kept by [`State::change_run`], so that a claim looks at nothing but what is ready.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Schedule {
     /// When a run that is not ready becomes so.
     timers: BTreeSet<(Timestamp, RunKey)>,
@@ -26,7 +26,7 @@ pub(super) struct Schedule {
 }
 
 /// What a project has to run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Lane {
     /// Ready, and not running: limits may keep them.
     fresh: Ready,
@@ -36,7 +36,7 @@ struct Lane {
     running: u32,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Ready {
     /// In the order in which they are claimed.
     order: BTreeSet<Rank>,
@@ -132,6 +132,33 @@ impl Schedule {
         }
     }
 
+    /// Whether the index has the run where the run says.
+    #[cfg(test)]
+    pub(super) fn has(&self, key: RunKey, run: &Run) -> bool {
+        let ready = |of: fn(&Lane) -> &Ready| {
+            let ready = self.lanes.get(&key.0).map(of);
+            ready.is_some_and(|ready| {
+                ready.order.contains(&run.rank()) && ready.ages.contains(&(run.record.created, run.record.id))
+            })
+        };
+        match run.place {
+            Place::Out => true,
+            Place::Timer(at) => self.timers.contains(&(at, key)),
+            Place::Fresh => ready(|lane| &lane.fresh),
+            Place::Expired => ready(|lane| &lane.expired),
+        }
+    }
+
+    /// How many runs the index has, and how many of all are running.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let lanes = self.lanes.values();
+        let ready: usize = lanes.clone().map(|lane| lane.fresh.order.len() + lane.expired.order.len()).sum();
+        let running: u32 = lanes.map(|lane| lane.running).sum();
+        assert_eq!(running, self.running);
+        (self.timers.len() + ready, running as usize)
+    }
+
     /// When the next run becomes ready by time, after `now`.
     pub(super) fn next_timer(&self, now: Timestamp) -> Option<Timestamp> {
         let first = (ProjectId::from_u128(0), RunId::from_u128(0));
@@ -146,7 +173,7 @@ impl Run {
     }
 
     /// Where the run belongs at `now`.
-    fn placed(&self, now: Timestamp) -> Place {
+    pub(super) fn placed(&self, now: Timestamp) -> Place {
         let by_time = |at: Timestamp, ready| if at <= now { ready } else { Place::Timer(at) };
         match self.record.status {
             RunStatus::Queued if self.past_gate => self.due.map_or(Place::Fresh, |due| by_time(due, Place::Fresh)),
@@ -218,7 +245,7 @@ impl State {
     }
 
     /// Makes everything ready whose time has come.
-    fn pass_timers(&mut self, now: Timestamp) {
+    pub(super) fn pass_timers(&mut self, now: Timestamp) {
         while let Some((at, key)) = self.schedule.timers.first().copied()
             && at <= now
         {

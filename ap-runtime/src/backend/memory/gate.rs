@@ -8,7 +8,7 @@ use super::{HashKey, RunKey, State, claim::Rank};
 use crate::store::Gate;
 
 /// Runs at one gate.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct GateState {
     /// How many are past it.
     holders: u32,
@@ -62,10 +62,16 @@ impl State {
         }
     }
 
-    fn next_to_pass(&self, gate: HashKey) -> Option<Rank> {
+    pub(super) fn next_to_pass(&self, gate: HashKey) -> Option<Rank> {
         let at = self.gates.get(&gate)?;
         let next = *at.waiting.first()?;
         let limit = self.runs.get(&(gate.0, next.2))?.gate?.limit;
         (at.holders < limit).then_some(next)
+    }
+
+    /// How many runs are past a gate, and how many before it.
+    #[cfg(test)]
+    pub(super) fn gate_sizes(&self, gate: HashKey) -> (usize, usize) {
+        self.gates.get(&gate).map_or((0, 0), |at| (at.holders as usize, at.waiting.len()))
     }
 }

@@ -12,7 +12,11 @@ mod gate;
 mod queue;
 mod run;
 mod signal;
+#[cfg(feature = "sim")]
+mod snapshot;
 mod system;
+#[cfg(test)]
+mod tests;
 mod trigger;
 
 use std::{
@@ -32,6 +36,8 @@ use ap_core::{
 use ap_crypto::keyring::{KeyStore, WrappedKey};
 use async_trait::async_trait;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::snapshot::MemorySnapshot;
 use self::{
     accept::{Delivery, PaceKey, Series},
     claim::Schedule,
@@ -70,8 +76,8 @@ impl MemoryBackend {
         Self { clock, state: Mutex::default() }
     }
 
-    /// Does what the restart of a process does on a durable backend: every run that has not ended gets a new epoch and
-    /// loses its lease, so that whoever held one is fenced off and the next claim hands the run out at once. The same goes
+    /// Does what the restart of a process does on a durable backend: every run that was being executed gets a new
+    /// epoch and loses its lease, so that whoever held it is fenced off and the next claim hands the run out at once. The same goes
     /// for claimed schedules and polls. Everything else stays as it is.
     pub fn crash(&self) {
         let now = self.clock.now();
@@ -79,9 +85,9 @@ impl MemoryBackend {
         let live: Vec<_> = state.live.iter().copied().collect();
         for key in live {
             state.change_run(key, now, |run| {
-                run.epoch = run.epoch.saturating_add(1);
-                run.leased_until = None;
                 if run.record.status == RunStatus::Running {
+                    run.epoch = run.epoch.saturating_add(1);
+                    run.leased_until = None;
                     run.record.status = RunStatus::Queued;
                 }
             });
@@ -173,7 +179,7 @@ type RunKey = (ProjectId, RunId);
 /// What is named by a keyed hash, in its project.
 type HashKey = (ProjectId, LookupHash);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     projects: BTreeMap<ProjectId, ProjectRecord>,
     keys: BTreeMap<KeyId, WrappedKey>,

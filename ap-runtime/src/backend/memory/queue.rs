@@ -17,6 +17,7 @@ use super::{
 use crate::store::{HeldJob, HeldJobs, JobEnd, JobRequest, NewJob, QueueCounts, QueueStore};
 
 /// A job and who holds it.
+#[derive(Clone)]
 pub(super) struct Job {
     queue: LookupHash,
     sealed: Sealed,
@@ -30,7 +31,7 @@ struct Hold {
 }
 
 /// The jobs of one queue, each in one of the sets.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Queue {
     waiting: BTreeSet<JobId>,
     held: BTreeSet<JobId>,

@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// A run with everything that is its own.
+#[derive(Clone)]
 pub(super) struct Run {
     pub(super) record: RunRecord,
     pub(super) epoch: u64,

@@ -11,7 +11,7 @@ use super::State;
 use crate::store::{Accepted, ClaimedTrigger, TriggerChange, TriggerFire};
 
 /// The schedule or poll of a flow. A removed one stays, never due, so that its epoch goes on.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Trigger {
     due: Option<Timestamp>,
     epoch: u64,

@@ -267,6 +267,6 @@ fn waiting_for_quiet(
     })
 }
 
-pub(super) const WAITING_FOR_QUIET: &str = "SELECT id, debounce_since, due, gate, passed FROM ap_runs \
+pub(super) const WAITING_FOR_QUIET: &str = "SELECT id, debounce_since, due, gate, passed FROM ap_runs INDEXED BY ap_runs_debounce \
     WHERE project = ? AND debounce = ? AND debounce_until > ? AND finished IS NULL AND status = 'QUEUED' AND due > ? \
     ORDER BY debounce_until DESC LIMIT 1";

@@ -219,16 +219,19 @@ impl Lane {
     }
 }
 
-/// What time has made ready; one that still waits before its gate is ready once it passes.
-pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = passed, due = NULL WHERE (project, id) IN \
-    (SELECT project, id FROM ap_runs WHERE due <= ? ORDER BY due LIMIT ?)";
-pub(super) const RUNNING: &str = "SELECT project, count(*) FROM ap_runs WHERE lease IS NOT NULL GROUP BY project";
+/// What time has made ready.
+pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = 1, due = NULL WHERE (project, id) IN \
+    (SELECT project, id FROM ap_runs WHERE passed = 1 AND due <= ? ORDER BY due LIMIT ?)";
+// By name: the primary key starts with the project too, and to SQLite that looks as good.
+
+pub(super) const RUNNING: &str =
+    "SELECT project, count(*) FROM ap_runs INDEXED BY ap_runs_lease WHERE lease IS NOT NULL GROUP BY project";
 pub(super) const EXPIRED: &str = "SELECT project, priority, created, id FROM ap_runs WHERE lease <= ?";
 pub(super) const READY_PROJECT: &str =
-    "SELECT project FROM ap_runs WHERE ready = 1 AND project > ? ORDER BY project LIMIT 1";
-pub(super) const READY_LANE: &str = "SELECT priority, created, id FROM ap_runs \
+    "SELECT project FROM ap_runs INDEXED BY ap_runs_ready WHERE ready = 1 AND project > ? ORDER BY project LIMIT 1";
+pub(super) const READY_LANE: &str = "SELECT priority, created, id FROM ap_runs INDEXED BY ap_runs_ready \
     WHERE ready = 1 AND project = ? AND priority < ? ORDER BY priority DESC, created, id LIMIT 1";
-pub(super) const READY_RUNS: &str = "SELECT created, id FROM ap_runs \
+pub(super) const READY_RUNS: &str = "SELECT created, id FROM ap_runs INDEXED BY ap_runs_ready \
     WHERE ready = 1 AND project = ? AND priority = ? AND (created, id) > (?, ?) ORDER BY created, id LIMIT ?";
 /// Timers that one claim looks at; the next one goes on.
 const MOST_TIMERS: u32 = 4_096;

@@ -18,7 +18,10 @@ use super::{
     run::{append_entry, deliver, entry_bytes, forget, is_signaled},
     writer::{Failure, Operation, Transaction},
 };
-use crate::store::{Accept, Lease, RunChange, RunCommit};
+use crate::{
+    backend::misuse,
+    store::{Accept, Lease, RunChange, RunCommit},
+};
 
 /// Writes to a run under its lease.
 pub(super) struct Commit {
@@ -61,6 +64,9 @@ impl Operation for Commit {
         }
         for job in jobs {
             queue::add(transaction, project, job)?;
+        }
+        for (start, _) in starts {
+            check_open(transaction, start)?;
         }
         for (start, audit) in starts {
             start_run(transaction, start)?;
@@ -133,17 +139,22 @@ fn park(transaction: &Transaction<'_>, lease: &Lease, due: Option<Timestamp>) ->
     Ok(())
 }
 
+/// Refuses a start whose flow is not as it was when the step was executed.
+fn check_open(transaction: &Transaction<'_>, start: &Accept) -> Result<(), Failure> {
+    if is_open(transaction, start)? {
+        return Ok(());
+    }
+    let current = flow_revision(transaction, start.run.project, start.run.flow)?;
+    // Entries have been written, so a refusal undoes the transaction.
+    Err(Failure::Undone(StoreError::Conflict { entity: Entity::Flow, current }))
+}
+
 /// Creates a run that a step starts, patient with what bounds it.
 fn start_run(transaction: &Transaction<'_>, start: &Accept) -> Result<(), Failure> {
-    // Entries have been written, so a refusal undoes the transaction.
-    let stale = |current| Failure::Undone(StoreError::Conflict { entity: Entity::Flow, current });
-    if !is_open(transaction, start)? {
-        return Err(stale(flow_revision(transaction, start.run.project, start.run.flow)?));
-    }
     match terms(transaction, start, true)? {
         Ok(terms) => create(transaction, start, &terms).map(|_| ()),
-        // It has no dedupe key, was found open just now, and is patient: nothing else refuses it.
-        Err(_) => Err(stale(Revision(0))),
+        // It has no dedupe key, was found open, and is patient: nothing refuses it.
+        Err(_) => Err(Failure::Undone(misuse("a start was refused"))),
     }
 }
 

@@ -84,12 +84,10 @@ pub(super) fn row<T>(
     rows.next()?.map(|row| read(&mut Columns::of(row))).transpose()
 }
 
-/// The former process is gone: whoever held a lease is fenced off, what was being executed can be claimed at once, and no
-/// worker is there.
+/// The former process is gone: whoever held a lease is fenced off, and what was being executed can be claimed at once.
 pub(super) const RECOVER: &[&str] = &[
     "UPDATE ap_runs SET epoch = epoch + 1, lease = NULL, status = 'QUEUED', ready = 1 WHERE lease IS NOT NULL",
     "UPDATE ap_triggers SET epoch = epoch + 1, lease = NULL WHERE lease IS NOT NULL",
-    "DELETE FROM ap_workers",
 ];
 
 /// How long a connection waits for another one's lock.

@@ -16,7 +16,7 @@ use super::{
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
-    backend::check_project,
+    backend::{check_project, check_share},
     store::{AuditStore, ProjectRecord, ProjectShare, ProjectStore},
 };
 
@@ -28,6 +28,7 @@ impl ProjectStore for SqliteBackend {
         key: WrappedKey,
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
+        check_share(&project.share)?;
         check_project(&project, &key)?;
         self.writer.write(CreateProject { project, key, audit: audit.to_vec() }).await
     }
@@ -39,6 +40,7 @@ impl ProjectStore for SqliteBackend {
     }
 
     async fn set_share(&self, id: ProjectId, share: ProjectShare, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        check_share(&share)?;
         self.writer.write(SetShare { id, share, audit: audit.to_vec() }).await
     }
 }

@@ -20,7 +20,7 @@ use super::{
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
-    backend::check_commit,
+    backend::{can_reopen, check_commit},
     store::{JournalEntry, RunCommit, RunFilter, RunRecord, RunStore, SignalRecord, Signaled},
 };
 
@@ -97,23 +97,28 @@ impl RunStore for SqliteBackend {
 /// the id to start behind and the number of rows.
 pub(super) fn listing(filter: &RunFilter) -> &'static str {
     macro_rules! listing {
-        ($condition:literal) => {
+        ($index:literal, $condition:literal) => {
             concat!(
-                "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs WHERE project = ? ",
+                "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs ",
+                $index,
+                " WHERE project = ? ",
                 $condition,
                 " AND id > ? ORDER BY id LIMIT ?"
             )
         };
     }
+    // By name: the primary key starts with the project too, and to SQLite that looks as good.
     match (filter.parent.is_some(), filter.flow.is_some(), filter.live) {
-        (false, false, false) => listing!(""),
-        (false, false, true) => listing!("AND finished IS NULL"),
-        (false, true, false) => listing!("AND flow = ?"),
-        (false, true, true) => listing!("AND flow = ? AND finished IS NULL"),
-        (true, false, false) => listing!("AND parent = ?"),
-        (true, false, true) => listing!("AND parent = ? AND finished IS NULL"),
-        (true, true, false) => listing!("AND parent = ? AND flow = ?"),
-        (true, true, true) => listing!("AND parent = ? AND flow = ? AND finished IS NULL"),
+        (false, false, false) => listing!("", ""),
+        (false, false, true) => listing!("INDEXED BY ap_runs_live", "AND finished IS NULL"),
+        (false, true, false) => listing!("INDEXED BY ap_runs_flow", "AND flow = ?"),
+        (false, true, true) => listing!("INDEXED BY ap_runs_live", "AND flow = ? AND finished IS NULL"),
+        (true, false, false) => listing!("INDEXED BY ap_runs_parent", "AND parent = ?"),
+        (true, false, true) => listing!("INDEXED BY ap_runs_parent", "AND parent = ? AND finished IS NULL"),
+        (true, true, false) => listing!("INDEXED BY ap_runs_parent", "AND parent = ? AND flow = ?"),
+        (true, true, true) => {
+            listing!("INDEXED BY ap_runs_parent", "AND parent = ? AND flow = ? AND finished IS NULL")
+        }
     }
 }
 
@@ -263,18 +268,6 @@ pub(super) fn append_entry(
 /// Payload of journal entries, in bytes.
 pub(super) fn entry_bytes(entries: &[JournalEntry]) -> usize {
     entries.iter().map(|entry| entry.sealed.as_bytes().len() + ROW_BYTES).sum()
-}
-
-const fn can_reopen(status: RunStatus) -> bool {
-    matches!(
-        status,
-        RunStatus::Failed
-            | RunStatus::Timeout
-            | RunStatus::Canceled
-            | RunStatus::InternalError
-            | RunStatus::QuotaExceeded
-            | RunStatus::MemoryLimitExceeded
-    )
 }
 
 fn read_run(columns: &mut Columns<'_>) -> rusqlite::Result<RunRecord> {

@@ -22,7 +22,7 @@ use super::{
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
-    backend::check_accept,
+    backend::{check_accept, check_fire},
     store::{
         Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, Lease, Route, SystemStore, TriggerFire,
         WorkerRecord,
@@ -63,6 +63,7 @@ impl SystemStore for SqliteBackend {
     }
 
     async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError> {
+        check_fire(&fire)?;
         self.writer.write(FireTrigger(fire)).await
     }
 
@@ -194,7 +195,7 @@ fn read_worker(columns: &mut Columns<'_>) -> rusqlite::Result<WorkerRecord> {
 
 /// Each part is the first entry of an index, triggers that are leased apart, which are few.
 pub(super) const NEXT_DUE: &str = "SELECT min(at) FROM ( \
-    SELECT * FROM (SELECT due AS at FROM ap_runs WHERE due > ?1 ORDER BY due LIMIT 1) \
+    SELECT * FROM (SELECT due AS at FROM ap_runs WHERE passed = 1 AND due > ?1 ORDER BY due LIMIT 1) \
     UNION ALL SELECT * FROM (SELECT lease FROM ap_runs WHERE lease > ?1 ORDER BY lease LIMIT 1) \
     UNION ALL SELECT * FROM \
         (SELECT due FROM ap_triggers WHERE active = 1 AND due > ?1 AND lease IS NULL ORDER BY due LIMIT 1) \

@@ -9,7 +9,7 @@ ALTER TABLE ap_runs ADD COLUMN parent BLOB;
 ALTER TABLE ap_runs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 -- 1 if the run can be claimed now, whatever the time; a lease that expired apart.
 ALTER TABLE ap_runs ADD COLUMN ready INTEGER NOT NULL DEFAULT 0;
--- When time makes the run ready; NULL if time does not, or has done so.
+-- When time makes the run ready, if it is past its gate; NULL if time does not, or has done so.
 ALTER TABLE ap_runs ADD COLUMN due INTEGER;
 ALTER TABLE ap_runs ADD COLUMN gate BLOB;
 ALTER TABLE ap_runs ADD COLUMN gate_limit INTEGER;
@@ -24,11 +24,11 @@ DROP INDEX ap_runs_active;
 UPDATE ap_runs SET epoch = epoch + 1, lease = NULL, status = 'QUEUED', ready = 1 WHERE finished IS NULL;
 
 CREATE INDEX ap_runs_ready ON ap_runs (project, priority DESC, created, id) WHERE ready = 1;
-CREATE INDEX ap_runs_due ON ap_runs (due) WHERE due IS NOT NULL;
+CREATE INDEX ap_runs_due ON ap_runs (due) WHERE due IS NOT NULL AND passed = 1;
 CREATE INDEX ap_runs_lease ON ap_runs (lease) WHERE lease IS NOT NULL;
 CREATE INDEX ap_runs_live ON ap_runs (project, id, flow) WHERE finished IS NULL;
 CREATE INDEX ap_runs_parent ON ap_runs (project, parent, id) WHERE parent IS NOT NULL;
-CREATE INDEX ap_runs_gate ON ap_runs (project, gate, passed, priority DESC, created, id)
+CREATE INDEX ap_runs_gate ON ap_runs (project, gate, passed, priority DESC, created, id, finished)
     WHERE gate IS NOT NULL AND finished IS NULL;
 CREATE INDEX ap_runs_debounce ON ap_runs (project, debounce, debounce_until)
     WHERE debounce IS NOT NULL AND finished IS NULL;

@@ -1,7 +1,7 @@
 //! What the figures were measured on.
 
 use std::{
-    fs,
+    fmt, fs,
     io::Write,
     path::Path,
     time::{Duration, Instant},
@@ -11,14 +11,17 @@ use anyhow::{Context, Result, ensure};
 
 /// The machine, as far as it matters here.
 #[derive(Clone, Debug)]
-pub(crate) struct Environment {
-    pub(crate) cores: usize,
-    pub(crate) cpu: String,
-    pub(crate) kernel: String,
+pub struct Environment {
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// Name of the processor.
+    pub cpu: String,
+    /// Release of the kernel.
+    pub kernel: String,
     /// Type of the file system the databases are on.
-    pub(crate) filesystem: String,
+    pub filesystem: String,
     /// How long appending 4 KiB and `fdatasync` take: median and 99th percentile.
-    pub(crate) fsync: (Duration, Duration),
+    pub fsync: (Duration, Duration),
 }
 
 impl Environment {
@@ -26,7 +29,7 @@ impl Environment {
     ///
     /// # Errors
     /// If `directory` is in memory: nothing would be durable there.
-    pub(crate) fn of(directory: &Path) -> Result<Self> {
+    pub fn of(directory: &Path) -> Result<Self> {
         let filesystem = filesystem(directory)?;
         ensure!(
             !["tmpfs", "ramfs"].contains(&filesystem.as_str()),
@@ -43,6 +46,14 @@ impl Environment {
             filesystem,
             fsync: fsync(directory)?,
         })
+    }
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (median, worst) = self.fsync;
+        writeln!(f, "{} cores ({}), Linux {}", self.cores, self.cpu, self.kernel)?;
+        write!(f, "databases on {}; 4 KiB + fdatasync: {median:.0?}, p99 {worst:.0?}", self.filesystem)
     }
 }
 

@@ -1,0 +1,371 @@
+//! [`SimBackend`]: one worker's view of the shared store, through which every fault reaches it.
+//!
+//! The durability model: each call that may change something is one point. What the store acknowledged survives the death
+//! of every worker; what was under way when its worker died happens or does not.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ap_core::{
+    audit::AuditRecord,
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, ProjectId, RunId, WorkerId},
+    scope::Scope,
+    store::{LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
+    time::Timestamp,
+};
+use ap_crypto::keyring::{KeyStore, WrappedKey};
+use async_trait::async_trait;
+
+use super::{
+    history::{Call, Committed, NewRun, Observed, answer},
+    life::Life,
+    shared::Shared,
+};
+use crate::{
+    clock::Clock,
+    store::{
+        Accept, Accepted, AuditStore, Beat, ClaimRequest, Claimed, ClaimedTrigger, ConnectionRecord, ConnectionStore,
+        FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, HeldJobs, JobRequest, JournalEntry,
+        Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore, Route, RunCommit, RunFilter,
+        RunRecord, RunStore, SignalRecord, Signaled, SystemStore, TriggerFire, WorkerRecord,
+    },
+};
+
+/// One worker's view of the store.
+pub(super) struct SimBackend {
+    pub(super) shared: Arc<Shared>,
+    pub(super) life: Arc<Life>,
+    pub(super) store_clock: Arc<dyn Clock>,
+}
+
+impl SimBackend {
+    fn called(&self, call: Call) {
+        let (worker, incarnation) = (self.life.worker, self.life.incarnation);
+        self.shared.record(Observed::Called { worker, incarnation, call });
+    }
+}
+
+impl fmt::Debug for SimBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimBackend").field("worker", &self.life.worker).finish_non_exhaustive()
+    }
+}
+
+fn ids(audit: &[AuditRecord]) -> Vec<AuditId> {
+    audit.iter().map(|record| record.id).collect()
+}
+
+/// A call that changes nothing.
+macro_rules! read {
+    ($self:ident, $call:expr) => {{
+        $self.shared.read(&$self.life).await?;
+        let result = $call.await;
+        $self.life.pass().await;
+        result
+    }};
+}
+
+/// A call that may change something: a point. `$observed` says what of it and of its `$result` is written down.
+macro_rules! change {
+    ($self:ident, $call:expr, |$result:ident| $observed:expr) => {{
+        let aftermath = $self.shared.set_out(&$self.life, true).await?;
+        let $result = $call.await;
+        let observed = $observed;
+        $self.called(observed);
+        $self.shared.come_back(&$self.life, aftermath).await?;
+        $result
+    }};
+}
+
+/// As `change!`, for calls of which only name, audit records and success matter.
+macro_rules! other {
+    ($self:ident, $name:literal, $audit:expr, $call:expr) => {{
+        let audit = ids($audit);
+        $self.shared.store.writing();
+        change!($self, $call, |result| Call::Other {
+            name: $name,
+            audit,
+            answer: match &result {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
+        })
+    }};
+}
+
+#[async_trait]
+impl ProjectStore for SimBackend {
+    async fn create_project(
+        &self,
+        project: ProjectRecord,
+        key: WrappedKey,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        other!(self, "create project", audit, self.shared.store.inner.create_project(project, key, audit))
+    }
+
+    async fn project(&self, id: ProjectId) -> Result<ProjectRecord, StoreError> {
+        read!(self, self.shared.store.inner.project(id))
+    }
+
+    async fn set_share(&self, id: ProjectId, share: ProjectShare, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "set share", audit, self.shared.store.inner.set_share(id, share, audit))
+    }
+}
+
+#[async_trait]
+impl FlowStore for SimBackend {
+    async fn write_flow(&self, write: FlowWrite, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "write flow", audit, self.shared.store.inner.write_flow(write, audit))
+    }
+
+    async fn flow(&self, id: FlowId, project: ProjectId) -> Result<FlowRecord, StoreError> {
+        read!(self, self.shared.store.inner.flow(id, project))
+    }
+
+    async fn flows(&self, project: ProjectId, page: &PageRequest) -> Result<Page<FlowRecord>, StoreError> {
+        read!(self, self.shared.store.inner.flows(project, page))
+    }
+
+    async fn flow_version(&self, id: FlowVersionId, project: ProjectId) -> Result<FlowVersionRecord, StoreError> {
+        read!(self, self.shared.store.inner.flow_version(id, project))
+    }
+
+    async fn flow_versions(
+        &self,
+        flow: FlowId,
+        project: ProjectId,
+        page: &PageRequest,
+    ) -> Result<Page<FlowVersionRecord>, StoreError> {
+        read!(self, self.shared.store.inner.flow_versions(flow, project, page))
+    }
+}
+
+#[async_trait]
+impl ConnectionStore for SimBackend {
+    async fn write_connection(
+        &self,
+        connection: ConnectionRecord,
+        precondition: Precondition,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        self.shared.store.look("connection", &connection.sealed);
+        let inner = &self.shared.store.inner;
+        other!(self, "write connection", audit, inner.write_connection(connection, precondition, audit))
+    }
+
+    async fn connection(&self, name: LookupHash, project: ProjectId) -> Result<ConnectionRecord, StoreError> {
+        read!(self, self.shared.store.inner.connection(name, project))
+    }
+
+    async fn connections(&self, project: ProjectId, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
+        read!(self, self.shared.store.inner.connections(project, page))
+    }
+
+    async fn delete_connection(
+        &self,
+        id: ConnectionId,
+        project: ProjectId,
+        revision: Revision,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        let inner = &self.shared.store.inner;
+        other!(self, "delete connection", audit, inner.delete_connection(id, project, revision, audit))
+    }
+}
+
+#[async_trait]
+impl RunStore for SimBackend {
+    async fn commit(&self, commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        let (observed, audit_ids, at) = (Committed::of(&commit), ids(audit), self.store_clock.now());
+        change!(self, self.shared.store.commit(commit, audit), |result| Call::Commit {
+            commit: observed,
+            at,
+            audit: audit_ids,
+            answer: answer(&result),
+        })
+    }
+
+    async fn reopen(
+        &self,
+        id: RunId,
+        project: ProjectId,
+        entry: JournalEntry,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        let audit_ids = ids(audit);
+        change!(self, self.shared.store.inner.reopen(id, project, entry, audit), |result| Call::Reopen {
+            run: id,
+            audit: audit_ids,
+            answer: answer(&result),
+        })
+    }
+
+    async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
+        let (id, run, slot, audit_ids) = (signal.id, signal.run, signal.slot, ids(audit));
+        self.shared.store.look("signal", &signal.sealed);
+        change!(self, self.shared.store.inner.signal(signal, audit), |result| Call::Signal {
+            id,
+            run,
+            slot,
+            audit: audit_ids,
+            answer: answer(&result),
+        })
+    }
+
+    async fn signals(&self, run: RunId, project: ProjectId) -> Result<Vec<SignalRecord>, StoreError> {
+        read!(self, self.shared.store.inner.signals(run, project))
+    }
+
+    async fn run(&self, id: RunId, project: ProjectId) -> Result<RunRecord, StoreError> {
+        read!(self, self.shared.store.inner.run(id, project))
+    }
+
+    async fn runs(
+        &self,
+        filter: RunFilter,
+        project: ProjectId,
+        page: &PageRequest,
+    ) -> Result<Page<RunRecord>, StoreError> {
+        read!(self, self.shared.store.inner.runs(filter, project, page))
+    }
+
+    async fn journal(&self, id: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError> {
+        read!(self, self.shared.store.journal(id, project))
+    }
+}
+
+#[async_trait]
+impl QueueStore for SimBackend {
+    async fn take_jobs(&self, request: JobRequest) -> Result<HeldJobs, StoreError> {
+        let at = self.store_clock.now();
+        change!(self, self.shared.store.inner.take_jobs(request), |result| Call::TakeJobs {
+            request,
+            at,
+            answer: match &result {
+                Ok(held) => Ok(held.jobs.iter().map(|job| job.id).collect()),
+                Err(error) => Err(error.to_string()),
+            },
+        })
+    }
+
+    async fn queue_counts(&self, queue: LookupHash, project: ProjectId) -> Result<QueueCounts, StoreError> {
+        read!(self, self.shared.store.inner.queue_counts(queue, project))
+    }
+
+    async fn redrive(
+        &self,
+        queue: LookupHash,
+        project: ProjectId,
+        limit: u32,
+        audit: &[AuditRecord],
+    ) -> Result<u64, StoreError> {
+        other!(self, "redrive", audit, self.shared.store.inner.redrive(queue, project, limit, audit))
+    }
+}
+
+#[async_trait]
+impl FileStore for SimBackend {
+    async fn write_file(&self, file: FileRecord, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        self.shared.store.look("file", &file.sealed);
+        other!(self, "write file", audit, self.shared.store.inner.write_file(file, audit))
+    }
+
+    async fn file(&self, id: FileId, project: ProjectId) -> Result<FileRecord, StoreError> {
+        read!(self, self.shared.store.inner.file(id, project))
+    }
+
+    async fn delete_file(&self, id: FileId, project: ProjectId, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "delete file", audit, self.shared.store.inner.delete_file(id, project, audit))
+    }
+}
+
+#[async_trait]
+impl AuditStore for SimBackend {
+    async fn append_audit(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "append audit", records, self.shared.store.inner.append_audit(records))
+    }
+
+    async fn audit(&self, scope: Scope, page: &PageRequest) -> Result<Page<AuditRecord>, StoreError> {
+        read!(self, self.shared.store.inner.audit(scope, page))
+    }
+}
+
+#[async_trait]
+impl KeyStore for SimBackend {
+    async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError> {
+        read!(self, self.shared.store.inner.keys(scope))
+    }
+
+    async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "insert key", audit, self.shared.store.inner.insert_key(key, audit))
+    }
+}
+
+#[async_trait]
+impl SystemStore for SimBackend {
+    async fn accept(&self, accept: Accept, audit: &[AuditRecord]) -> Result<Accepted, StoreError> {
+        let (new, audit_ids) = (NewRun::of(&accept), ids(audit));
+        change!(self, self.shared.store.accept(accept, audit), |result| Call::Accept {
+            new,
+            audit: audit_ids,
+            answer: answer(&result),
+        })
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        change!(self, self.shared.store.claim(request), |result| Call::Claim {
+            at: self.store_clock.now(),
+            answer: answer(&result),
+        })
+    }
+
+    async fn heartbeat(&self, worker: &WorkerRecord, leases: &[Lease], lease: Duration) -> Result<Beat, StoreError> {
+        change!(self, self.shared.store.heartbeat(worker, leases, lease), |result| Call::Heartbeat {
+            leases: leases.to_vec(),
+            answer: answer(&result),
+        })
+    }
+
+    async fn workers(&self, within: Duration) -> Result<Vec<WorkerRecord>, StoreError> {
+        read!(self, self.shared.store.inner.workers(within))
+    }
+
+    async fn retire(&self, worker: WorkerId) -> Result<(), StoreError> {
+        other!(self, "retire", &[], self.shared.store.inner.retire(worker))
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        read!(self, self.shared.store.inner.next_due())
+    }
+
+    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
+        change!(self, self.shared.store.inner.claim_triggers(limit, lease), |result| Call::ClaimTriggers {
+            at: self.store_clock.now(),
+            answer: match &result {
+                Ok(claimed) => Ok(claimed.iter().map(|one| (one.flow, one.epoch, one.due)).collect()),
+                Err(error) => Err(error.to_string()),
+            },
+        })
+    }
+
+    async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError> {
+        let runs = fire.runs.iter().map(|(accept, _)| NewRun::of(accept)).collect();
+        let audit = fire.runs.iter().flat_map(|(_, audit)| ids(audit)).collect();
+        let (flow, epoch) = (fire.flow, fire.epoch);
+        change!(self, self.shared.store.inner.fire_trigger(fire), |result| Call::FireTrigger {
+            flow,
+            epoch,
+            runs,
+            audit,
+            answer: answer(&result),
+        })
+    }
+
+    async fn route(&self, token: LookupHash) -> Result<Option<Route>, StoreError> {
+        read!(self, self.shared.store.inner.route(token))
+    }
+
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
+        other!(self, "sweep", &[], self.shared.store.inner.sweep(limit))
+    }
+}
