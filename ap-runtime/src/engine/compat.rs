@@ -25,7 +25,7 @@ pub fn compatibility(state: &RunState, old: &ValidFlow, new: &ValidFlow) -> Resu
     }
     // A list inside a step belongs to it: the step is the same, so the list is. That leaves the flow's own.
     let top = |frame: &&Frame| matches!(frame.list, List::Top);
-    let position = state.strands.values().flat_map(|strand| &strand.frames).find(top).map(|frame| frame.index);
+    let position = state.strands.iter().flat_map(|(_, strand)| &strand.frames).find(top).map(|frame| frame.index);
     let Some(position) = position else { return Ok(()) };
     let name = |steps: &[Step], index: usize| steps.get(index).map(|step| step.name.clone());
     let last = position.min(old.steps().len().saturating_sub(1));
