@@ -252,6 +252,7 @@ macro_rules! backend_conformance {
             // queue
             jobs_are_taken_oldest_first,
             taking_again_returns_the_same_jobs,
+            a_job_that_goes_back_is_taken_first_again,
             a_queue_holds_no_more_than_its_limit,
             starts_of_jobs_are_spaced,
             a_dead_job_can_be_driven_again,

@@ -85,6 +85,20 @@ pub async fn taking_again_returns_the_same_jobs(harness: &impl Harness) {
     assert_eq!(counts(backend, &flow).await, (1, 7, 0));
 }
 
+/// A job that goes back stands where it stood, and others can have it.
+pub async fn a_job_that_goes_back_is_taken_first_again(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let flow = published(backend, 1).await;
+    producer(backend, &flow, 1..=4).await;
+    let (one, two) = (running(backend, 1, &flow).await, running(backend, 2, &flow).await);
+    assert_eq!(take_up_to(backend, 3, one).await, [1, 2, 3]);
+    end_jobs(backend, one, &[(1, JobEnd::Back), (2, JobEnd::Done), (4, JobEnd::Back)]).await;
+    assert_eq!(counts(backend, &flow).await, (2, 1, 0), "one that the run does not hold is passed over");
+    assert_eq!(take_up_to(backend, 1, two).await, [1]);
+    assert_eq!(take_up_to(backend, 3, one).await, [3, 4]);
+}
+
 /// No more jobs of a queue are held at once, over all runs, than a request says.
 pub async fn a_queue_holds_no_more_than_its_limit(harness: &impl Harness) {
     let bench = open(harness).await;

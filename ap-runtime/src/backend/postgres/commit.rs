@@ -139,7 +139,8 @@ impl Transaction<'_> {
 
     /// Does what became of jobs. One that the run does not hold is passed over.
     async fn end_jobs(&mut self, (project, run): RunKey, ends: &[(ap_core::id::JobId, JobEnd)]) -> sqlx::Result<()> {
-        for (wanted, statement) in [(JobEnd::Done, FORGET_JOBS), (JobEnd::Dead, BURY_JOBS)] {
+        for (wanted, statement) in [(JobEnd::Back, RETURN_JOBS), (JobEnd::Done, FORGET_JOBS), (JobEnd::Dead, BURY_JOBS)]
+        {
             let ids: Vec<Id> = ends.iter().filter(|(_, end)| *end == wanted).map(|(id, _)| Id::from(*id)).collect();
             if !ids.is_empty() {
                 let query = sqlx::query(statement).bind(Id::from(project)).bind(Id::from(run)).bind(ids);
@@ -176,5 +177,7 @@ const COUNT_SIGNALS: &str = "UPDATE ap_runs AS run SET signaled = EXISTS (SELECT
 const INSERT_JOBS: &str = "INSERT INTO ap_jobs (project, id, queue, state, sealed) \
     SELECT $1, id, queue, 'WAITING', sealed FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS new (id, queue, sealed)";
 const FORGET_JOBS: &str = "DELETE FROM ap_jobs WHERE project = $1 AND run = $2 AND id = ANY ($3)";
+const RETURN_JOBS: &str = "UPDATE ap_jobs SET state = 'WAITING', run = NULL, holder = NULL, start = NULL \
+    WHERE project = $1 AND run = $2 AND id = ANY ($3)";
 const BURY_JOBS: &str = "UPDATE ap_jobs SET state = 'DEAD', run = NULL, holder = NULL, start = NULL \
     WHERE project = $1 AND run = $2 AND id = ANY ($3)";
