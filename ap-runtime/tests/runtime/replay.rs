@@ -129,8 +129,8 @@ pub(crate) fn flow_of(mut steps: Vec<Value>) -> ValidFlow {
     number(&mut steps, &mut 1);
     let source = json!({ "displayName": "Random", "triggers": [{ "name": "t", "type": "manual" }], "steps": steps });
     let pieces = PieceSet::new([Arc::new(FakePiece(Arc::new(Peer::default()))) as Arc<dyn Piece>]);
-    let definition = FlowDefinition::parse_slice(source.to_string().as_bytes(), &FlowLimits::default()).unwrap();
-    ValidFlow::check(definition, &pieces, &FlowLimits::default()).unwrap()
+    let definition = FlowDefinition::parse_slice(source.to_string().as_bytes(), &FlowLimits::widest()).unwrap();
+    ValidFlow::check(definition, &pieces, &FlowLimits::widest()).unwrap()
 }
 
 /// Plays the outside world: answers whatever the engine asks for, as the dice fall.

@@ -310,7 +310,13 @@ async fn plan(backend: &SqliteBackend, sql: &str) -> Vec<String> {
     let explain = format!("EXPLAIN QUERY PLAN {sql}");
     let lines = backend.readers.read(move |open| {
         let mut statement = open.prepare(&explain)?;
-        statement.query_map((), |row| row.get(3))?.collect()
+        // The plan does not depend on the arguments: they stay unbound.
+        let mut rows = statement.raw_query();
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next()? {
+            lines.push(row.get(3)?);
+        }
+        Ok(lines)
     });
     lines.await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
 }
