@@ -58,7 +58,9 @@ pub fn run(options: &FairnessOptions) -> Result<()> {
                 Kind::Memory => Place::Memory,
                 Kind::Sqlite => Place::Sqlite(directory.path().join(format!("fairness-{round}.db"))),
                 Kind::Postgres => match std::env::var(POSTGRES_URL) {
-                    Ok(url) => Place::Postgres { url, schema: format!("bench_fairness_{}_{round}", std::process::id()) },
+                    Ok(url) => {
+                        Place::Postgres { url, schema: format!("bench_fairness_{}_{round}", std::process::id()) }
+                    }
                     Err(_) => {
                         println!("PostgreSQL is left out: `{POSTGRES_URL}` is not set.");
                         break;
@@ -161,7 +163,7 @@ async fn measure(place: &Place, slice: Duration) -> Result<Round> {
 
 async fn phase(door: &WebhookDoor, others: &[Tenant], noisy: Option<&Tenant>, slice: Duration) -> Result<Phase> {
     let start = Instant::now();
-    let window = Window { start, from: start + WARM_UP, until: start + WARM_UP + slice };
+    let window = Window { from: start + WARM_UP, until: start + WARM_UP + slice };
     let interval = Duration::from_secs_f64(1.0 / RATE);
     let mut senders = JoinSet::new();
     for (number, tenant) in others.iter().enumerate() {
@@ -201,10 +203,9 @@ async fn phase(door: &WebhookDoor, others: &[Tenant], noisy: Option<&Tenant>, sl
     Ok(phase)
 }
 
-/// When a phase starts, and which part of it counts.
+/// Which part of a phase counts.
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    start: Instant,
     from: Instant,
     until: Instant,
 }

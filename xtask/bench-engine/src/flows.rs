@@ -69,7 +69,8 @@ impl Flow {
 #[must_use]
 pub fn lasting(milliseconds: u64) -> Value {
     let act = json!({ "name": "act", "type": "stub.act", "settings": { "value": "done", "takesMs": milliseconds } });
-    let reply = json!({ "name": "reply", "type": "respond", "settings": { "body": { "done": "{{steps.act.output}}" } } });
+    let reply =
+        json!({ "name": "reply", "type": "respond", "settings": { "body": { "done": "{{steps.act.output}}" } } });
     definition("Lasting", &json!([act, reply]))
 }
 
@@ -86,7 +87,8 @@ pub fn waiting() -> Value {
 }
 
 fn parked(pause: &Value) -> Value {
-    let reply = json!({ "name": "reply", "type": "respond", "settings": { "body": { "number": "{{trigger.body.number}}" } } });
+    let reply =
+        json!({ "name": "reply", "type": "respond", "settings": { "body": { "number": "{{trigger.body.number}}" } } });
     definition("Parked", &json!([pause, reply]))
 }
 

@@ -83,7 +83,8 @@ pub async fn postgres(url: &str, schema: &str, tenants: &[Tenant], stored: usize
     let share = missing.div_ceil(tenants.len().max(1));
     let mut columns = Vec::new();
     for table in ["ap_runs", "ap_journal", "ap_audit"] {
-        let sql = "SELECT column_name::text FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2";
+        let sql =
+            "SELECT column_name::text FROM information_schema.columns WHERE table_schema = $1 AND table_name = $2";
         let rows = sqlx::query(sql).bind(schema).bind(table).fetch_all(&mut connection).await?;
         columns.push(rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<Vec<String>>>()?);
     }
@@ -98,7 +99,8 @@ pub async fn postgres(url: &str, schema: &str, tenants: &[Tenant], stored: usize
              FROM generate_series(0, {share} - 1) AS n) AS s"
         );
         let scope = scope(tenant)?;
-        let template = "(SELECT id FROM ap_runs WHERE project = encode($1, 'hex')::uuid AND finished IS NOT NULL LIMIT 1)";
+        let template =
+            "(SELECT id FROM ap_runs WHERE project = encode($1, 'hex')::uuid AND finished IS NOT NULL LIMIT 1)";
         let started = "(SELECT id FROM ap_audit WHERE scope = $1 AND action = 'run.start' LIMIT 1)";
         for (table, names, values, condition) in copies(runs, journal, audit) {
             let (key, owner, id) = match table {
@@ -106,7 +108,8 @@ pub async fn postgres(url: &str, schema: &str, tenants: &[Tenant], stored: usize
                 _ => (&tenant.project, "encode($1, 'hex')::uuid", template),
             };
             let condition = condition.replace("?1", owner).replace("?2", id);
-            let sql = format!("INSERT INTO {table} ({names}) SELECT {values} FROM {ids}, {table} AS t WHERE {condition}");
+            let sql =
+                format!("INSERT INTO {table} ({names}) SELECT {values} FROM {ids}, {table} AS t WHERE {condition}");
             sqlx::query(AssertSqlSafe(sql)).bind(key).execute(&mut connection).await?;
         }
     }

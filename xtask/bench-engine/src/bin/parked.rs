@@ -30,7 +30,9 @@ fn main() -> Result<()> {
     for backend in arguments {
         match (backend.as_str(), std::env::var(POSTGRES_URL)) {
             ("sqlite", _) => {
-                for (number, (name, flow)) in [("delay", flows::delayed()), ("wait", flows::waiting())].iter().enumerate() {
+                for (number, (name, flow)) in
+                    [("delay", flows::delayed()), ("wait", flows::waiting())].iter().enumerate()
+                {
                     let place = Place::Sqlite(directory.path().join(format!("parked-{number}.db")));
                     runtime.block_on(weigh(&place, name, flow, runs))?;
                 }
@@ -140,9 +142,8 @@ impl Stored {
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
         let sql = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY name";
         let mut statement = connection.prepare(sql)?;
-        let parts = statement.query_map((), |row| {
-            Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default()))
-        });
+        let parts =
+            statement.query_map((), |row| Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default())));
         let parts: Vec<(String, u64)> = parts?.collect::<rusqlite::Result<_>>()?;
         Ok(Self { bytes: parts.iter().map(|(_, bytes)| bytes).sum(), parts })
     }
