@@ -33,8 +33,6 @@ pub fn seconds(flag: &str, text: &str) -> Result<Duration> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests may panic")]
-
     use super::*;
 
     #[test]

@@ -163,7 +163,7 @@ async fn measure(place: &Place, slice: Duration) -> Result<Round> {
 
 async fn phase(door: &WebhookDoor, others: &[Tenant], noisy: Option<&Tenant>, slice: Duration) -> Result<Phase> {
     let start = Instant::now();
-    let window = Window { start, from: start + WARM_UP, until: start + WARM_UP + slice };
+    let window = Window { from: start + WARM_UP, until: start + WARM_UP + slice };
     let interval = Duration::from_secs_f64(1.0 / RATE);
     let mut senders = JoinSet::new();
     for (number, tenant) in others.iter().enumerate() {
@@ -203,10 +203,9 @@ async fn phase(door: &WebhookDoor, others: &[Tenant], noisy: Option<&Tenant>, sl
     Ok(phase)
 }
 
-/// When a phase starts, and which part of it counts.
+/// Which part of a phase counts.
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    start: Instant,
     from: Instant,
     until: Instant,
 }

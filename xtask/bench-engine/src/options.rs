@@ -157,8 +157,6 @@ const FAIRNESS_USAGE: &str = "bench fairness [--quick] [--backend sqlite] [--rou
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests may panic")]
-
     use super::*;
 
     fn words(line: &str) -> impl Iterator<Item = String> {

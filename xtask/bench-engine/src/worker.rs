@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use ap_runtime::config::WorkerOptions;
 use bench_base::floor::BareWriter;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     flows::Flow,
@@ -52,9 +51,9 @@ async fn work(place: &Place) -> Result<()> {
     let world = World::open(place, WorkerOptions::default()).await?;
     let mut floor = None;
     say(&Answer::Done)?;
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await? {
-        match serde_json::from_str(&line)? {
+    // Blocks this thread between orders; the runtime has others.
+    for line in std::io::stdin().lines() {
+        match serde_json::from_str(&line?)? {
             Order::Tenants(count) => {
                 let sources = Flow::ALL.map(Flow::source);
                 let mut tenants = Vec::new();

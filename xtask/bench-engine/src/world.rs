@@ -91,7 +91,10 @@ impl World {
                 Opened::Postgres(Arc::new(backend), wakeup)
             }
         };
-        let key = MemoryKeyProvider::new(RootKey::from_slice(&[7; RootKey::BYTES])?);
+        let key =
+            MemoryKeyProvider::new(RootKey::from_slice(&std::array::from_fn::<u8, { RootKey::BYTES }, _>(|index| {
+                index as u8
+            }))?);
         let builder = match &opened {
             Opened::Memory(backend) => Runtime::builder(Arc::clone(backend) as Arc<dyn Backend>, key),
             Opened::Sqlite(backend) => Runtime::builder(Arc::clone(backend) as Arc<dyn Backend>, key),
