@@ -1,6 +1,6 @@
 //! Two backends, the same calls, the same answers: the memory backend says what is right, and a random walk compares.
 #![cfg(feature = "sqlite")]
-#![expect(clippy::expect_used, reason = "test support: what fails here is the test")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "test support: what fails here is the test")]
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 

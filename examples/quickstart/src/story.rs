@@ -10,7 +10,7 @@ use ap_core::{
     store::PageRequest,
 };
 use ap_crypto::{entropy::SystemEntropy, signature::HmacSha256, token::generate_token};
-use ap_runtime::{engine::RunView, runtime::Runtime, session::ProjectSession};
+use ap_runtime::{engine::RunView, runtime::Runtime, session::ProjectSession, store::RunFilter};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 

@@ -24,6 +24,7 @@ const PROJECTS: u128 = 2;
 const LEASE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few hundred steps in a test")]
 enum Step {
     Accept { project: u128, control: RunControl, leased: bool },
     Advance(Duration),
