@@ -1,13 +1,19 @@
 //! The floor of PostgreSQL: as many connections as the backend writes through, each inserting all rows that wait for it with
 //! one statement, which is one commit.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// The way to the bare connections.
@@ -31,7 +37,9 @@ impl BareConnections {
     pub async fn open(url: &str, schema: &str) -> Result<Self> {
         let mut queues = Vec::new();
         for number in 0..CONNECTIONS {
-            let mut connection = PgConnection::connect(url).await?;
+            // Without TLS on this machine, as the backend.
+            let options = PgConnectOptions::from_str(url)?.ssl_mode(PgSslMode::Disable);
+            let mut connection = PgConnection::connect_with(&options).await?;
             if number == 0 {
                 let table = format!("{schema}.rows");
                 let create = format!(

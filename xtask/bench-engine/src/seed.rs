@@ -113,7 +113,9 @@ pub async fn postgres(url: &str, schema: &str, tenants: &[Tenant], stored: usize
             sqlx::query(AssertSqlSafe(sql)).bind(key).execute(&mut connection).await?;
         }
     }
-    sqlx::raw_sql("VACUUM ANALYZE ap_runs, ap_journal, ap_audit; CHECKPOINT").execute(&mut connection).await?;
+    for statement in ["VACUUM ANALYZE ap_runs, ap_journal, ap_audit", "CHECKPOINT"] {
+        sqlx::raw_sql(statement).execute(&mut connection).await?;
+    }
     connection.close().await?;
     Ok(())
 }
