@@ -163,7 +163,9 @@ impl CronDateTime for Local {
         let ambiguous = self.at.time_zone().to_ambiguous_zoned_datetime(local);
         let invalid = |_| CronError::InvalidTime;
         Ok(match ambiguous.offset() {
-            AmbiguousOffset::Unambiguous { .. } => Resolution::Single(Self::new(ambiguous.unambiguous().map_err(invalid)?)),
+            AmbiguousOffset::Unambiguous { .. } => {
+                Resolution::Single(Self::new(ambiguous.unambiguous().map_err(invalid)?))
+            }
             AmbiguousOffset::Fold { .. } => Resolution::Ambiguous(
                 Self::new(ambiguous.clone().earlier().map_err(invalid)?),
                 Self::new(ambiguous.later().map_err(invalid)?),
