@@ -318,6 +318,7 @@ mod tests {
     fn the_password_is_not_shown() {
         let options = PostgresOptions::from_url("postgres://u:canary@localhost/x").expect("a URL");
         assert!(!format!("{options:?}").contains("canary"));
+        assert!(!format!("{:?}", options.connector().expect("options")).contains("canary"));
         let error = PostgresOptions::from_url("postgres://u:canary@localhost:99999999/x").expect_err("no port");
         assert!(!format!("{error:?} {error}").contains("canary"));
     }
