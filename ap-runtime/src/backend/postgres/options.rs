@@ -60,7 +60,8 @@ struct Pools {
 impl PostgresOptions {
     /// The database of a URL such as `postgres://user:password@host:5432/database`. Its parameters `sslmode`
     /// (`require`, `verify-ca`, `verify-full`; `disable` for this machine only), `sslrootcert`, `sslcert` and `sslkey` are
-    /// understood as libpq does.
+    /// understood as libpq does. What the URL leaves out comes from libpq's variables, such as `PGUSER` and `PGPASSWORD`, and
+    /// the password at last from its password file; `PGSSLMODE` is not looked at.
     ///
     /// # Errors
     /// [`PostgresOpenError::Option`] if it is no such URL.
@@ -90,7 +91,8 @@ impl PostgresOptions {
         Ok(options)
     }
 
-    /// The database of this name at `host`, which may be the directory of a Unix socket, as `user`.
+    /// The database of this name at `host`, which may be the directory of a Unix socket, as `user`. Without a password that
+    /// of the variable `PGPASSWORD` is used, if there is one.
     #[must_use]
     pub fn from_parts(host: &str, port: u16, database: &str, user: &str, password: Option<&SecretString>) -> Self {
         let connect = PgConnectOptions::new_without_pgpass().port(port).database(database).username(user);
