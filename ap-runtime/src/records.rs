@@ -200,30 +200,36 @@ pub(crate) fn queue_hash(keys: &TenantKeys, name: &str) -> LookupHash {
     keys.lookup_hash("queue", &[name.as_bytes()])
 }
 
-/// The seal of a signal: bound to the run it is for.
-pub(crate) fn signal(key: &[u8; 32], project: ProjectId) -> SealContext<'_> {
+/// The seal of a signal: bound to the run it is for and to what it is about.
+pub(crate) fn signal(key: &[u8; 64], project: ProjectId) -> SealContext<'_> {
     let scope = project.into();
     SealContext { scope, table: "signals", record: key, field: "content", version: 1, purpose: AT_REST }
 }
 
-/// What a signal is sealed for: its run and itself.
-pub(crate) fn signal_key(run: RunId, id: SignalId) -> [u8; 32] {
-    let mut key = [0; 32];
-    let (head, tail) = key.split_at_mut(16);
+/// What a signal is sealed for: its run, itself and its slot. The slot says who answers, so nobody may change it in the store.
+pub(crate) fn signal_key(run: RunId, id: SignalId, slot: &LookupHash) -> [u8; 64] {
+    let mut key = [0; 64];
+    let (ids, about) = key.split_at_mut(32);
+    let (head, tail) = ids.split_at_mut(16);
     head.copy_from_slice(run.as_bytes());
     tail.copy_from_slice(id.as_bytes());
+    about.copy_from_slice(&slot.0);
     key
 }
 
-/// The hash under which the jobs of a queue are found.
-pub(crate) fn queue_name(keys: &TenantKeys, name: &str) -> LookupHash {
-    keys.lookup_hash("queue", &[name.as_bytes()])
+/// The seal of a job: bound to its queue.
+pub(crate) fn job(key: &[u8; 48], project: ProjectId) -> SealContext<'_> {
+    let scope = project.into();
+    SealContext { scope, table: "jobs", record: key, field: "data", version: 1, purpose: AT_REST }
 }
 
-/// The seal of a job of a queue.
-pub(crate) fn job(id: &JobId, project: ProjectId) -> SealContext<'_> {
-    let scope = project.into();
-    SealContext { scope, table: "jobs", record: id.as_bytes(), field: "data", version: 1, purpose: AT_REST }
+/// What a job is sealed for: itself and its queue.
+pub(crate) fn job_key(id: JobId, queue: &LookupHash) -> [u8; 48] {
+    let mut key = [0; 48];
+    let (head, tail) = key.split_at_mut(16);
+    head.copy_from_slice(id.as_bytes());
+    tail.copy_from_slice(&queue.0);
+    key
 }
 
 /// The seal of a file.
@@ -239,3 +245,45 @@ pub(crate) fn trigger_state(flow: &FlowId, project: ProjectId, epoch: u64) -> Se
 }
 
 const AT_REST: &str = "at-rest";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ap_core::{id::KeyId, time::Timestamp};
+    use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
+
+    use super::*;
+    use crate::{backend::memory::MemoryBackend, clock::SystemClock};
+
+    const PROJECT: ProjectId = ProjectId::from_u128(1);
+
+    fn keys() -> Arc<TenantKeys> {
+        let root = RootKey::generate(&SystemEntropy).expect("entropy");
+        let ring = Keyring::new(root, Arc::new(MemoryBackend::new(Arc::new(SystemClock))));
+        ring.create_tenant_key(PROJECT.into(), KeyId::from_u128(1), Timestamp::EPOCH, &SystemEntropy).expect("a key").1
+    }
+
+    #[test]
+    fn a_signal_opens_for_its_run_and_in_its_slot_only() {
+        let keys = keys();
+        let (run, id, slot) = (RunId::from_u128(2), SignalId::from_u128(3), LookupHash([4; 32]));
+        let sealed = keys.seal(&signal(&signal_key(run, id, &slot), PROJECT), b"yes", &SystemEntropy).expect("sealed");
+        let opens = |run, id, slot| keys.open(&signal(&signal_key(run, id, &slot), PROJECT), &sealed).is_ok();
+        assert!(opens(run, id, slot));
+        assert!(!opens(RunId::from_u128(9), id, slot));
+        assert!(!opens(run, SignalId::from_u128(9), slot));
+        assert!(!opens(run, id, LookupHash([9; 32])), "an answer counts for somebody else");
+    }
+
+    #[test]
+    fn a_job_opens_in_its_queue_only() {
+        let keys = keys();
+        let (id, queue) = (JobId::from_u128(2), LookupHash([3; 32]));
+        let sealed = keys.seal(&job(&job_key(id, &queue), PROJECT), b"work", &SystemEntropy).expect("sealed");
+        let opens = |id, queue| keys.open(&job(&job_key(id, &queue), PROJECT), &sealed).is_ok();
+        assert!(opens(id, queue));
+        assert!(!opens(JobId::from_u128(9), queue));
+        assert!(!opens(id, LookupHash([9; 32])));
+    }
+}

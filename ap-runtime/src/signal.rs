@@ -28,7 +28,8 @@ impl Kernel {
         let at = self.clock.now();
         let id = SignalId::from_parts(at, self.id_entropy()?);
         let plain = zeroize::Zeroizing::new(serde_json::to_vec(signal).map_err(RunError::Encoding)?);
-        let sealed = keys.seal(&records::signal(&records::signal_key(run, id), project), &plain, &*self.entropy)?;
+        let key = records::signal_key(run, id, &slot);
+        let sealed = keys.seal(&records::signal(&key, project), &plain, &*self.entropy)?;
         let audit = [self.seal_event(keys, event)?];
         let told = self.backend.signal(SignalRecord { id, project, run, slot, at, sealed }, &audit).await?;
         if told == Signaled::Delivered {

@@ -115,14 +115,14 @@ impl Kernel {
         let at = self.clock.now();
         let id = SignalId::from_parts(at, self.id_entropy()?);
         let plain = zeroize::Zeroizing::new(serde_json::to_vec(content).map_err(RunError::Encoding)?);
-        let key = records::signal_key(run, id);
+        let key = records::signal_key(run, id, &slot);
         let sealed = keys.seal(&records::signal(&key, project), &plain, &*self.entropy).map_err(RunError::Seal)?;
         Ok(SignalRecord { id, project, run, slot, at, sealed })
     }
 
     /// Opens what a run was told.
     pub(crate) fn open_signal(&self, keys: &TenantKeys, record: &SignalRecord) -> Result<Signal, RunError> {
-        let key = records::signal_key(record.run, record.id);
+        let key = records::signal_key(record.run, record.id, &record.slot);
         let plain = keys.open(&records::signal(&key, record.project), &record.sealed).map_err(RunError::Seal)?;
         serde_json::from_slice(&plain).map_err(RunError::Encoding)
     }

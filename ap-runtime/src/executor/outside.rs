@@ -145,7 +145,8 @@ impl Driver {
             let id = next_job_id(last, JobId::from_parts(at, self.kernel.id_entropy()?));
             last = Some(id);
             let plain = zeroize::Zeroizing::new(serde_json::to_vec(data).map_err(RunError::Encoding)?);
-            let context = records::job(&id, self.lease.project);
+            let key = records::job_key(id, &queue);
+            let context = records::job(&key, self.lease.project);
             let sealed = self.keys.seal(&context, &plain, &*self.kernel.entropy).map_err(RunError::Seal)?;
             self.carry.jobs.push(NewJob { id, queue, sealed });
         }
@@ -159,9 +160,10 @@ impl Driver {
         if let Some(stopped) = self.commit(RunChange::Stay).await? {
             return Ok(Some(stopped));
         }
+        let queue = records::queue_hash(&self.keys, &call.queue);
         let request = JobRequest {
             lease: self.lease,
-            queue: records::queue_hash(&self.keys, &call.queue),
+            queue,
             holder: self.keys.lookup_hash("job-holder", &[self.lease.run.as_bytes(), call.path.as_str().as_bytes()]),
             limit: call.max_concurrent,
             max_concurrent: call.max_concurrent,
@@ -174,7 +176,8 @@ impl Driver {
         };
         let mut jobs = Vec::with_capacity(held.jobs.len());
         for job in held.jobs {
-            let context = records::job(&job.id, self.lease.project);
+            let key = records::job_key(job.id, &queue);
+            let context = records::job(&key, self.lease.project);
             let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
             let data: Value = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
             jobs.push(TakenJob { id: job.id, start: job.start, data: Arc::new(data) });

@@ -98,7 +98,7 @@ impl World {
         let keys = kernel.keyring.tenant(self.project.into()).await.expect("keys");
         let stored = kernel.backend.signals(self.run, self.project).await.expect("signals");
         let open = |signal: &crate::store::SignalRecord| {
-            let key = records::signal_key(signal.run, signal.id);
+            let key = records::signal_key(signal.run, signal.id, &signal.slot);
             let plain = keys.open(&records::signal(&key, self.project), &signal.sealed).expect("opened");
             serde_json::from_slice(&plain).expect("a signal")
         };

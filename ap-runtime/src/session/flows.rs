@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::{ProjectSession, PublishReport, SessionError, records_failed};
 use crate::{
+    journal::RunError,
     records::{self, FlowDetail},
     store::{FlowRecord, FlowVersionRecord, FlowWrite as WriteSet, TriggerChange, VersionState},
     trigger::{Schedule, change_for},
@@ -395,8 +396,12 @@ impl ProjectSession {
     /// changes: what is just being fired for it would be lost.
     async fn has_route(&self, flow: &FlowRecord) -> Result<bool, SessionError> {
         let Some(version) = flow.published else { return Ok(true) };
-        let valid = self.session.parts.kernel.flow_version(version, flow.project).await?;
-        Ok(!matches!(valid.trigger().kind, TriggerKind::Schedule(_) | TriggerKind::Piece(_)))
+        match self.session.parts.kernel.flow_version(version, flow.project).await {
+            Ok(valid) => Ok(!matches!(valid.trigger().kind, TriggerKind::Schedule(_) | TriggerKind::Piece(_))),
+            // The token of a flow that cannot be executed here any more can still be changed.
+            Err(RunError::Flow(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn new_draft(

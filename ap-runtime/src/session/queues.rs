@@ -69,7 +69,7 @@ impl ProjectSession {
     pub async fn queue(&self, name: &str) -> Result<QueueCounts, SessionError> {
         let proof = self.authorize::<QueueRead, _>(())?;
         let keys = self.keys().await?;
-        let queue = records::queue_name(&keys, name);
+        let queue = records::queue_hash(&keys, name);
         Ok(self.session.parts.kernel.backend.queue_counts(queue, proof.target()).await?)
     }
 
@@ -88,7 +88,7 @@ impl ProjectSession {
         let event = AuditEvent::of(&proof, kernel.clock.now())
             .with_detail("queue", name)
             .with_detail("limit", u64::from(limit));
-        let (queue, audit) = (records::queue_name(&keys, name), [kernel.seal_event(&keys, &event)?]);
+        let (queue, audit) = (records::queue_hash(&keys, name), [kernel.seal_event(&keys, &event)?]);
         Ok(kernel.backend.redrive(queue, proof.target(), limit, &audit).await?)
     }
 }

@@ -7,7 +7,7 @@
 //! minute (`30 2 * * *`), and not at all if it repeats (`*/15 * * * *`). Where a clock is put back, a named time fires once, the
 //! first time, and a repeating one fires through both. No two ticks are the same instant.
 
-use std::{cmp::Ordering, sync::OnceLock, time::Duration};
+use std::{cell::Cell, cmp::Ordering, sync::OnceLock, time::Duration};
 
 use ap_core::{
     flow::{CatchUp, Diagnostic, ScheduleSettings, TriggerDefinition},
@@ -120,23 +120,32 @@ impl Schedule {
 
     fn local(&self, at: Timestamp) -> Option<Local> {
         let seconds = jiff::Timestamp::from_microsecond(at.as_micros()).ok()?;
-        Some(Local(seconds.to_zoned_datetime(self.zone.clone())))
+        Some(Local::new(seconds.to_zoned_datetime(self.zone.clone())))
     }
 }
 
 /// A moment as the clocks of its time zone show it.
 #[derive(Clone, Debug)]
-struct Local(ZonedDateTime);
+struct Local {
+    at: ZonedDateTime,
+    /// How many more moments a search that starts here looks at. Without that bound, an expression whose times are all
+    /// skipped by the clock would be searched for second by second through thousands of years.
+    left: Cell<u32>,
+}
 
 impl Local {
+    const fn new(at: ZonedDateTime) -> Self {
+        Self { at, left: Cell::new(MAX_LOOKED_AT) }
+    }
+
     fn timestamp(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.timestamp().as_second().saturating_mul(1_000_000))
+        Timestamp::from_micros(self.at.timestamp().as_second().saturating_mul(1_000_000))
     }
 }
 
 impl CronDateTime for Local {
     fn to_civil(&self) -> CivilDateTime {
-        let local = self.0.datetime();
+        let local = self.at.datetime();
         let small = |part: i8| u32::try_from(part).unwrap_or_default();
         CivilDateTime::new(
             CivilDate::from_parts_unchecked(i32::from(local.year()), small(local.month()), small(local.day())),
@@ -145,29 +154,32 @@ impl CronDateTime for Local {
     }
 
     fn civil_weekday(&self) -> Weekday {
-        Weekday::from_days_from_sunday(u32::try_from(self.0.weekday().to_sunday_zero_offset()).unwrap_or_default())
+        Weekday::from_days_from_sunday(u32::try_from(self.at.weekday().to_sunday_zero_offset()).unwrap_or_default())
     }
 
     fn resolve_civil(&self, civil: CivilDateTime) -> Result<Resolution<Self>, CronError> {
+        self.left.set(self.left.get().checked_sub(1).ok_or(CronError::TimeSearchLimitExceeded)?);
         let local = to_jiff(civil).ok_or(CronError::InvalidDate)?;
-        let ambiguous = self.0.time_zone().to_ambiguous_zoned_datetime(local);
+        let ambiguous = self.at.time_zone().to_ambiguous_zoned_datetime(local);
         let invalid = |_| CronError::InvalidTime;
         Ok(match ambiguous.offset() {
-            AmbiguousOffset::Unambiguous { .. } => Resolution::Single(Self(ambiguous.unambiguous().map_err(invalid)?)),
+            AmbiguousOffset::Unambiguous { .. } => {
+                Resolution::Single(Self::new(ambiguous.unambiguous().map_err(invalid)?))
+            }
             AmbiguousOffset::Fold { .. } => Resolution::Ambiguous(
-                Self(ambiguous.clone().earlier().map_err(invalid)?),
-                Self(ambiguous.later().map_err(invalid)?),
+                Self::new(ambiguous.clone().earlier().map_err(invalid)?),
+                Self::new(ambiguous.later().map_err(invalid)?),
             ),
             AmbiguousOffset::Gap { .. } => Resolution::Gap,
         })
     }
 
     fn checked_add_seconds(&self, seconds: i64) -> Option<Self> {
-        self.0.checked_add(SignedDuration::from_secs(seconds)).ok().map(Self)
+        self.at.checked_add(SignedDuration::from_secs(seconds)).ok().map(Self::new)
     }
 
     fn cmp_instant(&self, other: &Self) -> Ordering {
-        self.0.timestamp().cmp(&other.0.timestamp())
+        self.at.timestamp().cmp(&other.at.timestamp())
     }
 }
 
@@ -200,6 +212,8 @@ fn place(trigger: &TriggerDefinition, member: &str) -> String {
 const ON_TIME: Duration = Duration::from_secs(60);
 /// Ticks caught up with at most.
 const MAX_CAUGHT_UP: usize = 100;
+/// Moments that one search looks at: more than any skipped time has seconds, the longest of which was a whole day.
+const MAX_LOOKED_AT: u32 = 100_000;
 /// Unit: bytes.
 const MAX_EXPRESSION: usize = 256;
 /// Unit: bytes.
@@ -302,6 +316,16 @@ mod tests {
             );
         }
         assert_eq!(checked("* * * * *", "europe/berlin").expect("names have no case").timezone(), "europe/berlin");
+    }
+
+    #[test]
+    fn an_expression_that_meets_skipped_times_only_is_given_up_soon() {
+        // Every second of the hour that Berlin's clocks skip, on the day they skip it, every year.
+        let never = checked("* * 2 * 3 SUN#L", "Europe/Berlin").expect_err("no such time");
+        assert_eq!(never.rule, "trigger.schedule.never");
+        // Where no clock skips it, it fires.
+        let first = checked("* * 2 * 3 SUN#L", "UTC").expect("a schedule").next(at("2026-01-01T00:00:00Z"));
+        assert_eq!(first, Some(at("2026-03-29T02:00:00Z")));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Link`]: one connection that writes, opened anew whenever it is not to be trusted any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
     id::ProjectId,
@@ -20,7 +20,6 @@ use super::{
 use crate::clock::Clock;
 
 /// Opens connections that are set up alike.
-#[derive(Debug)]
 pub(super) struct Connector {
     options: PgConnectOptions,
     /// Statements that every connection starts with.
@@ -87,6 +86,13 @@ impl Connector {
         }
         let row = sqlx::raw_sql(BEGIN_AND_TELL_TIME).fetch_one(connection).await?;
         Columns::of(&row).time()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The driver's options show their password.
+        f.debug_struct("Connector").field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 

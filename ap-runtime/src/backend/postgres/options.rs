@@ -60,7 +60,8 @@ struct Pools {
 impl PostgresOptions {
     /// The database of a URL such as `postgres://user:password@host:5432/database`. Its parameters `sslmode`
     /// (`require`, `verify-ca`, `verify-full`; `disable` for this machine only), `sslrootcert`, `sslcert` and `sslkey` are
-    /// understood as libpq does.
+    /// understood as libpq does. What the URL leaves out comes from libpq's variables, such as `PGUSER` and `PGPASSWORD`, and
+    /// the password at last from its password file; `PGSSLMODE` is not looked at.
     ///
     /// # Errors
     /// [`PostgresOpenError::Option`] if it is no such URL.
@@ -90,7 +91,8 @@ impl PostgresOptions {
         Ok(options)
     }
 
-    /// The database of this name at `host`, which may be the directory of a Unix socket, as `user`.
+    /// The database of this name at `host`, which may be the directory of a Unix socket, as `user`. Without a password that
+    /// of the variable `PGPASSWORD` is used, if there is one.
     #[must_use]
     pub fn from_parts(host: &str, port: u16, database: &str, user: &str, password: Option<&SecretString>) -> Self {
         let connect = PgConnectOptions::new_without_pgpass().port(port).database(database).username(user);
@@ -318,6 +320,7 @@ mod tests {
     fn the_password_is_not_shown() {
         let options = PostgresOptions::from_url("postgres://u:canary@localhost/x").expect("a URL");
         assert!(!format!("{options:?}").contains("canary"));
+        assert!(!format!("{:?}", options.connector().expect("options")).contains("canary"));
         let error = PostgresOptions::from_url("postgres://u:canary@localhost:99999999/x").expect_err("no port");
         assert!(!format!("{error:?} {error}").contains("canary"));
     }
