@@ -7,8 +7,8 @@
 //! * **Atomicity.** A write happens wholly or not at all, also when its future is dropped half-way: a dropped future
 //!   cancels nothing that was handed over.
 //! * **Durability.** Once a write returns `Ok`, it survives `kill -9` (the memory backend excepted, and it says so).
-//! * **Opacity.** Payloads are [`Sealed`]; a backend returns them bit for bit and reads nothing but clear columns.
-//! * **No blind write.** Mutable records are written under a [`Precondition`]; a run is written under its lease's epoch.
+//! * **Opacity.** Payloads are [`Sealed`](ap_core::store::Sealed); a backend returns them bit for bit and reads nothing but clear columns.
+//! * **No blind write.** Mutable records are written under a [`Precondition`](ap_core::store::Precondition); a run is written under its lease's epoch.
 //! * **Audit.** Every mutating method commits the audit records it is given together with the change, or neither.
 //!
 //! [`SystemStore`] holds what crosses projects and is unreachable from a session; it returns the project with each row.
