@@ -372,7 +372,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 20 * 3 * 4 * 4 * 2);
+        assert_eq!(checked, TABLE.len() * 3 * 4 * 4 * 2);
     }
 
     #[test]

@@ -221,5 +221,6 @@ async fn bodies_are_bounded_and_a_refused_one_uses_nothing_up() {
     let page = world.send("POST", &other, &form, "a=1&b=x+y").await;
     assert_eq!(page.status(), StatusCode::OK);
     assert!(String::from_utf8_lossy(page.body()).contains("Thank you"));
-    assert_eq!(world.signals().await[1], answer(AnswerDecision::Answer, json!({ "a": "1", "b": "x y" })));
+    // Both came in the same instant, so chance decides which is listed first.
+    assert!(world.signals().await.contains(&answer(AnswerDecision::Answer, json!({ "a": "1", "b": "x y" }))));
 }
