@@ -22,6 +22,7 @@ use crate::{
     flow_control::{Origin, control_of},
     journal::RunError,
     records,
+    replies::Outcome,
     store::{JobRequest, NewJob, RunChange},
 };
 
@@ -62,22 +63,29 @@ impl Driver {
             };
             let run = submission.accept.run.id;
             let event = Event::ChildStarted { at: self.kernel.clock.now(), path: call.path.clone(), run };
+            // What follows from the event, such as the end of a job, is written with it. If nothing is, nothing has changed.
+            let mut state = self.state.clone();
+            let once = state.apply(&self.flow, &event)?;
             let mark = self.carry.mark();
             self.carry.batch.push(&event)?;
             self.carry.starts.push((submission.accept, submission.audit));
+            let reply = self.carry.take_in(&self.kernel, &self.keys, self.lease.project, once)?;
             match self.commit(RunChange::Stay).await {
                 Ok(None) => {}
                 Ok(stopped) => return Ok(stopped),
                 // The flow was changed in this instant: nothing was written. Look again.
                 Err(RunError::Store(StoreError::Conflict { entity: Entity::Flow, .. })) => {
-                    self.carry.batch.rewind(mark);
-                    self.carry.starts.clear();
+                    self.carry.rewind(&mark);
                     continue;
                 }
                 Err(error) => return Err(error),
             }
-            let once = self.state.apply(&self.flow, &event)?;
-            return self.absorb(once).await;
+            self.state = state;
+            // The end follows at once, and gives the reply.
+            if let Some(reply) = reply.filter(|_| self.state.end().is_none()) {
+                self.kernel.replies.publish(self.lease.run, Outcome::Replied(reply));
+            }
+            return Ok(None);
         }
         self.refuse_child(call, "the other flow is being changed again and again".to_owned()).await
     }
