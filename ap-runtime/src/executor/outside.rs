@@ -117,10 +117,14 @@ impl Driver {
             return Ok(Err(format!("the flow `{}` is not started by others: its trigger is not `manual`", call.flow)));
         }
         // The other flow's bounds hold; what it would refuse starts later.
-        let control = match control_of(&valid, flow.id, &self.keys, &call.payload, Origin::Poll) {
+        let mut control = match control_of(&valid, flow.id, &self.keys, &call.payload, Origin::Poll) {
             Ok(control) => control,
             Err(error) => return Ok(Err(format!("the bounds of the flow `{}` do not fit: {error}", call.flow))),
         };
+        if call.waits {
+            // Another run would replace it, and nobody would tell this one.
+            control.debounce = None;
+        }
         let start = RunStart {
             project,
             flow: flow.id,
