@@ -21,9 +21,10 @@ use crate::{
     executor::Submission,
     flow_control::{Origin, control_of},
     journal::RunError,
+    kernel::Kernel,
     records,
     replies::Outcome,
-    store::{JobRequest, NewJob, RunChange},
+    store::{JobRequest, Lease, NewJob, RunChange, SignalRecord},
 };
 
 impl Driver {
@@ -216,6 +217,19 @@ impl Driver {
         let signal = self.kernel.seal_signal(&self.keys, ids, slot, &content)?;
         self.carry.signals.push(signal);
         Ok(())
+    }
+}
+
+impl Kernel {
+    /// What the run that started a broken one is told of its end; whether it waits for that, only the journal says.
+    pub(super) async fn broken_child_ended(&self, lease: Lease) -> Result<Option<SignalRecord>, RunError> {
+        let Lease { project, run, .. } = lease;
+        let Some(parent) = self.backend.run(run, project).await?.parent else { return Ok(None) };
+        let keys = self.keyring.tenant(project.into()).await?;
+        let status = RunStatus::InternalError;
+        let error = Some(StepError::new(StepErrorKind::Internal, "it could not be continued"));
+        let content = Signal::ChildEnded { run, status, output: Arc::default(), error };
+        self.seal_signal(&keys, (project, parent), records::child_slot(&keys, run), &content).map(Some)
     }
 }
 
