@@ -173,7 +173,8 @@ impl Driver {
         let mut turns = 0_u32;
         loop {
             turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(LOOK_UP)
+            // Nothing is begun that would be cut short at once: of what acts outside nobody would know whether it did.
+            if (turns.is_multiple_of(LOOK_UP) || self.signals.stop.is_cancelled())
                 && self.state.end().is_none()
                 && let Some(stopped) = self.look_up().await?
             {
