@@ -41,7 +41,7 @@ pub(super) struct Driver {
     /// Whether this process has just accepted the run: nobody can have told it anything before.
     fresh: bool,
     /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
-    lingers: bool,
+    pub(super) lingers: bool,
 }
 
 /// An attempt that is being carried out.

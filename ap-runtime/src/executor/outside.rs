@@ -31,7 +31,16 @@ impl Driver {
     /// Reads what the run was told and takes it in.
     pub(super) async fn take_signals(&mut self) -> Result<Option<Stopped>, RunError> {
         let (project, run) = (self.lease.project, self.lease.run);
-        for record in self.kernel.backend.signals(run, project).await? {
+        let told = match self.kernel.backend.signals(run, project).await {
+            Ok(told) => told,
+            Err(error) if error.is_retryable() => {
+                // The next heartbeat says again that there are some. What is under way must not be broken off for it.
+                tracing::warn!(%run, %error, "what the run was told cannot be read now");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for record in told {
             if self.state.end().is_some() {
                 return Ok(None);
             }
@@ -47,6 +56,8 @@ impl Driver {
                     continue;
                 }
             };
+            // What it was taken up for has happened: if it waits on, it waits elsewhere.
+            self.lingers = false;
             let event = Event::Signaled { at: self.kernel.clock.now(), slot: slot_text(&record.slot), content };
             if let Some(stopped) = self.record(event).await? {
                 return Ok(Some(stopped));
