@@ -180,6 +180,15 @@ impl RunState {
         self.succeed(id, &join.path, at, Arc::new(output));
     }
 
+    /// Jobs that the step at `path` has been given and holds, or has ended.
+    pub(crate) fn known_jobs(&self, path: &StepPath) -> BTreeSet<JobId> {
+        let waiting = self.strands.waiting_at(path).and_then(|id| self.strands.get(id));
+        match waiting.and_then(Strand::pending) {
+            Some(Pending::Join(Join { work: Work::Jobs(jobs), .. })) => jobs.jobs.iter().filter_map(|job| job.id).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
     pub(super) fn jobs_taken(
         &mut self,
         flow: &ValidFlow,

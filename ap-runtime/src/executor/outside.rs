@@ -163,7 +163,7 @@ impl Driver {
     pub(super) async fn enqueue(&mut self, call: EnqueueCall) -> Result<Option<Stopped>, RunError> {
         let at = self.kernel.clock.now();
         let queue = records::queue_hash(&self.keys, &call.queue);
-        let mut last: Option<JobId> = None;
+        let (mut last, mut jobs): (Option<JobId>, Vec<NewJob>) = (None, Vec::with_capacity(call.jobs.len()));
         for data in call.jobs.iter() {
             // Jobs are taken in order of id: each must be greater than the one before.
             let id = next_job_id(last, JobId::from_parts(at, self.kernel.id_entropy()?));
@@ -171,8 +171,10 @@ impl Driver {
             let plain = zeroize::Zeroizing::new(serde_json::to_vec(data).map_err(RunError::Encoding)?);
             let context = records::job(&id, self.lease.project);
             let sealed = self.keys.seal(&context, &plain, &*self.kernel.entropy).map_err(RunError::Seal)?;
-            self.carry.jobs.push(NewJob { id, queue, sealed });
+            jobs.push(NewJob { id, queue, sealed });
         }
+        // All or none: a commit of some without the event would have them queued again.
+        self.carry.jobs.extend(jobs);
         self.record(Event::Enqueued { at, path: call.path }).await
     }
 
@@ -196,8 +198,10 @@ impl Driver {
             Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),
             Err(error) => return Err(error.into()),
         };
-        let mut jobs = Vec::with_capacity(held.jobs.len());
-        for job in held.jobs {
+        // What the step has been given before is not written down again with every job that ends.
+        let known = self.state.known_jobs(&call.path);
+        let mut jobs = Vec::new();
+        for job in held.jobs.into_iter().filter(|job| !known.contains(&job.id)) {
             let context = records::job(&job.id, self.lease.project);
             let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
             let data: Value = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
