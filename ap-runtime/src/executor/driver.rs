@@ -273,7 +273,7 @@ impl Driver {
         };
         let effects: Vec<Option<Effect>> = calls.iter().map(outside).collect();
         if effects.iter().any(Option::is_some) {
-            self.credentials.refresh(&self.kernel, &self.keys).await?;
+            self.refresh_credentials().await?;
             for (call, effect) in calls.iter().zip(&effects) {
                 let Some(effect) = effect else { continue };
                 if !call.planned {
@@ -303,6 +303,31 @@ impl Driver {
             self.begin(path, attempt, timeout, outcome);
         }
         Ok(None)
+    }
+
+    /// Looks the connections up again: again and again if something is under way, which must not be broken off because the
+    /// store is out of reach.
+    async fn refresh_credentials(&mut self) -> Result<(), RunError> {
+        loop {
+            match self.credentials.refresh(&self.kernel, &self.keys).await {
+                Err(RunError::Store(error))
+                    if error.is_retryable()
+                        && !self.under_way.is_empty()
+                        && !self.signals.lost.is_cancelled()
+                        && !self.signals.stop.is_cancelled() =>
+                {
+                    tracing::warn!(run = %self.lease.run, %error, "connections are looked up again");
+                }
+                done => return done,
+            }
+            let until = self.kernel.clock.now().saturating_add(LOOK_UP_AGAIN);
+            tokio::select! {
+                biased;
+                () = self.signals.lost.cancelled() => {}
+                () = self.signals.stop.cancelled() => {}
+                () = self.kernel.clock.sleep_until(until) => {}
+            }
+        }
     }
 
     fn begin_code(&mut self, call: CodeCall) {
@@ -543,6 +568,8 @@ const fn attempt_of(command: &Command) -> Option<u32> {
 pub(super) const FIRST_EPOCH: u64 = 1;
 /// Every so many turns a driver looks at what has happened besides. Unit: turns.
 const LOOK_UP: u32 = 32;
+/// How long a driver rests that could not look something up.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 /// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
 const PARK_AFTER: Duration = Duration::from_secs(5);
 /// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's
