@@ -84,6 +84,8 @@ impl Carry {
         self.starts.clear();
         self.jobs.clear();
         self.job_ends.clear();
+        // What was taken in is not read again.
+        self.known.clear();
     }
 
     /// Where it stands, to go back to.
