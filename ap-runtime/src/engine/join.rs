@@ -184,7 +184,9 @@ impl RunState {
     pub(crate) fn known_jobs(&self, path: &StepPath) -> BTreeSet<JobId> {
         let waiting = self.strands.waiting_at(path).and_then(|id| self.strands.get(id));
         match waiting.and_then(Strand::pending) {
-            Some(Pending::Join(Join { work: Work::Jobs(jobs), .. })) => jobs.jobs.iter().filter_map(|job| job.id).collect(),
+            Some(Pending::Join(Join { work: Work::Jobs(jobs), .. })) => {
+                jobs.jobs.iter().filter_map(|job| job.id).collect()
+            }
             _ => BTreeSet::new(),
         }
     }

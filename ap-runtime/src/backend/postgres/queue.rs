@@ -180,7 +180,7 @@ const COUNTS: &str = "SELECT count(*) FILTER (WHERE state = 'WAITING'), count(*)
 /// What taking jobs has to know. Those that wait are counted up to a bound, and the dead not at all: a long queue must not make
 /// each of its jobs dearer.
 const COUNTS_TO_TAKE: &str = "SELECT \
-    (SELECT count(*) FROM (SELECT FROM ap_jobs WHERE project = $1 AND queue = $2 AND state = 'WAITING' LIMIT 10000) AS some), \
+    (SELECT count(*) FROM (SELECT FROM ap_jobs WHERE project = $1 AND queue = $2 AND state = 'WAITING' LIMIT 10000) AS few), \
     (SELECT count(*) FROM ap_jobs WHERE project = $1 AND queue = $2 AND state = 'HELD'), 0::bigint";
 const JOBS_OF: &str = "SELECT id, start, sealed FROM ap_jobs \
     WHERE project = $1 AND run = $2 AND queue = $3 AND holder = $4 AND state = 'HELD' ORDER BY id";
