@@ -401,6 +401,14 @@ pub fn check_stored(value: &Value) -> Result<(), StoredLimit> {
     }
 }
 
+/// As [`check_stored`], for the depth alone: at most [`MAX_STORED_DEPTH`] levels.
+///
+/// # Errors
+/// As the end of a sentence.
+pub fn check_depth(value: &Value) -> Result<(), StoredLimit> {
+    if depth_exceeds(value, MAX_STORED_DEPTH) { Err(StoredLimit::Depth) } else { Ok(()) }
+}
+
 /// As [`check_stored`], for the output of a step: one that is large is kept as a file, up to [`MAX_OUTPUT_BYTES`].
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use ap_core::{
         BranchStep, CodeStep, DelayStep, EnqueueStep, FailStep, IdempotencyKey, LoopStep, RespondStep, RouterMode,
         RouterStep, Step, StepKind, ValidFlow,
     },
-    json::size_of,
+    json::{self, size_of},
     run::{RunStatus, StepError, StepErrorKind, StepPath, StepStatus},
     time::Timestamp,
 };
@@ -395,7 +395,12 @@ impl RunState {
     }
 
     fn resolve(&self, moment: &Moment<'_>, template: &Template) -> Result<Value, StepError> {
-        template.resolve(&self.scope(moment)).map_err(|error: ResolveError| input_error(error.to_string()))
+        let value =
+            template.resolve(&self.scope(moment)).map_err(|error: ResolveError| input_error(error.to_string()))?;
+        // A template may put a deep value into a deep place: what is written down must be read back.
+        json::check_depth(&value)
+            .map_err(|limit| StepError::new(StepErrorKind::Limit, format!("what a setting resolves to {limit}")))?;
+        Ok(value)
     }
 
     /// Keeps the input of a step. Returns whether the run goes on.

@@ -92,7 +92,7 @@ pub enum Event {
         at: Timestamp,
         /// The step execution.
         path: StepPath,
-        /// Every job the step holds; those of earlier answers are known already.
+        /// Jobs the step holds; those of earlier answers are known already, and may be left out.
         jobs: Vec<TakenJob>,
         /// Whether jobs wait that could not be had, because others hold as many as may be held.
         more: bool,

@@ -49,7 +49,7 @@ impl RunState {
             spacing: process.delay_between_jobs,
         };
         let limit = usize::try_from(process.max_concurrent).unwrap_or(usize::MAX);
-        let jobs = Jobs { call, max_retries: process.max_retries, jobs: Vec::new(), ask: Ask::Now };
+        let jobs = Jobs { call, max_retries: process.max_retries, jobs: Vec::new(), ask: Ask::Now, in_vain: 0 };
         self.begin_join(id, step, path, (Work::Jobs(jobs), limit, false));
     }
 
@@ -180,6 +180,17 @@ impl RunState {
         self.succeed(id, &join.path, at, Arc::new(output));
     }
 
+    /// Jobs that the step at `path` has been given and holds, or has ended.
+    pub(crate) fn known_jobs(&self, path: &StepPath) -> BTreeSet<JobId> {
+        let waiting = self.strands.waiting_at(path).and_then(|id| self.strands.get(id));
+        match waiting.and_then(Strand::pending) {
+            Some(Pending::Join(Join { work: Work::Jobs(jobs), .. })) => {
+                jobs.jobs.iter().filter_map(|job| job.id).collect()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
     pub(super) fn jobs_taken(
         &mut self,
         flow: &ValidFlow,
@@ -200,8 +211,16 @@ impl RunState {
         jobs.jobs.extend(new.iter().map(|new| Job { id: Some(new.id), item: Arc::clone(&new.data), attempt: 1 }));
         // Whoever gets nothing asks again when one of its own ends, or after a while if all are held by others.
         jobs.ask = match (more, new.is_empty() && join.running.is_empty()) {
-            (true, true) => Ask::At(at.saturating_add(ASK_AGAIN)),
-            _ => Ask::No,
+            (true, true) => {
+                let (first, doublings) = ASK_AGAIN;
+                let wait = first.saturating_mul(2_u32.saturating_pow(jobs.in_vain.min(doublings)));
+                jobs.in_vain = jobs.in_vain.saturating_add(1);
+                Ask::At(at.saturating_add(wait))
+            }
+            _ => {
+                jobs.in_vain = 0;
+                Ask::No
+            }
         };
         let bytes = new.iter().map(|new| ap_core::json::size_of(&new.data)).sum();
         let starts: Vec<Timestamp> = new.iter().map(|new| new.start).collect();

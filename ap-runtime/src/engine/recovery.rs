@@ -83,7 +83,8 @@ impl RunState {
             RunStatus::QuotaExceeded,
             RunStatus::Timeout,
         ];
-        if !ended.is_some_and(|status| again.contains(&status)) {
+        // Without an end of its own it was ended by the store: replaced before it began, or because it could not be continued.
+        if ended.is_some_and(|status| !again.contains(&status)) {
             return Err(ApplyError { reason: "a run was tried again that had not failed" });
         }
         self.recoveries = 0;

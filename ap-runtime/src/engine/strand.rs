@@ -195,6 +195,8 @@ pub(super) struct Jobs {
     pub(super) jobs: Vec<Job>,
     /// Whether to ask the queue for more: now, later, or not before a job ends.
     pub(super) ask: Ask,
+    /// How often in a row it asked in vain.
+    pub(super) in_vain: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -212,8 +214,9 @@ pub(super) enum Ask {
     Now,
 }
 
-/// How long a step waits before it asks again for jobs that others hold.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a step waits before it asks again for jobs that others hold, and how often that doubles while it asks in vain. Runs
+/// that wait longer are let go of, so that asking neither fills their journal nor uses up their time.
+pub(super) const ASK_AGAIN: (Duration, u32) = (Duration::from_secs(1), 5);
 
 impl Strand {
     pub(super) const fn pending(&self) -> Option<&Pending> {

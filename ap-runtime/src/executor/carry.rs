@@ -31,10 +31,23 @@ pub(super) struct Carry {
     pub(super) known: BTreeSet<SignalId>,
 }
 
+/// See [`Carry::mark`].
+pub(super) struct CarryMark {
+    batch: Mark,
+    signals: usize,
+    starts: usize,
+    job_ends: usize,
+}
+
 impl Carry {
     /// Whether there is nothing that a commit would write.
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.audit.is_empty() && self.taken.is_empty() && self.starts.is_empty()
+        self.batch.is_empty()
+            && self.audit.is_empty()
+            && self.taken.is_empty()
+            && self.signals.is_empty()
+            && self.starts.is_empty()
+            && self.job_ends.is_empty()
     }
 
     /// The commit that makes everything durable.
@@ -71,10 +84,26 @@ impl Carry {
         self.starts.clear();
         self.jobs.clear();
         self.job_ends.clear();
+        // What was taken in is not read again.
+        self.known.clear();
     }
 
-    pub(super) fn mark(&self) -> Mark {
-        self.batch.mark()
+    /// Where it stands, to go back to.
+    pub(super) fn mark(&self) -> CarryMark {
+        CarryMark {
+            batch: self.batch.mark(),
+            signals: self.signals.len(),
+            starts: self.starts.len(),
+            job_ends: self.job_ends.len(),
+        }
+    }
+
+    /// Takes back what was added since `mark`: events, signals, starts and ends of jobs.
+    pub(super) fn rewind(&mut self, mark: &CarryMark) {
+        self.batch.rewind(mark.batch);
+        self.signals.truncate(mark.signals);
+        self.starts.truncate(mark.starts);
+        self.job_ends.truncate(mark.job_ends);
     }
 
     /// Takes in what the engine says once; returns the reply, if there is one.

@@ -41,7 +41,7 @@ pub(super) struct Driver {
     /// Whether this process has just accepted the run: nobody can have told it anything before.
     fresh: bool,
     /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
-    lingers: bool,
+    pub(super) lingers: bool,
 }
 
 /// An attempt that is being carried out.
@@ -173,7 +173,8 @@ impl Driver {
         let mut turns = 0_u32;
         loop {
             turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(LOOK_UP)
+            // Nothing is begun that would be cut short at once: of what acts outside nobody would know whether it did.
+            if (turns.is_multiple_of(LOOK_UP) || self.signals.stop.is_cancelled())
                 && self.state.end().is_none()
                 && let Some(stopped) = self.look_up().await?
             {
@@ -272,7 +273,7 @@ impl Driver {
         };
         let effects: Vec<Option<Effect>> = calls.iter().map(outside).collect();
         if effects.iter().any(Option::is_some) {
-            self.credentials.refresh(&self.kernel, &self.keys).await?;
+            self.refresh_credentials().await?;
             for (call, effect) in calls.iter().zip(&effects) {
                 let Some(effect) = effect else { continue };
                 if !call.planned {
@@ -302,6 +303,31 @@ impl Driver {
             self.begin(path, attempt, timeout, outcome);
         }
         Ok(None)
+    }
+
+    /// Looks the connections up again: again and again if something is under way, which must not be broken off because the
+    /// store is out of reach.
+    async fn refresh_credentials(&mut self) -> Result<(), RunError> {
+        loop {
+            match self.credentials.refresh(&self.kernel, &self.keys).await {
+                Err(RunError::Store(error))
+                    if error.is_retryable()
+                        && !self.under_way.is_empty()
+                        && !self.signals.lost.is_cancelled()
+                        && !self.signals.stop.is_cancelled() =>
+                {
+                    tracing::warn!(run = %self.lease.run, %error, "connections are looked up again");
+                }
+                done => return done,
+            }
+            let until = self.kernel.clock.now().saturating_add(LOOK_UP_AGAIN);
+            tokio::select! {
+                biased;
+                () = self.signals.lost.cancelled() => {}
+                () = self.signals.stop.cancelled() => {}
+                () = self.kernel.clock.sleep_until(until) => {}
+            }
+        }
     }
 
     fn begin_code(&mut self, call: CodeCall) {
@@ -542,6 +568,8 @@ const fn attempt_of(command: &Command) -> Option<u32> {
 pub(super) const FIRST_EPOCH: u64 = 1;
 /// Every so many turns a driver looks at what has happened besides. Unit: turns.
 const LOOK_UP: u32 = 32;
+/// How long a driver rests that could not look something up.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 /// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
 const PARK_AFTER: Duration = Duration::from_secs(5);
 /// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's

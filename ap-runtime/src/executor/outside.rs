@@ -21,15 +21,26 @@ use crate::{
     executor::Submission,
     flow_control::{Origin, control_of},
     journal::RunError,
+    kernel::Kernel,
     records,
-    store::{JobRequest, NewJob, RunChange},
+    replies::Outcome,
+    store::{JobRequest, Lease, NewJob, RunChange, SignalRecord},
 };
 
 impl Driver {
     /// Reads what the run was told and takes it in.
     pub(super) async fn take_signals(&mut self) -> Result<Option<Stopped>, RunError> {
         let (project, run) = (self.lease.project, self.lease.run);
-        for record in self.kernel.backend.signals(run, project).await? {
+        let told = match self.kernel.backend.signals(run, project).await {
+            Ok(told) => told,
+            Err(error) if error.is_retryable() => {
+                // The next heartbeat says again that there are some. What is under way must not be broken off for it.
+                tracing::warn!(%run, %error, "what the run was told cannot be read now");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for record in told {
             if self.state.end().is_some() {
                 return Ok(None);
             }
@@ -45,6 +56,8 @@ impl Driver {
                     continue;
                 }
             };
+            // What it was taken up for has happened: if it waits on, it waits elsewhere.
+            self.lingers = false;
             let event = Event::Signaled { at: self.kernel.clock.now(), slot: slot_text(&record.slot), content };
             if let Some(stopped) = self.record(event).await? {
                 return Ok(Some(stopped));
@@ -62,22 +75,29 @@ impl Driver {
             };
             let run = submission.accept.run.id;
             let event = Event::ChildStarted { at: self.kernel.clock.now(), path: call.path.clone(), run };
+            // What follows from the event, such as the end of a job, is written with it. If nothing is, nothing has changed.
+            let mut state = self.state.clone();
+            let once = state.apply(&self.flow, &event)?;
             let mark = self.carry.mark();
             self.carry.batch.push(&event)?;
             self.carry.starts.push((submission.accept, submission.audit));
+            let reply = self.carry.take_in(&self.kernel, &self.keys, self.lease.project, once)?;
             match self.commit(RunChange::Stay).await {
                 Ok(None) => {}
                 Ok(stopped) => return Ok(stopped),
                 // The flow was changed in this instant: nothing was written. Look again.
                 Err(RunError::Store(StoreError::Conflict { entity: Entity::Flow, .. })) => {
-                    self.carry.batch.rewind(mark);
-                    self.carry.starts.clear();
+                    self.carry.rewind(&mark);
                     continue;
                 }
                 Err(error) => return Err(error),
             }
-            let once = self.state.apply(&self.flow, &event)?;
-            return self.absorb(once).await;
+            self.state = state;
+            // The end follows at once, and gives the reply.
+            if let Some(reply) = reply.filter(|_| self.state.end().is_none()) {
+                self.kernel.replies.publish(self.lease.run, Outcome::Replied(reply));
+            }
+            return Ok(None);
         }
         self.refuse_child(call, "the other flow is being changed again and again".to_owned()).await
     }
@@ -109,10 +129,14 @@ impl Driver {
             return Ok(Err(format!("the flow `{}` is not started by others: its trigger is not `manual`", call.flow)));
         }
         // The other flow's bounds hold; what it would refuse starts later.
-        let control = match control_of(&valid, flow.id, &self.keys, &call.payload, Origin::Poll) {
+        let mut control = match control_of(&valid, flow.id, &self.keys, &call.payload, Origin::Poll) {
             Ok(control) => control,
             Err(error) => return Ok(Err(format!("the bounds of the flow `{}` do not fit: {error}", call.flow))),
         };
+        if call.waits {
+            // Another run would replace it, and nobody would tell this one.
+            control.debounce = None;
+        }
         let start = RunStart {
             project,
             flow: flow.id,
@@ -139,7 +163,7 @@ impl Driver {
     pub(super) async fn enqueue(&mut self, call: EnqueueCall) -> Result<Option<Stopped>, RunError> {
         let at = self.kernel.clock.now();
         let queue = records::queue_hash(&self.keys, &call.queue);
-        let mut last: Option<JobId> = None;
+        let (mut last, mut jobs): (Option<JobId>, Vec<NewJob>) = (None, Vec::with_capacity(call.jobs.len()));
         for data in call.jobs.iter() {
             // Jobs are taken in order of id: each must be greater than the one before.
             let id = next_job_id(last, JobId::from_parts(at, self.kernel.id_entropy()?));
@@ -148,8 +172,10 @@ impl Driver {
             let key = records::job_key(id, &queue);
             let context = records::job(&key, self.lease.project);
             let sealed = self.keys.seal(&context, &plain, &*self.kernel.entropy).map_err(RunError::Seal)?;
-            self.carry.jobs.push(NewJob { id, queue, sealed });
+            jobs.push(NewJob { id, queue, sealed });
         }
+        // All or none: a commit of some without the event would have them queued again.
+        self.carry.jobs.extend(jobs);
         self.record(Event::Enqueued { at, path: call.path }).await
     }
 
@@ -174,8 +200,10 @@ impl Driver {
             Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),
             Err(error) => return Err(error.into()),
         };
-        let mut jobs = Vec::with_capacity(held.jobs.len());
-        for job in held.jobs {
+        // What the step has been given before is not written down again with every job that ends.
+        let known = self.state.known_jobs(&call.path);
+        let mut jobs = Vec::new();
+        for job in held.jobs.into_iter().filter(|job| !known.contains(&job.id)) {
             let key = records::job_key(job.id, &queue);
             let context = records::job(&key, self.lease.project);
             let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
@@ -207,6 +235,19 @@ impl Driver {
         let signal = self.kernel.seal_signal(&self.keys, ids, slot, &content)?;
         self.carry.signals.push(signal);
         Ok(())
+    }
+}
+
+impl Kernel {
+    /// What the run that started a broken one is told of its end; whether it waits for that, only the journal says.
+    pub(super) async fn broken_child_ended(&self, lease: Lease) -> Result<Option<SignalRecord>, RunError> {
+        let Lease { project, run, .. } = lease;
+        let Some(parent) = self.backend.run(run, project).await?.parent else { return Ok(None) };
+        let keys = self.keyring.tenant(project.into()).await?;
+        let status = RunStatus::InternalError;
+        let error = Some(StepError::new(StepErrorKind::Internal, "it could not be continued"));
+        let content = Signal::ChildEnded { run, status, output: Arc::default(), error };
+        self.seal_signal(&keys, (project, parent), records::child_slot(&keys, run), &content).map(Some)
     }
 }
 

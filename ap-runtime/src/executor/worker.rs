@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     engine::RunState,
+    journal::RunError,
     kernel::Kernel,
     store::{Accept, Accepted, ClaimRequest, Claimed, ClaimedTrigger, Lease, RunChange, RunCommit},
     trigger::{self, TRIGGER_LEASE},
@@ -367,7 +368,8 @@ impl Worker {
             Ok(Ok(Stopped::LeaseLost)) => tracing::info!(%run, "another owner took the run over"),
             Ok(Err(error)) if error.is_final() => {
                 tracing::error!(%run, %error, "the run cannot be continued and is ended");
-                self.end_broken(claimed.lease).await;
+                self.end_broken(claimed.lease, &hold.signals.lost).await;
+                frees = true;
             }
             // The lease expires, and whoever claims the run then tries again; a run that never gets further is given up.
             Ok(Err(error)) => tracing::error!(%run, %error, "the run is put off"),
@@ -387,13 +389,25 @@ impl Worker {
         gated || held >= self.room(project).await || self.total_room() != usize::MAX
     }
 
-    /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes.
-    async fn end_broken(&self, lease: Lease) {
+    /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes. The run that may
+    /// wait for it is told.
+    async fn end_broken(&self, lease: Lease, lost: &CancellationToken) {
         let change = RunChange::End { status: RunStatus::InternalError, at: self.kernel.clock.now() };
-        let commit = RunCommit::new(lease, change);
-        if let Err(error) = self.kernel.backend.commit(commit, &[]).await {
+        let mut commit = RunCommit::new(lease, change);
+        match self.kernel.broken_child_ended(lease).await {
+            Ok(told) => commit.signals.extend(told),
+            Err(RunError::Store(error)) => {
+                // Whoever claims the run when its lease has expired ends it.
+                tracing::error!(run = %lease.run, %error, "a broken run could not be ended");
+                return;
+            }
+            Err(error) => tracing::error!(run = %lease.run, %error, "nobody can be told of the end of a broken run"),
+        }
+        let parent = commit.signals.first().map(|signal| signal.run);
+        if let Err(error) = self.kernel.commit(commit, &[], lost).await {
             tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
         }
+        parent.into_iter().for_each(|parent| self.kernel.wakeup.notify(Hint::Signaled(parent)));
         self.kernel.wakeup.notify(Hint::Ended(lease.run));
     }
 

@@ -67,7 +67,7 @@ pub struct HeldJob {
 pub struct HeldJobs {
     /// Every job the holder holds now, those of earlier requests included, in order of id.
     pub jobs: Vec<HeldJob>,
-    /// Jobs of the queue that wait for somebody to take them.
+    /// Jobs of the queue that wait for somebody to take them; of more than 10,000 maybe fewer.
     pub waiting: u64,
 }
 

@@ -271,3 +271,18 @@ async fn a_viewer_operates_nothing() {
     let share = session.set_project_share(world.project, ProjectShare::default()).await;
     assert!(matches!(share, Err(SessionError::Denied(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_replaced_before_it_began_can_be_tried_again() {
+    let world = World::new(98).await;
+    let mut source = manual(json!([act("a")]));
+    source["debounce"] = json!({ "delayMs": 1_000 });
+    let flow = world.publish_flow(source).await;
+    let replaced = world.admin().start_run(flow, json!({ "n": 1 })).await.unwrap();
+    let last = world.admin().start_run(flow, json!({ "n": 2 })).await.unwrap();
+    assert_eq!(status(&world, last).await, RunStatus::Succeeded);
+    assert_eq!(world.admin().run(replaced).await.unwrap().status, RunStatus::Canceled);
+    world.admin().retry_run(replaced, RetryStrategy::FromFailedStep).await.unwrap();
+    assert_eq!(status(&world, replaced).await, RunStatus::Succeeded);
+    assert_eq!(world.peer.calls.lock().unwrap().len(), 2);
+}

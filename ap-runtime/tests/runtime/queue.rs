@@ -285,3 +285,19 @@ async fn jobs_of_a_failed_enqueue_never_exist() {
     assert_eq!(run.status, RunStatus::Succeeded, "{:?}", run.error);
     assert_eq!(counts(&world).await, (10_000, 0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_could_not_be_read_back_is_not_queued() {
+    let world = World::new(16).await;
+    let flow = world
+        .publish_manual(json!([
+            { "name": "enqueue", "type": "queue.enqueue", "settings": { "queueName": "api-requests", "data": [[["{{trigger.deep}}"]]] } },
+        ]))
+        .await;
+    for (levels, kind) in [(97, None), (98, Some(StepErrorKind::Limit))] {
+        let deep = (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        let run = world.run(flow, json!({ "deep": deep })).await;
+        assert_eq!(run.error.map(|error| error.kind), kind, "{levels}");
+    }
+    assert_eq!(counts(&world).await, (1, 0, 0));
+}

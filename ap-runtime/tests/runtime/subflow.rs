@@ -238,3 +238,24 @@ async fn side_by_side_subflows_are_each_waited_for() {
     assert_eq!(outputs, [1, 2, 3, 4].map(Value::from));
     assert_eq!(world.admin().runs(of_flow(child), &PageRequest::default()).await.unwrap().items.len(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_waited_for_is_replaced_by_no_other() {
+    let world = World::new(71).await;
+    let child = world
+        .publish_flow(json!({
+            "triggers": [{ "type": "manual" }],
+            "debounce": { "delayMs": 10_000 },
+            "steps": [pure("a", json!("{{trigger.n}}"))],
+        }))
+        .await;
+    let flow =
+        world.publish_manual(json!([subflow("sub", child, json!({ "payload": { "n": "{{trigger.n}}" } }))])).await;
+    let admin = world.admin();
+    let first = admin.start_run(flow, json!({ "n": 1 })).await.unwrap();
+    let second = admin.start_run(flow, json!({ "n": 2 })).await.unwrap();
+    for (run, n) in [(first, 1), (second, 2)] {
+        assert_eq!(admin.wait_for_run(run, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
+        assert_eq!(output(&world.view(run).await, "sub"), json!(n));
+    }
+}

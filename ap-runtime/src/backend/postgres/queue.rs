@@ -58,7 +58,7 @@ impl Operation for TakeJobs {
         let stored = transaction.lock_runs([key]).await?;
         stored.get(&key).filter(|stored| stored.is_held_under(lease)).ok_or(StoreError::Fenced)?;
 
-        let row = sqlx::query(COUNTS)
+        let row = sqlx::query(COUNTS_TO_TAKE)
             .bind(Id::from(lease.project))
             .bind(queue.0.as_slice())
             .fetch_one(&mut *transaction.connection)
@@ -177,6 +177,11 @@ fn read_counts(row: &PgRow) -> sqlx::Result<QueueCounts> {
 const QUEUE: &str = "QUEUE";
 const COUNTS: &str = "SELECT count(*) FILTER (WHERE state = 'WAITING'), count(*) FILTER (WHERE state = 'HELD'), \
     count(*) FILTER (WHERE state = 'DEAD') FROM ap_jobs WHERE project = $1 AND queue = $2";
+/// What taking jobs has to know. Those that wait are counted up to a bound, and the dead not at all: a long queue must not make
+/// each of its jobs dearer.
+const COUNTS_TO_TAKE: &str = "SELECT \
+    (SELECT count(*) FROM (SELECT FROM ap_jobs WHERE project = $1 AND queue = $2 AND state = 'WAITING' LIMIT 10000) AS few), \
+    (SELECT count(*) FROM ap_jobs WHERE project = $1 AND queue = $2 AND state = 'HELD'), 0::bigint";
 const JOBS_OF: &str = "SELECT id, start, sealed FROM ap_jobs \
     WHERE project = $1 AND run = $2 AND queue = $3 AND holder = $4 AND state = 'HELD' ORDER BY id";
 const OLDEST: &str = "SELECT id FROM ap_jobs WHERE project = $1 AND queue = $2 AND state = 'WAITING' \
