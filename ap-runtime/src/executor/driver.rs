@@ -7,6 +7,7 @@ use ap_core::{
     piece::Effect,
     run::{RunStatus, StepError, StepErrorKind, StepPath},
     store::StoreError,
+    time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
 use futures_util::FutureExt;
@@ -156,6 +157,11 @@ impl Driver {
     }
 
     async fn drive(&mut self) -> Result<Stopped, RunError> {
+        if self.state.end().is_none()
+            && let Some(stopped) = self.keep_apart().await?
+        {
+            return Ok(stopped);
+        }
         self.credentials.refresh(&self.kernel, &self.keys).await?;
         if self.state.started().is_none() && self.state.end().is_none() {
             let connections = Arc::new(self.credentials.views());
@@ -382,10 +388,38 @@ impl Driver {
             (Happened::Outcome(done), _) => self.finished(done).await,
             (Happened::Signaled, _) => self.take_signals().await,
             (Happened::Time, _) if linger.is_some() => Ok(None),
-            (Happened::Time, Some((until, path))) if until <= deadline => {
-                self.record(Event::WaitOver { at: self.kernel.clock.now(), path }).await
-            }
+            (Happened::Time, Some(timer)) if timer.0 <= deadline => self.time_came(timer).await,
             (Happened::Time, _) => self.record(self.run_timeout()).await,
+        }
+    }
+
+    /// The time has come that a step waited for, unless an answer was there before: a hint that was lost must not make a
+    /// timeout of an answer that somebody was thanked for.
+    async fn time_came(&mut self, timer: (Timestamp, StepPath)) -> Result<Option<Stopped>, RunError> {
+        if let Some(stopped) = self.take_signals().await? {
+            return Ok(Some(stopped));
+        }
+        if self.state.end().is_some() || self.state.next_timer().as_ref() != Some(&timer) {
+            return Ok(None);
+        }
+        self.record(Event::WaitOver { at: self.kernel.clock.now(), path: timer.1 }).await
+    }
+
+    /// Waits a while before a run is executed again whose owners died: of several runs that were under way when a process
+    /// died, one may be to blame. Chance tells them apart, so that the others get on and are not given up with it.
+    async fn keep_apart(&mut self) -> Result<Option<Stopped>, RunError> {
+        let Some(times) = self.state.recoveries().checked_sub(BLAMELESS).filter(|times| *times > 0) else {
+            return Ok(None);
+        };
+        let longest = APART.saturating_mul(1 << times.min(6));
+        let share = f64::from(self.kernel.random_u32()?) / f64::from(u32::MAX);
+        let until = self.kernel.clock.now().saturating_add(longest.mul_f64(share));
+        let (kernel, signals) = (Arc::clone(&self.kernel), self.signals.clone());
+        tokio::select! {
+            biased;
+            () = signals.lost.cancelled() => Ok(Some(Stopped::LeaseLost)),
+            () = signals.stop.cancelled() => self.give_back().await.map(Some),
+            () = kernel.clock.sleep_until(until) => Ok(None),
         }
     }
 
@@ -572,6 +606,10 @@ const LOOK_UP: u32 = 32;
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 /// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
 const PARK_AFTER: Duration = Duration::from_secs(5);
+/// Owners that may die before a run is kept apart.
+const BLAMELESS: u32 = 2;
+/// How long a run is kept apart at most after one owner more; doubled with each further one, up to 64 times.
+const APART: Duration = Duration::from_millis(250);
 /// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's
 /// clock and not yet by ours: letting go at once would have it claimed at once, over and over, with a longer journal each time.
 const LINGER: Duration = Duration::from_secs(30);

@@ -356,11 +356,10 @@ impl Worker {
             driver.run().await
         };
         let run = claimed.lease.run;
-        let (mut frees, mut given_back) = (false, false);
+        let (mut frees, mut given_back, mut parked) = (false, false, false);
         match AssertUnwindSafe(driven).catch_unwind().await {
             Ok(Ok(Stopped::Ended)) => frees = self.frees_others(&claimed).await,
-            // It may be due before anything that the claim loop knows of.
-            Ok(Ok(Stopped::Parked)) => given_back = true,
+            Ok(Ok(Stopped::Parked)) => parked = true,
             Ok(Ok(Stopped::GivenBack)) => {
                 tracing::info!(%run, "the run is given back");
                 given_back = true;
@@ -378,6 +377,9 @@ impl Worker {
         drop(hold);
         if frees || given_back {
             self.announce();
+        } else if parked {
+            // It may be due before anything that the claim loop knows of. Others look by themselves should this process die.
+            self.wake();
         }
     }
 

@@ -294,7 +294,7 @@ async fn a_job_that_could_not_be_read_back_is_not_queued() {
             { "name": "enqueue", "type": "queue.enqueue", "settings": { "queueName": "api-requests", "data": [[["{{trigger.deep}}"]]] } },
         ]))
         .await;
-    for (levels, kind) in [(97, None), (98, Some(StepErrorKind::Limit))] {
+    for (levels, kind) in [(97, None), (98, Some(StepErrorKind::Input))] {
         let deep = (0..levels).fold(json!(1), |inner, _| json!([inner]));
         let run = world.run(flow, json!({ "deep": deep })).await;
         assert_eq!(run.error.map(|error| error.kind), kind, "{levels}");
