@@ -7,7 +7,6 @@ use ap_core::{
     piece::Effect,
     run::{RunStatus, StepError, StepErrorKind, StepPath},
     store::StoreError,
-    time::Timestamp,
 };
 use ap_crypto::vault::TenantKeys;
 use futures_util::FutureExt;
@@ -36,9 +35,9 @@ pub(super) struct Driver {
     /// What is not durable yet.
     pub(super) carry: Carry,
     credentials: CredentialLoader,
-    signals: Signals,
+    pub(super) signals: Signals,
     /// Attempts under way, in the order in which they began.
-    under_way: Vec<UnderWay>,
+    pub(super) under_way: Vec<UnderWay>,
     /// Whether this process has just accepted the run: nobody can have told it anything before.
     fresh: bool,
     /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
@@ -46,7 +45,7 @@ pub(super) struct Driver {
 }
 
 /// An attempt that is being carried out.
-struct UnderWay {
+pub(super) struct UnderWay {
     path: StepPath,
     attempt: u32,
     outcome: Pin<Box<dyn Future<Output = AttemptOutcome> + Send>>,
@@ -393,53 +392,6 @@ impl Driver {
         }
     }
 
-    /// The time has come that a step waited for, unless an answer was there before: a hint that was lost must not make a
-    /// timeout of an answer that somebody was thanked for.
-    async fn time_came(&mut self, timer: (Timestamp, StepPath)) -> Result<Option<Stopped>, RunError> {
-        if let Some(stopped) = self.take_signals().await? {
-            return Ok(Some(stopped));
-        }
-        if self.state.end().is_some() || self.state.next_timer().as_ref() != Some(&timer) {
-            return Ok(None);
-        }
-        self.record(Event::WaitOver { at: self.kernel.clock.now(), path: timer.1 }).await
-    }
-
-    /// Waits a while before a run is executed again whose owners died: of several runs that were under way when a process
-    /// died, one may be to blame. Chance tells them apart, so that the others get on and are not given up with it.
-    async fn keep_apart(&mut self) -> Result<Option<Stopped>, RunError> {
-        let Some(times) = self.state.recoveries().checked_sub(BLAMELESS).filter(|times| *times > 0) else {
-            return Ok(None);
-        };
-        let longest = APART.saturating_mul(1 << times.min(6));
-        let share = f64::from(self.kernel.random_u32()?) / f64::from(u32::MAX);
-        let until = self.kernel.clock.now().saturating_add(longest.mul_f64(share));
-        let (kernel, signals) = (Arc::clone(&self.kernel), self.signals.clone());
-        tokio::select! {
-            biased;
-            () = signals.lost.cancelled() => Ok(Some(Stopped::LeaseLost)),
-            () = signals.stop.cancelled() => self.give_back().await.map(Some),
-            () = kernel.clock.sleep_until(until) => Ok(None),
-        }
-    }
-
-    /// Lets go of a run that only waits, if it has long to wait. Like every wait it is one that a crash may interrupt: what
-    /// led here is durable first.
-    async fn rest(&mut self) -> Result<Option<Stopped>, RunError> {
-        if !self.under_way.is_empty() {
-            return Ok(None);
-        }
-        let Some(due) = self.state.waits_until() else { return Ok(None) };
-        let now = self.kernel.clock.now();
-        if self.lingers || due.is_some_and(|due| due <= now.saturating_add(PARK_AFTER)) {
-            return self.commit(RunChange::Stay).await;
-        }
-        let event = Event::Parked { at: now };
-        self.state.apply(&self.flow, &event)?;
-        self.carry.batch.push(&event)?;
-        Ok(Some(self.commit(RunChange::Park { due }).await?.unwrap_or(Stopped::Parked)))
-    }
-
     /// Records what an attempt came back with.
     async fn finished(
         &mut self,
@@ -520,7 +472,7 @@ impl Driver {
 
     /// The process stops: makes durable what is known, and leaves the run to whoever comes next. What was under way is cut
     /// short, and is as unknown as after a crash.
-    async fn give_back(&mut self) -> Result<Stopped, RunError> {
+    pub(super) async fn give_back(&mut self) -> Result<Stopped, RunError> {
         if self.under_way.is_empty() {
             let event = Event::Parked { at: self.kernel.clock.now() };
             self.state.apply(&self.flow, &event)?;
@@ -604,12 +556,6 @@ pub(super) const FIRST_EPOCH: u64 = 1;
 const LOOK_UP: u32 = 32;
 /// How long a driver rests that could not look something up.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
-/// A run that waits for longer than this holds neither memory nor a place among the runs of this process.
-const PARK_AFTER: Duration = Duration::from_secs(5);
-/// Owners that may die before a run is kept apart.
-const BLAMELESS: u32 = 2;
-/// How long a run is kept apart at most after one owner more; doubled with each further one, up to 64 times.
-const APART: Duration = Duration::from_millis(250);
 /// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's
 /// clock and not yet by ours: letting go at once would have it claimed at once, over and over, with a longer journal each time.
 const LINGER: Duration = Duration::from_secs(30);

@@ -10,6 +10,7 @@ mod carry;
 mod driver;
 mod loops;
 mod outside;
+mod pause;
 mod report;
 mod shares;
 mod worker;

@@ -199,7 +199,8 @@ pub struct SubflowStep {
 /// Who is waited for answers with a token: `$wait.name.token` (webhook), `$wait.name.parties.x.token` (barrier),
 /// `$wait.name.approvers.x.approve` and `.reject` (approval); beside each `…url` is the same as an address if the host has
 /// said where its resume door is. Tokens may be read before the step begins, by the steps that send them; an answer that
-/// comes before the step begins is kept. A token works once, for its party, until it expires.
+/// comes before the step begins is kept. A token works once, for its party, until it expires:
+/// `timeoutMs` after a template read it. So let the steps that send it stand close before the `wait`, not before a long delay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WaitStep {
     /// Whom it waits for.
