@@ -118,14 +118,19 @@ pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOut
             console: console_of(console),
         },
         AttemptOutcome::Failed { error, retry_after_ms, console } => AttemptOutcome::Failed {
-            error: StepError {
-                kind: error.kind,
-                message: redactor.redact_str(&error.message).into_owned(),
-                detail: error.detail.map(|detail| redactor.redact_json(detail)),
-            },
+            error: redact_error(error, redactor),
             retry_after_ms,
             console: console_of(console),
         },
+    }
+}
+
+/// As [`redact`], in a failure.
+pub(super) fn redact_error(error: StepError, redactor: &Redactor) -> StepError {
+    StepError {
+        kind: error.kind,
+        message: redactor.redact_str(&error.message).into_owned(),
+        detail: error.detail.map(|detail| redactor.redact_json(detail)),
     }
 }
 

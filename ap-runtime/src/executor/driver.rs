@@ -34,7 +34,7 @@ pub(super) struct Driver {
     next_seq: u64,
     /// What is not durable yet.
     pub(super) carry: Carry,
-    credentials: CredentialLoader,
+    pub(super) credentials: CredentialLoader,
     pub(super) signals: Signals,
     /// Attempts under way, in the order in which they began.
     pub(super) under_way: Vec<UnderWay>,

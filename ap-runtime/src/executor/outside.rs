@@ -14,7 +14,10 @@ use ap_core::{
 };
 use serde_json::Value;
 
-use super::driver::{Driver, Stopped};
+use super::{
+    attempt,
+    driver::{Driver, Stopped},
+};
 use crate::{
     accept::RunStart,
     engine::{AttemptOutcome, ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
@@ -58,12 +61,39 @@ impl Driver {
             };
             // What it was taken up for has happened: if it waits on, it waits elsewhere.
             self.lingers = false;
+            let content = self.without_credentials(content);
             let event = Event::Signaled { at: self.kernel.clock.now(), slot: slot_text(&record.slot), content };
             if let Some(stopped) = self.record(event).await? {
                 return Ok(Some(stopped));
             }
         }
         Ok(None)
+    }
+
+    /// Whoever tells a run something may know a credential of it: what is told becomes an output like any other.
+    fn without_credentials(&self, content: Signal) -> Signal {
+        let credentials = self.credentials.current();
+        let redactor = credentials.redactor();
+        if !self.kernel.egress.scrubs() || redactor.is_empty() {
+            return content;
+        }
+        let clean = |value: Arc<Value>| Arc::new(redactor.redact_json(Arc::unwrap_or_clone(value)));
+        match content {
+            Signal::Answered { decision, body } => Signal::Answered { decision, body: clean(body) },
+            Signal::Canceled { reason } => Signal::Canceled { reason: redactor.redact_str(&reason).into_owned() },
+            Signal::ChildEnded { run, status, output, error } => {
+                let error = error.map(|error| attempt::redact_error(error, redactor));
+                Signal::ChildEnded { run, status, output: clean(output), error }
+            }
+        }
+    }
+
+    /// As [`Driver::without_credentials`], for a job: another run may have queued it.
+    fn job_without_credentials(&self, data: Value) -> Value {
+        let credentials = self.credentials.current();
+        let redactor = credentials.redactor();
+        let stays = !self.kernel.egress.scrubs() || redactor.is_empty();
+        if stays { data } else { redactor.redact_json(data) }
     }
 
     /// Creates the run of a `subflow` step, together with the event that says so.
@@ -208,7 +238,7 @@ impl Driver {
             let context = records::job(&key, self.lease.project);
             let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
             let data: Value = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
-            jobs.push(TakenJob { id: job.id, start: job.start, data: Arc::new(data) });
+            jobs.push(TakenJob { id: job.id, start: job.start, data: Arc::new(self.job_without_credentials(data)) });
         }
         let more = held.waiting > 0;
         self.record(Event::JobsTaken { at: self.kernel.clock.now(), path: call.path, jobs, more }).await

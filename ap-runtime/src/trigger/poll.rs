@@ -64,7 +64,8 @@ impl Firing<'_> {
             }
             Err(ActionError { error, retry_after }) => {
                 let flow = self.claimed.flow;
-                tracing::warn!(%flow, kind = ?error.kind, %error, failures = standing.failures + 1, "a poll failed");
+                // Not the words of the piece: they may be those of its peer, or of what it found.
+                tracing::warn!(%flow, kind = ?error.kind, failures = standing.failures + 1, "a poll failed");
                 self.kernel.denials.trigger(self.claimed.project, flow, reason(error.kind));
                 let random = self.kernel.random_u32()?;
                 let wait = back_off(settings.interval, standing.failures, random).max(retry_after.unwrap_or_default());

@@ -14,6 +14,7 @@ pub enum Echo {
     HexUpper,
     Json,
     JsonInText,
+    Large,
     Latin1,
     NotFound,
     Percent,
@@ -24,7 +25,7 @@ pub enum Echo {
 }
 
 impl Echo {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Base64,
         Self::Base64By1,
         Self::Base64By2,
@@ -36,6 +37,7 @@ impl Echo {
         Self::HexUpper,
         Self::Json,
         Self::JsonInText,
+        Self::Large,
         Self::Latin1,
         Self::NotFound,
         Self::Percent,
@@ -79,7 +81,7 @@ impl Echo {
             Self::Headers | Self::Percent => percent(secret, |byte| format!("%{byte:02X}")).into(),
             Self::Utf16Be => utf16(secret, u16::to_be_bytes),
             Self::Utf16Le => utf16(secret, u16::to_le_bytes),
-            Self::Chunks | Self::Gzip | Self::NotFound | Self::ServerError | Self::Text => bytes.to_vec(),
+            Self::Chunks | Self::Gzip | Self::Large | Self::NotFound | Self::ServerError | Self::Text => bytes.to_vec(),
         }
     }
 }

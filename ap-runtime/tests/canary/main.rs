@@ -14,23 +14,50 @@
     reason = "tests"
 )]
 
+mod durable;
 mod echo;
+mod items;
 mod log;
 mod peer;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+#[path = "../postgres/support.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod schema;
 mod search;
 mod secrets;
+mod storage;
 mod world;
 
 use std::collections::BTreeSet;
 
-use self::{echo::Echo, search::Search, secrets::Secrets, world::World};
+use self::{echo::Echo, search::Search, secrets::Secrets, storage::Storage, world::World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_appears_nowhere() {
+    appears_nowhere(Storage::sqlite().await, |kept| {
+        kept.iter().any(|(name, bytes)| name.ends_with("-wal") && !bytes.is_empty())
+    })
+    .await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_appears_nowhere_in_postgres_either() {
+    appears_nowhere(Storage::Postgres(postgres::Database::open().await), |kept| {
+        let used = ["messages", "ap_files", "ap_jobs", "ap_journal", "ap_signals", "ap_triggers", "ap_audit"];
+        used.iter().all(|used| kept.iter().any(|(name, bytes)| name == used && !bytes.is_empty()))
+    })
+    .await;
+}
+
+/// `is_whole` says whether what is kept while a run is parked is all that there is to search.
+async fn appears_nowhere(storage: Storage, is_whole: impl Fn(&[(String, Vec<u8>)]) -> bool) {
     log::capture();
     let secrets = Secrets::generate();
     let search = secrets.search();
-    let world = World::open(&secrets, true).await;
+    let world = World::open(&secrets, true, storage).await;
     let mut leaks = BTreeSet::new();
 
     for echo in Echo::ALL {
@@ -49,21 +76,36 @@ async fn a_credential_appears_nowhere() {
     }
     assert_eq!(world.peer.verified(), 2 * Echo::ALL.len(), "the peer did not get the credentials");
     let errors = world.be_refused(&secrets).await;
-
-    for (place, text) in world.texts().await.into_iter().chain([("errors", errors)]) {
-        leaks.extend(search.find(text.as_bytes()).into_iter().map(|what| format!("{what}, {place}")));
+    let durable = world.live_on(&secrets).await;
+    // A run may show what came in, and nothing else may; and nobody is shown a token.
+    let tokens = world.tokens.lock().unwrap().clone();
+    assert_eq!(tokens.len(), 2, "there are no tokens to search for");
+    let shown = Search::new(tokens.iter().map(|token| ("resume token", token.as_str()))).and(secrets.search());
+    let strict = secrets.search_all(&tokens);
+    for (place, seen) in &durable.seen {
+        for (how, text) in seen.texts() {
+            leaks.extend(shown.find(text.as_bytes()).into_iter().map(|what| format!("{what}, {place}, {how}")));
+        }
+        leaks.extend(shown.find_in_json(&seen.run).into_iter().map(|what| format!("{what}, {place}, strings")));
+        let text = seen.run.to_string();
+        assert!(text.contains("‹redacted:api›") && text.contains("‹redacted:odd›"), "{place} was not masked: {text}");
     }
-    let open = world.files();
-    assert!(open.iter().any(|(name, bytes)| name.ends_with("-wal") && !bytes.is_empty()), "there is no log to search");
-    for (name, bytes) in open.into_iter().chain(world.close().await) {
-        leaks.extend(search.find(&bytes).into_iter().map(|what| format!("{what}, file {name}")));
+
+    for (place, text) in world.texts().await.into_iter().chain([("errors", errors), ("answers", durable.answers)]) {
+        leaks.extend(strict.find(text.as_bytes()).into_iter().map(|what| format!("{what}, {place}")));
+    }
+    assert!(is_whole(&durable.kept), "there is not all to search that there should be");
+    let clear = Search::new([("a word that is kept in clear", "connection.use")]);
+    assert!(durable.kept.iter().any(|(_, bytes)| !clear.find(bytes).is_empty()), "nothing is found in what is kept");
+    for (name, bytes) in durable.kept.into_iter().chain(world.close().await) {
+        leaks.extend(strict.find(&bytes).into_iter().map(|what| format!("{what}, kept in {name}")));
     }
     tracing::trace!("the least of all events");
     let log = log::captured();
-    for known in ["an outgoing request was refused", "the least of all events"] {
+    for known in ["an outgoing request was refused", "a poll failed", "the least of all events"] {
         assert!(log.contains(known), "the log was not captured: `{known}` is missing");
     }
-    leaks.extend(search.find(log.as_bytes()).into_iter().map(|what| format!("{what}, log")));
+    leaks.extend(strict.find(log.as_bytes()).into_iter().map(|what| format!("{what}, log")));
     assert!(leaks.is_empty(), "{leaks:#?}");
 }
 
@@ -72,7 +114,7 @@ async fn a_credential_appears_nowhere() {
 async fn without_the_scrubber_every_echo_is_found() {
     log::capture();
     let secrets = Secrets::generate();
-    let world = World::open(&secrets, false).await;
+    let world = World::open(&secrets, false, Storage::sqlite().await).await;
     for echo in Echo::ALL {
         let seen = world.deliver(echo).await;
         let found = secrets.search().find_in_json(&seen.run);
@@ -82,6 +124,12 @@ async fn without_the_scrubber_every_echo_is_found() {
         }
         for name in ["api", "odd"] {
             assert!(found.iter().any(|what| what.starts_with(name)), "{echo:?}: {name} was not found in {}", seen.run);
+        }
+    }
+    for (place, seen) in &world.live_on(&secrets).await.seen {
+        let found = secrets.search().find_in_json(&seen.run);
+        for name in ["api", "odd"] {
+            assert!(found.iter().any(|what| what.starts_with(name)), "{place}: {name} was not found in {}", seen.run);
         }
     }
     world.close().await;

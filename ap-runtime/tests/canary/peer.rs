@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,6 +22,16 @@ use crate::{echo::Echo, secrets::Secrets};
 pub struct Peer {
     address: SocketAddr,
     verified: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
+}
+
+/// What the requests held.
+#[derive(Default)]
+struct Seen {
+    /// What stood for a token in those it refused.
+    refused: Mutex<Vec<String>>,
+    /// The member `value` of the bodies of the others.
+    values: Mutex<Vec<Value>>,
 }
 
 impl Peer {
@@ -30,16 +40,18 @@ impl Peer {
         let address = listener.local_addr().unwrap();
         let verified = Arc::new(AtomicUsize::new(0));
         let (api, odd) = (secrets.api.clone(), secrets.odd.clone());
+        let seen = Arc::new(Seen::default());
         tokio::spawn({
-            let verified = Arc::clone(&verified);
+            let (verified, seen) = (Arc::clone(&verified), Arc::clone(&seen));
             async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    tokio::spawn(answer(stream, api.clone(), odd.clone(), Arc::clone(&verified)));
+                    let rights = (api.clone(), odd.clone());
+                    tokio::spawn(answer(stream, rights, Arc::clone(&verified), Arc::clone(&seen)));
                 }
             }
         });
-        Self { address, verified }
+        Self { address, verified, seen }
     }
 
     pub fn url(&self) -> String {
@@ -50,23 +62,38 @@ impl Peer {
     pub fn verified(&self) -> usize {
         self.verified.load(Ordering::SeqCst)
     }
+
+    /// The bearer tokens of the requests it refused.
+    pub fn refused(&self) -> Vec<String> {
+        self.seen.refused.lock().unwrap().clone()
+    }
+
+    /// The value that a flow sent last.
+    pub fn last_value(&self) -> Value {
+        self.seen.values.lock().unwrap().last().cloned().expect("nothing was sent")
+    }
 }
 
-async fn answer(mut stream: TcpStream, api: String, odd: String, verified: Arc<AtomicUsize>) {
+async fn answer(mut stream: TcpStream, (api, odd): (String, String), verified: Arc<AtomicUsize>, seen: Arc<Seen>) {
     let (target, bearer, body) = read(&mut stream).await;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let in_query = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key");
-    let in_body = serde_json::from_slice::<Value>(&body).ok();
-    let in_body = in_body.and_then(|body| Some(body.pointer("/auth/key")?.as_str()?.to_owned()));
+    let body = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+    let in_body = body.pointer("/auth/key").and_then(Value::as_str).map(str::to_owned);
     let key = in_query.map(|(_, key)| key.into_owned()).or(in_body).unwrap_or_default();
     if bearer != api || key != odd {
+        seen.refused.lock().unwrap().push(bearer);
         stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
         return;
     }
     verified.fetch_add(1, Ordering::SeqCst);
     let echo = Echo::named(path.rsplit('/').next().unwrap_or_default());
     // The client hangs up when it does not like what it gets.
-    let _ = give_back(&mut stream, echo, &[&bearer, &key]).await;
+    let value = body.get("value").filter(|value| !value.is_null());
+    seen.values.lock().unwrap().extend(value.cloned());
+    let value = value.map(Value::to_string);
+    let echoed = [Some(&bearer), Some(&key), value.as_ref()];
+    let _ = give_back(&mut stream, echo, &echoed.into_iter().flatten().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
 /// Request target, bearer token and body.
@@ -98,6 +125,8 @@ async fn give_back(stream: &mut TcpStream, echo: Echo, secrets: &[&str]) -> std:
         Echo::Json => [b"{\"echo\":[\"", &*forms.join(&b"\",\""[..]), b"\"]}"].concat(),
         Echo::Gzip => gzip(&forms.join(&b" | "[..])),
         Echo::Headers => b"see the headers".to_vec(),
+        // More than a journal takes: before, between and behind the echoes.
+        Echo::Large => [&b""[..], &forms[0], &forms[1], b""].join(&b"filling ".repeat(20 << 10)[..]),
         // Of the same width, so that what follows stays aligned.
         Echo::Utf16Be | Echo::Utf16Le => forms.concat(),
         _ => forms.join(&b" | "[..]),

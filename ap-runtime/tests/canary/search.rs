@@ -24,10 +24,26 @@ impl Search {
         Self { forms }
     }
 
+    /// For what `other` looks for as well.
+    pub fn and(mut self, other: Self) -> Self {
+        for (start, forms) in other.forms {
+            self.forms.entry(start).or_default().extend(forms);
+        }
+        self
+    }
+
     /// Names of secrets and forms that are in `hay`.
     pub fn find(&self, hay: &[u8]) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for at in 0..hay.len() {
+        // Most places are ruled out by two bytes, for a fraction of a look-up.
+        let mut begins = vec![false; 1 << 16];
+        for start in self.forms.keys() {
+            begins[usize::from(u16::from_le_bytes([start[0], start[1]]))] = true;
+        }
+        for (at, pair) in hay.windows(2).enumerate() {
+            if !begins[usize::from(u16::from_le_bytes([pair[0], pair[1]]))] {
+                continue;
+            }
             let Some(start) = hay[at..].first_chunk::<START>() else { break };
             for (name, form) in self.forms.get(start).into_iter().flatten() {
                 if hay[at..].starts_with(form) {

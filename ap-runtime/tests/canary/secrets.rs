@@ -1,4 +1,4 @@
-//! Credentials nobody has ever seen.
+//! Credentials and payloads nobody has ever seen.
 
 use crate::search::Search;
 
@@ -14,6 +14,36 @@ pub struct Secrets {
     pub signing: String,
     /// What the database is sealed under.
     pub root: [u8; 32],
+    pub payloads: Payloads,
+}
+
+/// What comes from outside and is no credential: a run may show it, nothing else may.
+#[derive(Clone)]
+pub struct Payloads {
+    /// In the bodies of webhooks.
+    pub event: String,
+    /// In the data of jobs.
+    pub job: String,
+    /// In answers to a wait.
+    pub answer: String,
+    /// In answers that come before the wait.
+    pub early: String,
+    /// In what a flow hands to another one.
+    pub child: String,
+    /// In what a poll finds.
+    pub item: String,
+    /// In a run by hand.
+    pub manual: String,
+    /// In the sample a step is tested with.
+    pub sample: String,
+}
+
+impl Payloads {
+    fn generate() -> Self {
+        let new = || random(40);
+        let (event, job, answer, early) = (new(), new(), new(), new());
+        Self { event, job, answer, early, child: new(), item: new(), manual: new(), sample: new() }
+    }
 }
 
 impl Secrets {
@@ -21,12 +51,34 @@ impl Secrets {
         let mut root = [0; 32];
         getrandom::fill(&mut root).unwrap();
         let odd = format!("{}\"\\/+é%{}", random(16), random(18));
-        Self { api: random(40), odd, hook: random(40), signing: random(40), root }
+        let payloads = Payloads::generate();
+        Self { api: random(40), odd, hook: random(40), signing: random(40), root, payloads }
     }
 
     pub fn search(&self) -> Search {
         let named = [("api", &self.api), ("odd", &self.odd), ("hook", &self.hook), ("signing", &self.signing)];
         Search::new(named.map(|(name, secret)| (name, secret.as_str())))
+    }
+
+    /// For places that may hold neither credentials nor payloads, nor `tokens`.
+    pub fn search_all(&self, tokens: &[String]) -> Search {
+        let Payloads { event, job, answer, early, child, item, manual, sample } = &self.payloads;
+        let named = [
+            ("api", &self.api),
+            ("odd", &self.odd),
+            ("hook", &self.hook),
+            ("signing", &self.signing),
+            ("event", event),
+            ("job", job),
+            ("answer", answer),
+            ("early answer", early),
+            ("payload of a subflow", child),
+            ("item of a poll", item),
+            ("payload by hand", manual),
+            ("sample", sample),
+        ];
+        let tokens = tokens.iter().map(|token| ("resume token", token));
+        Search::new(named.into_iter().chain(tokens).map(|(name, secret)| (name, secret.as_str())))
     }
 }
 

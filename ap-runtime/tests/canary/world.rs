@@ -1,17 +1,16 @@
-//! A host on SQLite with one flow: webhook → code → HTTP, with credentials on the way.
+//! A host with one flow: webhook → code → HTTP, with credentials on the way. What else it does is in `durable`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
-use ap_auth::{principal::Principal, role::Role};
+use ap_auth::{audit::AuditEvent, principal::Principal, role::Role};
 use ap_core::{
     connection::{Connection, ConnectionValue, FieldValue, Placement},
     id::{FlowId, ProjectId, RunId, UserId},
+    piece::Piece,
     store::PageRequest,
 };
 use ap_crypto::{key::RootKey, provider::MemoryKeyProvider, signature::HmacSha256};
 use ap_runtime::{
-    backend::sqlite::SqliteBackend,
-    clock::SystemClock,
     egress::{
         guard::{EgressPolicy, Guard, SystemResolver},
         http::HttpEgress,
@@ -26,19 +25,28 @@ use http::{Request, Response};
 use http_body_util::Full;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::{echo::Echo, peer::Peer, secrets::Secrets};
+use crate::{
+    echo::Echo,
+    items::Items,
+    peer::Peer,
+    secrets::{Payloads, Secrets},
+    storage::Storage,
+};
 
 /// A host, its peer, and where its data lies.
 pub struct World {
     pub peer: Peer,
-    directory: TempDir,
-    backend: Arc<SqliteBackend>,
-    runtime: Runtime,
+    pub storage: Storage,
+    pub runtime: Runtime,
+    pub payloads: Payloads,
+    /// Resume tokens that were made.
+    pub tokens: Mutex<Vec<String>>,
+    /// How many polls there were.
+    pub polls: Arc<AtomicUsize>,
     project: ProjectId,
     /// Flow and webhook path: with a header, and signed.
-    flows: [(FlowId, String); 2],
+    pub flows: [(FlowId, String); 2],
     hook: String,
     signing: HmacSha256,
     /// The connections, as `Debug` shows them.
@@ -53,25 +61,30 @@ pub struct Seen {
 }
 
 impl Seen {
+    pub fn of(shown: &(impl serde::Serialize + std::fmt::Debug)) -> Self {
+        let run = serde_json::to_value(shown).unwrap();
+        let texts = vec![("JSON", run.to_string()), ("Debug", format!("{shown:?}"))];
+        Self { run, body: Bytes::new(), texts }
+    }
+
     pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.texts.iter().map(|(place, text)| (*place, text.as_str()))
     }
 }
 
 impl World {
-    pub async fn open(secrets: &Secrets, scrub: bool) -> Self {
+    pub async fn open(secrets: &Secrets, scrub: bool, storage: Storage) -> Self {
         let peer = Peer::start(secrets).await;
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("flows.db");
-        let backend = Arc::new(SqliteBackend::open(&file, Arc::new(SystemClock)).await.unwrap());
         let keys = MemoryKeyProvider::new(RootKey::from_slice(&secrets.root).unwrap());
-        let runtime = Runtime::builder(backend.clone(), keys)
-            .pieces(ap_pieces::standard())
-            .sandbox(Mirror)
-            .egress(egress(scrub))
-            .build()
-            .await
-            .unwrap();
+        let polls = Arc::new(AtomicUsize::new(0));
+        let items: Arc<dyn Piece> = Arc::new(Items(secrets.payloads.item.clone(), Arc::clone(&polls)));
+        let pieces = ap_pieces::standard().into_iter().chain([items]);
+        let mut builder =
+            Runtime::builder(storage.backend(), keys).pieces(pieces).sandbox(Mirror).egress(egress(scrub));
+        if let Some(wakeup) = storage.wakeup().await {
+            builder = builder.wakeup(wakeup);
+        }
+        let runtime = builder.build().await.unwrap();
         let project = session(&runtime, None).create_project("Canary").await.unwrap();
         let admin = session(&runtime, Some(project)).project(project).unwrap();
         let shown = put_connections(&admin, secrets, &peer).await;
@@ -80,12 +93,13 @@ impl World {
         let signed = json!({ "type": "HMAC_SHA256", "headerName": "X-Signature", "secret": "{{connections.signing}}" });
         let flows = [publish(&admin, &header).await, publish(&admin, &signed).await];
         let signing = HmacSha256::new(&secrets.signing.clone().into()).unwrap();
-        Self { peer, directory, backend, runtime, project, flows, hook: secrets.hook.clone(), signing, shown }
+        let (payloads, hook, tokens) = (secrets.payloads.clone(), secrets.hook.clone(), Mutex::default());
+        Self { peer, storage, runtime, payloads, tokens, polls, project, flows, hook, signing, shown }
     }
 
     /// Sends one event and waits for the reply, and the end, of its run.
     pub async fn deliver(&self, echo: Echo) -> Seen {
-        let body = json!({ "form": echo.name() }).to_string();
+        let body = json!({ "form": echo.name(), "note": self.payloads.event }).to_string();
         // Every other event goes through the signed webhook.
         let signed = echo as usize % 2 == 1;
         let (_, path) = &self.flows[usize::from(signed)];
@@ -99,17 +113,21 @@ impl World {
         };
         let response = self.send(request.body(Full::new(Bytes::from(body))).unwrap()).await;
         let run: RunId = response.headers()["x-run-id"].to_str().unwrap().parse().unwrap();
-        let admin = self.admin();
-        let status = admin.wait_for_run(run, std::time::Duration::from_secs(30)).await.unwrap();
+        let mut seen = self.ended(run).await;
+        seen.texts.push(("response", format!("{response:?}")));
+        Seen { body: response.into_body(), ..seen }
+    }
+
+    /// A run that has ended, or ends soon.
+    pub async fn ended(&self, run: RunId) -> Seen {
+        let status = self.admin().wait_for_run(run, std::time::Duration::from_secs(30)).await.unwrap();
         assert!(status.is_terminal());
-        let view = admin.run(run).await.unwrap();
-        let serialised = serde_json::to_value(&view).unwrap();
-        let texts = vec![
-            ("run", serialised.to_string()),
-            ("Debug of the run", format!("{view:?}")),
-            ("response", format!("{response:?}")),
-        ];
-        Seen { run: serialised, body: response.into_body(), texts }
+        self.seen(run).await
+    }
+
+    /// A run as it stands.
+    pub async fn seen(&self, run: RunId) -> Seen {
+        Seen::of(&self.admin().run(run).await.unwrap())
     }
 
     /// Makes the door and the session refuse things that have to do with secrets.
@@ -130,15 +148,28 @@ impl World {
         refused.into_iter().map(|refused| refused.unwrap_err()).map(|error| format!("{error} {error:?}")).collect()
     }
 
+    /// The whole audit trail.
+    pub async fn audit(&self) -> Vec<AuditEvent> {
+        let (mut page, mut events) = (PageRequest::first(PageRequest::MAX_LIMIT), Vec::new());
+        loop {
+            let found = self.admin().audit(&page).await.unwrap();
+            events.extend(found.items);
+            match found.next {
+                Some(next) => page = page.after(next),
+                None => return events,
+            }
+        }
+    }
+
     /// What a host can print or show that is not of one run.
     pub async fn texts(&self) -> Vec<(&'static str, String)> {
         let admin = self.admin();
         let connections = admin.connections(&PageRequest::default()).await.unwrap().items;
-        let audit = admin.audit(&PageRequest::first(PageRequest::MAX_LIMIT)).await.unwrap();
+        let audit = self.audit().await;
         let runs = admin.runs(ap_runtime::store::RunFilter::default(), &PageRequest::default()).await.unwrap();
-        assert!(audit.items.iter().any(|event| event.action() == "connection.use"), "no use was audited");
+        assert!(audit.iter().any(|event| event.action() == "connection.use"), "no use was audited");
         vec![
-            ("audit trail", serde_json::to_string(&audit.items).unwrap()),
+            ("audit trail", serde_json::to_string(&audit).unwrap()),
             ("Debug of the audit trail", format!("{audit:?}")),
             ("connections", serde_json::to_string(&connections).unwrap()),
             ("Debug of the connections", format!("{connections:?}")),
@@ -146,29 +177,23 @@ impl World {
             ("Debug of the signing key", format!("{:?}", self.signing)),
             ("Debug of the runs", format!("{runs:?}")),
             ("Debug of the runtime", format!("{:?}", self.runtime)),
-            ("Debug of the backend", format!("{:?}", self.backend)),
+            ("Debug of the backend", format!("{:?}", self.storage.backend())),
             ("Debug of the door", format!("{:?}", self.runtime.webhooks())),
             ("Debug of the session", format!("{admin:?}")),
         ]
     }
 
-    /// Every file of the host, by name.
-    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
-        files_in(self.directory.path().to_owned())
-    }
-
-    /// Ends in an orderly way, and returns the files that are left.
+    /// Ends in an orderly way, and returns what is left in the store.
     pub async fn close(self) -> Vec<(String, Vec<u8>)> {
         self.runtime.shutdown(std::time::Duration::from_secs(10)).await;
-        self.backend.close().await;
-        self.files()
+        self.storage.close().await
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
         self.runtime.webhooks().handle(request).await
     }
 
-    fn admin(&self) -> ProjectSession {
+    pub fn admin(&self) -> ProjectSession {
         session(&self.runtime, Some(self.project)).project(self.project).unwrap()
     }
 }
@@ -260,9 +285,4 @@ async fn publish(admin: &ProjectSession, authentication: &Value) -> (FlowId, Str
     admin.publish_flow(flow.id).await.unwrap();
     let token = admin.webhook_token(flow.id).await.unwrap();
     (flow.id, format!("/hooks/{}", token.expose_secret()))
-}
-
-fn files_in(directory: PathBuf) -> Vec<(String, Vec<u8>)> {
-    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
-    entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
 }

@@ -1,0 +1,82 @@
+//! A trigger that is polled, and puts what its API says into its items, their keys, its cursor and its errors.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use ap_core::{
+    capability::HttpRequest,
+    piece::{Action, ActionContext, ActionError, Piece, PollOutcome, Trigger, TriggerSpec},
+    property::{AuthSchema, Properties, Property, PropertyKind},
+    run::{StepError, StepErrorKind},
+};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+/// The piece. Its items hold this payload, and its polls are counted when they are over.
+#[derive(Clone, Debug)]
+pub struct Items(pub String, pub Arc<AtomicUsize>);
+
+impl Piece for Items {
+    fn name(&self) -> &str {
+        "canary"
+    }
+    fn display_name(&self) -> &str {
+        "Canary"
+    }
+    fn description(&self) -> &str {
+        "Polls an API that gives credentials back."
+    }
+    fn auth(&self) -> Option<AuthSchema> {
+        None
+    }
+    fn actions(&self) -> Vec<Arc<dyn Action>> {
+        vec![]
+    }
+    fn triggers(&self) -> Vec<Arc<dyn Trigger>> {
+        let properties = ["url", "token", "key"].map(|name| Property::new(name, name, PropertyKind::Json));
+        let properties = Properties::new(properties);
+        let spec = TriggerSpec { name: "items", display_name: "Items", description: "New items.", properties };
+        vec![Arc::new(Polled { spec, payload: self.0.clone(), polls: Arc::clone(&self.1) })]
+    }
+}
+
+#[derive(Debug)]
+struct Polled {
+    spec: TriggerSpec,
+    payload: String,
+    polls: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Trigger for Polled {
+    fn spec(&self) -> &TriggerSpec {
+        &self.spec
+    }
+
+    /// One item the first time, an error after that.
+    async fn poll(
+        &self,
+        context: &ActionContext<'_>,
+        input: Value,
+        cursor: Option<&Value>,
+    ) -> Result<PollOutcome, ActionError> {
+        let text = |name: &str| input[name].as_str().unwrap().to_owned();
+        let mut request = HttpRequest::new("POST", text("url"));
+        request.headers.push(("authorization".to_owned(), format!("Bearer {}", text("token"))));
+        request.headers.push(("content-type".to_owned(), "application/json".to_owned()));
+        request.body = Some(json!({ "auth": { "key": input["key"] } }).to_string().into());
+        let failed = |said: String| ActionError::from(StepError::new(StepErrorKind::Remote, said));
+        let response = context.http.send(request).await.map_err(|error| failed(error.to_string()))?;
+        let said = format!("{} {}", self.payload, String::from_utf8_lossy(&response.body));
+        self.polls.fetch_add(1, Ordering::SeqCst);
+        match cursor {
+            None => Ok(PollOutcome {
+                items: vec![(Some(said.clone()), json!({ "said": said }))],
+                cursor: Some(json!(said)),
+            }),
+            Some(cursor) => Err(failed(format!("{said}, at {cursor}"))),
+        }
+    }
+}
