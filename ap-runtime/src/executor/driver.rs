@@ -296,8 +296,15 @@ impl Driver {
                 let uses = self.credentials.audit_uses(&self.kernel, &self.keys, call)?;
                 self.carry.audit.extend(uses);
             }
-            if let Some(stopped) = self.commit(RunChange::Stay).await? {
-                return Ok(Some(stopped));
+            // What the ledger has already may have been planned by a successor of ours, if we slept before we read the journal:
+            // then our lease is gone, and only the store knows.
+            let stopped = if calls.iter().any(|call| call.planned) {
+                self.write(RunChange::Stay).await?
+            } else {
+                self.commit(RunChange::Stay).await?
+            };
+            if stopped.is_some() {
+                return Ok(stopped);
             }
         }
         for call in calls {
@@ -487,6 +494,11 @@ impl Driver {
         if self.carry.is_empty() && change == RunChange::Stay {
             return Ok(None);
         }
+        self.write(change).await
+    }
+
+    /// As [`Driver::commit`], and asks whether the lease is still held even if nothing waits.
+    async fn write(&mut self, change: RunChange) -> Result<Option<Stopped>, RunError> {
         let has_entry = !self.carry.batch.is_empty();
         let commit = self.carry.commit(&self.kernel, &self.keys, (self.lease, self.next_seq), change)?;
         match self.kernel.commit(commit, &self.carry.audit, &self.signals.lost).await {

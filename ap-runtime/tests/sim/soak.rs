@@ -34,3 +34,10 @@ fn seeds() {
     }
     println!("sim: seeds={count} points={points} faults={faults} violations=0 hash={hash:016x}");
 }
+
+/// A worker claimed a run for the first time and slept until another one had taken it over and planned an effect; awake, it
+/// read the journal, took the plan for its own and performed it, too.
+#[test]
+fn a_worker_that_slept_performs_nothing_that_its_successor_planned() {
+    flows::gated().prepare().unwrap().run_seed(8_737).unwrap().assert_clean();
+}
