@@ -14,7 +14,7 @@ use ap_core::{
     audit::AuditRecord,
     flow::{Overlap, TriggerKind, ValidFlow},
     id::{ProjectId, RunId, WorkerId},
-    run::RunStatus,
+    run::{RunStatus, StepError, StepErrorKind},
     store::StoreError,
     time::Timestamp,
 };
@@ -29,9 +29,11 @@ use super::{
     shares::Shares,
 };
 use crate::{
-    engine::RunState,
+    engine::{RunState, Signal},
+    journal::RunError,
     kernel::Kernel,
-    store::{Accept, Accepted, ClaimRequest, Claimed, ClaimedTrigger, Lease, RunChange, RunCommit},
+    records,
+    store::{Accept, Accepted, ClaimRequest, Claimed, ClaimedTrigger, Lease, RunChange, RunCommit, SignalRecord},
     trigger::{self, TRIGGER_LEASE},
     wakeup::Hint,
 };
@@ -387,14 +389,40 @@ impl Worker {
         gated || held >= self.room(project).await || self.total_room() != usize::MAX
     }
 
-    /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes.
+    /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes, and the run that
+    /// may wait for it is told.
     async fn end_broken(&self, lease: Lease) {
         let change = RunChange::End { status: RunStatus::InternalError, at: self.kernel.clock.now() };
-        let commit = RunCommit::new(lease, change);
+        let told = match self.last_word(lease).await {
+            Ok(told) => told,
+            Err(error) => {
+                // Its lease expires, and whoever claims it then comes here again.
+                tracing::error!(run = %lease.run, %error, "a broken run could not be ended");
+                return;
+            }
+        };
+        let parent = told.as_ref().map(|signal| signal.run);
+        let commit = RunCommit { signals: told.into_iter().collect(), ..RunCommit::new(lease, change) };
         if let Err(error) = self.kernel.backend.commit(commit, &[]).await {
             tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
+            return;
         }
         self.kernel.wakeup.notify(Hint::Ended(lease.run));
+        if let Some(parent) = parent {
+            self.kernel.wakeup.notify(Hint::Signaled(parent));
+        }
+    }
+
+    /// What a broken run tells the run that started it. Whether that one waits is in the journal; one that does not wait
+    /// does not mind.
+    async fn last_word(&self, Lease { project, run, .. }: Lease) -> Result<Option<SignalRecord>, RunError> {
+        let Some(parent) = self.kernel.backend.run(run, project).await?.parent else { return Ok(None) };
+        let keys = self.kernel.keyring.tenant(project.into()).await?;
+        let error = StepError::new(StepErrorKind::Internal, "it could not be continued");
+        let content =
+            Signal::ChildEnded { run, status: RunStatus::InternalError, output: Arc::default(), error: Some(error) };
+        let slot = records::child_slot(&keys, run);
+        self.kernel.seal_signal(&keys, (project, parent), slot, &content).map(Some)
     }
 
     fn hold(self: &Arc<Self>, lease: Lease, permit: Permit) -> Hold {
