@@ -17,10 +17,10 @@ use serde_json::Value;
 use super::driver::{Driver, Stopped};
 use crate::{
     accept::RunStart,
-    engine::{AttemptOutcome, ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
+    engine::{ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
     executor::Submission,
     flow_control::{Origin, control_of},
-    journal::RunError,
+    journal::{self, RunError},
     records,
     store::{JobRequest, NewJob, RunChange},
 };
@@ -55,6 +55,10 @@ impl Driver {
 
     /// Creates the run of a `subflow` step, together with the event that says so.
     pub(super) async fn start_child(&mut self, call: ChildCall) -> Result<Option<Stopped>, RunError> {
+        if !journal::fits(&call.payload) {
+            let error = StepError::new(StepErrorKind::Limit, "the payload is too large to be kept");
+            return self.refuse((call.path, 1), error).await;
+        }
         for _ in 0..STALE_RETRIES {
             let submission = match self.child(&call).await? {
                 Ok(submission) => submission,
@@ -83,10 +87,7 @@ impl Driver {
     }
 
     async fn refuse_child(&mut self, call: ChildCall, message: String) -> Result<Option<Stopped>, RunError> {
-        let outcome = AttemptOutcome::failed(StepError::new(StepErrorKind::Subflow, message), None);
-        let entropy = self.kernel.random_u32()?;
-        let (at, path) = (self.kernel.clock.now(), call.path);
-        self.record(Event::AttemptFinished { at, path, attempt: 1, outcome, entropy }).await
+        self.refuse((call.path, 1), StepError::new(StepErrorKind::Subflow, message)).await
     }
 
     /// The run to be created, or why it cannot be.
@@ -137,6 +138,10 @@ impl Driver {
 
     /// Puts jobs into a queue: they exist from the commit on that says the step succeeded.
     pub(super) async fn enqueue(&mut self, call: EnqueueCall) -> Result<Option<Stopped>, RunError> {
+        if !call.jobs.iter().all(journal::fits) {
+            let error = StepError::new(StepErrorKind::Limit, "a job is too large to be kept");
+            return self.refuse((call.path, 1), error).await;
+        }
         let at = self.kernel.clock.now();
         let queue = records::queue_hash(&self.keys, &call.queue);
         let mut last: Option<JobId> = None;
@@ -175,14 +180,20 @@ impl Driver {
             Err(error) => return Err(error.into()),
         };
         let mut jobs = Vec::with_capacity(held.jobs.len());
+        let (mut bytes, mut more) = (0_usize, held.waiting > 0);
         for job in held.jobs {
             let key = records::job_key(job.id, &queue);
             let context = records::job(&key, self.lease.project);
             let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
+            bytes = bytes.saturating_add(plain.len());
+            if bytes > journal::MAX_VALUE_BYTES && !jobs.is_empty() {
+                // The others are held all the same, and told of when the step asks again.
+                more = true;
+                break;
+            }
             let data: Value = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
             jobs.push(TakenJob { id: job.id, start: job.start, data: Arc::new(data) });
         }
-        let more = held.waiting > 0;
         self.record(Event::JobsTaken { at: self.kernel.clock.now(), path: call.path, jobs, more }).await
     }
 
