@@ -267,6 +267,7 @@ macro_rules! backend_conformance {
             // trigger
             a_due_trigger_is_claimed_once,
             the_longest_due_trigger_is_claimed_first,
+            triggers_are_claimed_fairly_between_projects,
             concurrent_claims_never_share_a_trigger,
             a_trigger_is_fired_once,
             a_lost_trigger_is_claimed_again,

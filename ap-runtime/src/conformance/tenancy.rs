@@ -301,7 +301,7 @@ pub async fn a_claimed_trigger_is_worthless_in_another_project(harness: &impl Ha
     let mine = published(backend, 2).await;
     let trigger = TriggerChange::Set { due: START, state: None };
     backend.write_flow(FlowWrite { trigger, ..changed_flow(&theirs, |_| {}) }, &[]).await.expect("written");
-    let claimed = backend.claim_triggers(9, LEASE).await.expect("an answer");
+    let claimed = backend.claim_triggers(9, 9, LEASE).await.expect("an answer");
     assert_eq!((claimed.len(), claimed[0].project), (1, theirs.project));
     let fire = |project, flow| TriggerFire {
         project,

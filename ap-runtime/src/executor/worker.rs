@@ -516,7 +516,7 @@ impl Worker {
     /// Claims triggers that are due and fires them, each in a task of its own.
     pub(super) async fn claim_triggers(self: &Arc<Self>) -> Claim {
         let mut permits = Vec::new();
-        while permits.len() < MAX_FIRING
+        while permits.len() < TRIGGER_BATCH
             && !self.closing.is_cancelled()
             && let Ok(permit) = Arc::clone(&self.firing).try_acquire_owned()
         {
@@ -527,7 +527,8 @@ impl Worker {
             return Claim::Saturated;
         }
         let limit = u32::try_from(room).unwrap_or(u32::MAX);
-        let claimed = match self.kernel.backend.claim_triggers(limit, TRIGGER_LEASE).await {
+        let per_project = FIRING_PER_PROJECT.saturating_mul(self.workers.load(Ordering::SeqCst).max(1));
+        let claimed = match self.kernel.backend.claim_triggers(limit, per_project, TRIGGER_LEASE).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "claiming triggers failed");
@@ -586,5 +587,9 @@ fn is_gated(flow: &ValidFlow) -> bool {
 const GIVE_BACK: Duration = Duration::from_secs(5);
 /// Runs taken from the queue in one claim.
 const CLAIM_BATCH: usize = 64;
-/// Schedules and polls being fired at once.
-const MAX_FIRING: usize = 32;
+/// Schedules and polls taken in one claim.
+const TRIGGER_BATCH: usize = 32;
+/// Schedules and polls being fired at once. A poll may hang for as long as it may take.
+const MAX_FIRING: usize = 128;
+/// Those of one project, for each worker: what hangs of one project delays no other.
+const FIRING_PER_PROJECT: u32 = 8;

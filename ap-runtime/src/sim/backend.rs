@@ -337,8 +337,13 @@ impl SystemStore for SimBackend {
         read!(self, self.shared.store.inner.next_due())
     }
 
-    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
-        change!(self, self.shared.store.claim_triggers(limit, lease), |result| Call::ClaimTriggers {
+    async fn claim_triggers(
+        &self,
+        limit: u32,
+        per_project: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedTrigger>, StoreError> {
+        change!(self, self.shared.store.claim_triggers(limit, per_project, lease), |result| Call::ClaimTriggers {
             at: self.store_clock.now(),
             answer: match &result {
                 Ok(claimed) => Ok(claimed.iter().map(|one| (one.flow, one.epoch, one.due)).collect()),
