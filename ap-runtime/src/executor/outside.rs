@@ -12,6 +12,7 @@ use ap_core::{
     run::{RunStatus, StepError, StepErrorKind},
     store::{Entity, StoreError},
 };
+use ap_crypto::error::VaultError;
 use serde_json::Value;
 
 use super::driver::{Driver, Stopped};
@@ -22,7 +23,7 @@ use crate::{
     flow_control::{Origin, control_of},
     journal::{self, RunError},
     records,
-    store::{JobRequest, NewJob, RunChange},
+    store::{JobEnd, JobRequest, NewJob, RunChange},
 };
 
 impl Driver {
@@ -184,7 +185,17 @@ impl Driver {
         for job in held.jobs {
             let key = records::job_key(job.id, &queue);
             let context = records::job(&key, self.lease.project);
-            let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
+            let plain = match self.keys.open(&context, &job.sealed) {
+                Ok(plain) => plain,
+                Err(error @ VaultError::Unopenable) => {
+                    // It was altered in the store: it must not keep those behind it from being done.
+                    let (run, job) = (self.lease.run, job.id);
+                    tracing::error!(%run, %job, %error, "a job cannot be opened and becomes a dead letter");
+                    self.carry.job_ends.push((job, JobEnd::Dead));
+                    continue;
+                }
+                Err(error) => return Err(RunError::Vault(error)),
+            };
             bytes = bytes.saturating_add(plain.len());
             if bytes > journal::MAX_VALUE_BYTES && !jobs.is_empty() {
                 // The others are held all the same, and told of when the step asks again.
