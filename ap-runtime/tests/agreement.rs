@@ -296,7 +296,13 @@ impl Walk {
             16 => {
                 if let Some((project, run)) = self.pick(&self.runs.clone()) {
                     let entry = entry(1 + self.below(4));
-                    both!(self, format!("reopen {run}"), |backend| backend.reopen(run, project, entry.clone(), &[]));
+                    both!(self, format!("reopen {run}"), |backend| backend.reopen(
+                        run,
+                        project,
+                        entry.clone(),
+                        &[],
+                        &[]
+                    ));
                 }
             }
             17 => {

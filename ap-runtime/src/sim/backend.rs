@@ -190,10 +190,11 @@ impl RunStore for SimBackend {
         id: RunId,
         project: ProjectId,
         entry: JournalEntry,
+        used: &[LookupHash],
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
         let audit_ids = ids(audit);
-        change!(self, self.shared.store.inner.reopen(id, project, entry, audit), |result| Call::Reopen {
+        change!(self, self.shared.store.inner.reopen(id, project, entry, used, audit), |result| Call::Reopen {
             run: id,
             audit: audit_ids,
             answer: answer(&result),
