@@ -145,6 +145,13 @@ async fn the_end_of_a_parent_ends_those_it_waits_for() {
     for run in [run, child, grandchild] {
         assert_eq!(world.ended(run).await.status, RunStatus::Canceled);
     }
+    let audit = world.admin().audit(&PageRequest::first(500)).await.unwrap().items;
+    for run in [run, child, grandchild] {
+        let canceled = |event: &&ap_auth::audit::AuditEvent| {
+            event.action() == "run.cancel" && event.resources().contains(&run.to_string())
+        };
+        assert_eq!(audit.iter().filter(canceled).count(), 1, "{run}: {audit:?}");
+    }
     let world = replays(world, run).await;
     replays(world, grandchild).await;
 }
