@@ -65,7 +65,11 @@ impl Kernel {
             created: at,
             finished: None,
         };
-        let event = event(at).with_resource(flow_id).with_resource(run);
+        let mut event = event(at).with_resource(flow_id).with_resource(run);
+        if control.debounce.is_some() {
+            // Which one, if there is one, the store finds out: it ends `CANCELED` in the same transaction.
+            event = event.with_detail("debounce", "replaces the run of its key that has not begun");
+        }
         let audit = vec![self.seal_event(keys, &event)?];
         let accept = Accept { run: record, generation, dedupe, control, entry, lease: None };
         Ok((run, Submission { accept, audit, flow, state }))

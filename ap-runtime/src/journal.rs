@@ -18,6 +18,7 @@ use ap_crypto::{
     vault::TenantKeys,
 };
 use serde::Deserialize;
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -143,6 +144,28 @@ pub(crate) struct Mark {
     events: usize,
 }
 
+/// Whether `value` fits into an entry, beside what else one may hold. Escapes can make it too large that did not look so.
+pub(crate) fn fits(value: &Value) -> bool {
+    ap_core::json::size_of(value) <= ap_core::json::MAX_STORED_BYTES || {
+        let mut length = Length(0);
+        serde_json::to_writer(&mut length, value).is_ok() && length.0 <= MAX_VALUE_BYTES
+    }
+}
+
+/// Counts bytes.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The form in which an event is stored: an output that is kept as a file is left out.
 fn stored(event: &Event) -> Cow<'_, Event> {
     match event {
@@ -258,6 +281,8 @@ fn context<'a>(project: ProjectId, run: &'a RunId, seq: u64) -> SealContext<'a> 
 const FORMAT: u8 = 1;
 const PREFIX: &[u8] = br#"{"v":1,"events":["#;
 const SUFFIX: &[u8] = b"]}";
+/// Longest JSON text of a value in an event: the rest of what can be sealed is for the events before it. Unit: bytes.
+pub(crate) const MAX_VALUE_BYTES: usize = 60 << 20;
 /// Unit: events.
 const DUE_EVENTS: usize = 64;
 /// Unit: bytes.
@@ -301,6 +326,18 @@ mod tests {
         assert!(matches!(open(&keys, IDS, &moved), Err(RunError::Seal(_))));
         let other = (IDS.0, RunId::from_u128(3));
         assert!(matches!(open(&keys, other, &entry), Err(RunError::Seal(_))));
+    }
+
+    #[test]
+    fn what_fits_can_be_sealed_and_what_does_not_is_known_before() {
+        // A control character is one byte here and six in JSON.
+        let text = |bytes: usize| Value::from("\u{1}".repeat(bytes / 6) + &"x".repeat(bytes % 6 - 2));
+        let largest = text(MAX_VALUE_BYTES - 2);
+        assert_eq!(serde_json::to_vec(&largest).expect("serialises").len(), MAX_VALUE_BYTES - 2);
+        assert!(fits(&largest) && fits(&Value::Null));
+        assert!(!fits(&text(MAX_VALUE_BYTES + 4)));
+        assert!(!fits(&Value::from("\u{1}".repeat(16 << 20))));
+        assert!(MAX_VALUE_BYTES + 4 * DUE_BYTES <= ap_crypto::envelope::MAX_PLAINTEXT_BYTES);
     }
 
     #[test]

@@ -185,7 +185,11 @@ impl RuntimeBuilder {
     /// Says where the world reaches [`Runtime::resumes`]: `https://flows.example/resume`, and tokens follow after a slash.
     /// Default: nowhere; flows then have the tokens of `wait` steps, and no addresses.
     ///
-    /// [`RuntimeBuilder::build`] refuses what is not an absolute `http` or `https` URL without query and fragment.
+    /// [`RuntimeBuilder::build`] refuses what is not an absolute `https` URL without user information, query and fragment.
+    /// Plain `http` is for a host that is this machine: `localhost`, 127.0.0.0/8 or `::1`.
+    ///
+    /// # Security
+    /// An address is the right to answer: on a plain connection whoever listens has it.
     pub fn resume_base_url(mut self, url: &str) -> Self {
         self.resume_base = Some(url.trim_end_matches('/').into());
         self
@@ -271,14 +275,24 @@ pub enum BuildError {
     #[error("the keys cannot be opened")]
     Keys(#[from] KeyError),
     /// The base URL of the resume door cannot be one.
-    #[error("the resume base URL must be an absolute `http` or `https` URL without query and fragment")]
+    #[error(
+        "the resume base URL must be an absolute `https` URL without user information, query and fragment; plain `http` is \
+         for this machine only"
+    )]
     ResumeBaseUrl,
 }
 
 fn is_base_url(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() && url.fragment().is_none()
-    })
+    let Ok(url) = url::Url::parse(text) else { return false };
+    let safe = match (url.scheme(), url.host()) {
+        ("https", Some(_)) => true,
+        ("http", Some(url::Host::Domain(name))) => name == "localhost",
+        ("http", Some(url::Host::Ipv4(address))) => address.is_loopback(),
+        ("http", Some(url::Host::Ipv6(address))) => address.is_loopback(),
+        _ => false,
+    };
+    let plain = url.username().is_empty() && url.password().is_none();
+    safe && plain && url.query().is_none() && url.fragment().is_none()
 }
 
 #[cfg(feature = "http")]
@@ -299,3 +313,36 @@ fn default_egress() -> Result<Egress, BuildError> {
 
 /// The platform a backend belongs to. One database serves one platform, so the id is fixed.
 const PLATFORM: PlatformId = PlatformId::from_u128(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_the_resume_door_is_safe_to_hand_out() {
+        for good in [
+            "https://flows.example/resume",
+            "https://flows.example:8443",
+            "http://localhost:8080/resume",
+            "http://127.0.0.1/resume",
+            "http://[::1]:8080/resume",
+        ] {
+            assert!(is_base_url(good), "{good}");
+        }
+        for bad in [
+            "http://flows.example/resume",
+            "http://localhost.flows.example/resume",
+            "http://10.0.0.1/resume",
+            "https://user@flows.example/resume",
+            "https://user:word@flows.example/resume",
+            "https://:word@flows.example/resume",
+            "https://flows.example/resume?a=1",
+            "https://flows.example/resume#a",
+            "ftp://flows.example",
+            "/resume",
+            "",
+        ] {
+            assert!(!is_base_url(bad), "{bad}");
+        }
+    }
+}

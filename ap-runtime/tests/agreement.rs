@@ -296,7 +296,13 @@ impl Walk {
             16 => {
                 if let Some((project, run)) = self.pick(&self.runs.clone()) {
                     let entry = entry(1 + self.below(4));
-                    both!(self, format!("reopen {run}"), |backend| backend.reopen(run, project, entry.clone(), &[]));
+                    both!(self, format!("reopen {run}"), |backend| backend.reopen(
+                        run,
+                        project,
+                        entry.clone(),
+                        &[],
+                        &[]
+                    ));
                 }
             }
             17 => {
@@ -338,9 +344,12 @@ impl Walk {
     }
 
     async fn fire(&mut self) {
-        let limit = self.below(4) as u32;
-        let claimed =
-            both!(self, format!("triggers {limit}"), |backend| backend.claim_triggers(limit, Duration::from_secs(9)));
+        let (limit, per_project) = (self.below(4) as u32, 1 + self.below(4) as u32);
+        let claimed = both!(self, format!("triggers {limit}"), |backend| backend.claim_triggers(
+            limit,
+            per_project,
+            Duration::from_secs(9)
+        ));
         self.triggers.extend(claimed.unwrap_or_default());
         let Some(trigger) = self.pick_late(&self.triggers.clone()) else { return };
         let mut runs = Vec::new();

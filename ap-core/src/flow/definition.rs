@@ -279,8 +279,8 @@ pub struct StepOptions {
     pub retry: RetryPolicy,
     /// Whether the step is passed over.
     pub skip: bool,
-    /// Longest time of one attempt; for a `subflow`, of the wait for its end. Default: 30 s for actions, 10 s for code.
-    /// Accepted: 1 ms to 5 min.
+    /// Longest time of one attempt; for a `subflow`, of the wait for its end. Default: 30 s for actions, 10 s for code, 30
+    /// days for a `subflow`. Accepted: 1 ms to 5 min; for a `subflow` 1 ms to 30 days.
     pub timeout: Option<Duration>,
     /// Declares that the peer honours an idempotency key.
     pub idempotency_key: Option<IdempotencyKey>,

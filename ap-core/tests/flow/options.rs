@@ -122,6 +122,23 @@ fn ranges_hold() {
 }
 
 #[test]
+fn a_subflow_may_be_waited_for_as_long_as_a_wait() {
+    let month = 30 * 86_400_000_u64;
+    let source = |timeout: u64| {
+        let step =
+            json!({ "name": "sub", "type": "subflow", "settings": { "flow": "{{trigger.flow}}" }, "timeout": timeout });
+        json!({ "triggers": [{ "type": "manual" }], "steps": [step] })
+    };
+    for accepted in [1, 300_001, month] {
+        let flow = parse(&source(accepted));
+        assert_eq!(flow.steps()[0].options.timeout, Some(Duration::from_millis(accepted)));
+    }
+    for refused in [0, month + 1] {
+        assert_eq!(parse_errors(&source(refused)), [at("/steps/0/timeout", "option.range")]);
+    }
+}
+
+#[test]
 fn options_are_given_once() {
     let cases = [
         (json!({ "retry": { "maxAttempts": 1 }, "failureHandling": { "retries": 1 } }), "/steps/0/retry"),

@@ -83,7 +83,7 @@ pub async fn a_run_stays_past_its_gate_until_it_ends(harness: &impl Harness) {
     change(backend, held, RunChange::End { status: RunStatus::Failed, at: START }).await;
     assert_eq!(ready(backend).await, [2]);
     // Opened again, it has to pass again.
-    backend.reopen(held.run, flow.project, entry(1), &[]).await.expect("opened");
+    backend.reopen(held.run, flow.project, entry(1), &[], &[]).await.expect("opened");
     create(backend, gated(3, 1, &flow)).await;
     assert_eq!(ready(backend).await, NONE);
     change(backend, lease(2, flow.project, 1), END).await;

@@ -211,6 +211,7 @@ macro_rules! backend_conformance {
             a_paused_run_is_held_by_nobody,
             a_paused_run_goes_on_when_it_is_due,
             a_failed_run_can_be_opened_again,
+            a_run_is_opened_again_with_the_slots_it_used,
             only_a_failed_run_is_opened_again,
             a_listing_of_runs_follows_its_filter,
             the_next_due_is_the_earliest_of_all,
@@ -267,6 +268,7 @@ macro_rules! backend_conformance {
             // trigger
             a_due_trigger_is_claimed_once,
             the_longest_due_trigger_is_claimed_first,
+            triggers_are_claimed_fairly_between_projects,
             concurrent_claims_never_share_a_trigger,
             a_trigger_is_fired_once,
             a_lost_trigger_is_claimed_again,

@@ -1,7 +1,7 @@
 //! Rules for runs that pause, end, and are opened again, and for what happens by time.
 
 use ap_core::{
-    id::FlowId,
+    id::{FlowId, SignalId},
     run::RunStatus,
     store::{Entity, PageRequest, StoreError},
 };
@@ -70,7 +70,7 @@ pub async fn a_failed_run_can_be_opened_again(harness: &impl Harness) {
         let held = running(backend, number, &flow).await;
         backend.signal(signal(1, 1, held), &[]).await.expect("an answer");
         change(backend, held, RunChange::End { status: ended, at: START }).await;
-        backend.reopen(held.run, flow.project, entry(1), &[audit(number, flow.project)]).await.expect("opened");
+        backend.reopen(held.run, flow.project, entry(1), &[], &[audit(number, flow.project)]).await.expect("opened");
         let run = backend.run(held.run, flow.project).await.expect("the run");
         assert_eq!((run.status, run.finished), (RunStatus::Queued, None), "{ended}");
         assert_eq!(backend.journal(held.run, flow.project).await.expect("the journal"), [entry(0), entry(1)]);
@@ -86,6 +86,31 @@ pub async fn a_failed_run_can_be_opened_again(harness: &impl Harness) {
     assert_eq!(trail(backend, flow.project).await, [1, 2, 3, 4, 5, 6]);
 }
 
+/// A slot that the caller says is used stays used, and no other one, until the run ends again.
+pub async fn a_run_is_opened_again_with_the_slots_it_used(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let flow = published(backend, 1).await;
+    let held = running(backend, 1, &flow).await;
+    for slot in 1..=2 {
+        backend.signal(signal(slot, slot, held), &[]).await.expect("an answer");
+    }
+    let taken = vec![SignalId::from_u128(1), SignalId::from_u128(2)];
+    let failed = RunChange::End { status: RunStatus::Failed, at: START };
+    backend.commit(RunCommit { taken, ..RunCommit::new(held, failed) }, &[]).await.expect("ended");
+    let used = [hash(1), hash(3), hash(1)];
+    backend.reopen(held.run, flow.project, entry(1), &used, &[]).await.expect("opened");
+    assert_eq!(backend.signals(held.run, flow.project).await.expect("signals"), []);
+    let say = async |number, slot| backend.signal(signal(number, slot, held), &[]).await.expect("an answer");
+    assert_eq!(say(11, 1).await, Signaled::Used);
+    assert_eq!(say(12, 2).await, Signaled::Delivered);
+    assert_eq!(say(13, 3).await, Signaled::Used);
+    let again = claim_one(backend).await;
+    change(backend, again, failed).await;
+    backend.reopen(held.run, flow.project, entry(2), &[], &[]).await.expect("opened");
+    assert_eq!(say(14, 1).await, Signaled::Delivered);
+}
+
 /// What did well, has not ended or is unknown is not opened, nor with an entry that is not the next.
 pub async fn only_a_failed_run_is_opened_again(harness: &impl Harness) {
     let bench = open(harness).await;
@@ -93,7 +118,7 @@ pub async fn only_a_failed_run_is_opened_again(harness: &impl Harness) {
     let flow = published(backend, 1).await;
     let refuse = async |number, seq| {
         let run = lease(number, flow.project, 0).run;
-        backend.reopen(run, flow.project, entry(seq), &[audit(1, flow.project)]).await
+        backend.reopen(run, flow.project, entry(seq), &[], &[audit(1, flow.project)]).await
     };
     for (number, ended) in [(1, RunStatus::Succeeded), (2, RunStatus::LogSizeExceeded), (3, RunStatus::Failed)] {
         let held = running(backend, number, &flow).await;

@@ -207,7 +207,7 @@ pub async fn a_restart_keeps_schedules_and_polls(harness: &impl Harness) {
         let trigger = TriggerChange::Set { due, state: Some(sealed("state")) };
         before.write_flow(FlowWrite { trigger, ..changed_flow(flow, |_| {}) }, &[]).await.expect("written");
     }
-    let claimed = before.claim_triggers(9, LEASE).await.expect("an answer");
+    let claimed = before.claim_triggers(9, 9, LEASE).await.expect("an answer");
     let [ref zombie] = claimed[..] else { unreachable!("one is due: {claimed:?}") };
     assert_eq!(zombie.flow, one.id);
 
@@ -229,12 +229,12 @@ pub async fn a_restart_keeps_schedules_and_polls(harness: &impl Harness) {
     } else {
         bench.clock.advance(LEASE);
     }
-    let claimed = after.claim_triggers(9, LEASE).await.expect("an answer");
+    let claimed = after.claim_triggers(9, 9, LEASE).await.expect("an answer");
     let [ref again] = claimed[..] else { unreachable!("one is due: {claimed:?}") };
     assert_eq!((again.flow, again.due, &again.state), (one.id, START, &Some((0, sealed("state")))));
     fence().await;
     after.fire_trigger(fire(again)).await.expect("fired");
     bench.clock.advance(100 * SECOND);
-    let claimed = after.claim_triggers(9, LEASE).await.expect("an answer");
+    let claimed = after.claim_triggers(9, 9, LEASE).await.expect("an answer");
     assert_eq!(claimed.iter().map(|trigger| (trigger.flow, trigger.due)).collect::<Vec<_>>(), [(two.id, at(100))]);
 }

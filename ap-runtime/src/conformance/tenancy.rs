@@ -209,7 +209,7 @@ pub async fn signals_jobs_and_files_stay_in_their_project(harness: &impl Harness
     let line = [audit(1, mine)];
     assert_eq!(backend.signals(held.run, mine).await.expect("signals"), []);
     assert_eq!(backend.signal(signal(2, 2, stolen), &line).await.expect("an answer"), Signaled::Over);
-    assert!(not_found(backend.reopen(ended.run, mine, entry(1), &line).await, Entity::Run));
+    assert!(not_found(backend.reopen(ended.run, mine, entry(1), &[], &line).await, Entity::Run));
     let fenced = backend.take_jobs(jobs_of(1, 1, stolen)).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
     assert_eq!(backend.queue_counts(hash(1), mine).await.expect("counts"), QueueCounts::default());
@@ -247,7 +247,7 @@ pub async fn equal_ids_of_signals_jobs_and_files_are_two_records(harness: &impl 
     backend.commit(commit, &[]).await.expect("a commit");
     backend.delete_file(file(1, mine.project, None).id, mine.project, &[]).await.expect("mine is deleted");
     backend.delete_file(file(2, mine.project, None).id, mine.project, &[]).await.expect("mine is deleted");
-    backend.reopen(of_mine.run, mine.project, entry(2), &[]).await.expect("mine is opened again");
+    backend.reopen(of_mine.run, mine.project, entry(2), &[], &[]).await.expect("mine is opened again");
 
     assert_eq!(backend.signals(of_theirs.run, theirs.project).await.expect("signals"), [signal(1, 1, of_theirs)]);
     let counts = backend.queue_counts(hash(1), theirs.project).await.expect("counts");
@@ -301,7 +301,7 @@ pub async fn a_claimed_trigger_is_worthless_in_another_project(harness: &impl Ha
     let mine = published(backend, 2).await;
     let trigger = TriggerChange::Set { due: START, state: None };
     backend.write_flow(FlowWrite { trigger, ..changed_flow(&theirs, |_| {}) }, &[]).await.expect("written");
-    let claimed = backend.claim_triggers(9, LEASE).await.expect("an answer");
+    let claimed = backend.claim_triggers(9, 9, LEASE).await.expect("an answer");
     assert_eq!((claimed.len(), claimed[0].project), (1, theirs.project));
     let fire = |project, flow| TriggerFire {
         project,

@@ -32,7 +32,7 @@ async fn set(backend: &dyn Backend, flow: &FlowRecord, trigger: TriggerChange) -
 }
 
 async fn claim(backend: &dyn Backend, limit: u32) -> Vec<ClaimedTrigger> {
-    backend.claim_triggers(limit, LEASE).await.expect("an answer")
+    backend.claim_triggers(limit, u32::MAX, LEASE).await.expect("an answer")
 }
 
 async fn claim_one(backend: &dyn Backend) -> ClaimedTrigger {
@@ -93,6 +93,33 @@ pub async fn the_longest_due_trigger_is_claimed_first(harness: &impl Harness) {
     assert_eq!(flows(2).await, [2, 4]);
     assert_eq!(flows(10).await, [1, 3]);
     assert_eq!(flows(10).await, [0_u128; 0]);
+}
+
+/// One project cannot keep the others waiting: the next is of the project with the fewest leased, and one that has as many
+/// leased as a project may waits for them.
+pub async fn triggers_are_claimed_fairly_between_projects(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &*bench.backend;
+    let first = scheduled(backend, 1, 0).await;
+    for number in 2..=6 {
+        let flow = flow(number, first.project);
+        let mut write = new_flow(&flow);
+        write.versions.push((version(number, &flow), Precondition::Absent));
+        write.trigger = TriggerChange::Set { due: at(0), state: None };
+        backend.write_flow(write, &[]).await.expect("a new flow");
+    }
+    scheduled(backend, 50, 30).await;
+    bench.clock.advance(40 * SECOND);
+    let claim = async |limit, per_project| {
+        let claimed = backend.claim_triggers(limit, per_project, LEASE).await.expect("an answer");
+        claimed.into_iter().map(|trigger| trigger.flow.as_u128()).collect::<Vec<_>>()
+    };
+    assert_eq!(claim(2, 9).await, [1, 50], "the longest due of one project, then the other project's");
+    assert_eq!(claim(9, 1).await, [0_u128; 0], "each has one");
+    assert_eq!(claim(9, 3).await, [2, 3]);
+    bench.clock.advance(LEASE);
+    assert_eq!(claim(3, 2).await, [1, 2, 50], "a lease that is over does not count");
+    assert_eq!(claim(9, 2).await, [0_u128; 0]);
 }
 
 /// However many claim at the same time, each trigger goes to one of them.

@@ -194,6 +194,11 @@ impl RunState {
         self.once.extend(waiting.map(|run| Command::CancelChild { run }).collect::<Vec<_>>());
     }
 
+    /// The slots of every answer that was taken in: each has its answer for good.
+    pub(crate) fn answered_slots(&self) -> Vec<LookupHash> {
+        self.answers.keys().filter_map(|text| slot_of(text)).collect()
+    }
+
     fn mark_paused(&mut self, path: &StepPath) {
         if let Some(step) = self.steps.get_mut(path) {
             step.status = StepStatus::Paused;
@@ -243,6 +248,11 @@ pub(crate) fn slot_text(slot: &LookupHash) -> String {
     URL_SAFE_NO_PAD.encode(slot.0)
 }
 
+/// The slot of a text form.
+fn slot_of(text: &str) -> Option<LookupHash> {
+    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(LookupHash)
+}
+
 /// Stands for the caller of a webhook, who has no name.
 #[expect(clippy::expect_used, reason = "the name is a constant that a test checks")]
 fn nobody() -> StepName {
@@ -257,6 +267,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_is_read_back_from_its_text() {
+        let slot = LookupHash(std::array::from_fn(|index| index as u8));
+        assert_eq!(slot_of(&slot_text(&slot)), Some(slot));
+        assert_eq!((slot_of("AAAA"), slot_of("?")), (None, None));
+    }
 
     #[test]
     fn the_caller_without_a_name_has_a_place() {

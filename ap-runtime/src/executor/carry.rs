@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use ap_auth::{
+    audit::AuditEvent,
+    principal::{Actor, Identity},
+};
 use ap_core::{
     audit::AuditRecord,
     id::{ProjectId, RunId, SignalId},
@@ -118,9 +122,15 @@ impl Carry {
         for command in once {
             match command {
                 Command::CancelChild { run } => {
-                    let content = Signal::Canceled { reason: "the run that waited for it waits no more".to_owned() };
+                    let reason = "the run that waited for it waits no more";
+                    let content = Signal::Canceled { reason: reason.to_owned() };
                     let slot = records::cancel_slot(keys);
                     self.signals.push(kernel.seal_signal(keys, (project, run), slot, &content)?);
+                    let engine = Actor::new(Identity::Engine);
+                    let event = AuditEvent::by(&engine, "run.cancel", project.into(), kernel.clock.now())
+                        .with_resource(run)
+                        .with_detail("reason", reason);
+                    self.audit.push(kernel.seal_event(keys, &event)?);
                 }
                 Command::EndJob { job, end } => self.job_ends.push((job, end)),
                 Command::Reply(answer) => reply = Some(answer),

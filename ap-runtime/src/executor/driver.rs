@@ -249,6 +249,10 @@ impl Driver {
                 Command::Enqueue(call) => self.enqueue(call).await?,
                 Command::StartChild(call) => self.start_child(call).await?,
                 Command::TakeJobs(call) => self.take_jobs(call).await?,
+                Command::RunAction(call) if !begun(&call.path) && !self.can_be_planned(&call) => {
+                    let error = StepError::new(StepErrorKind::Limit, "the input is too large to be kept");
+                    self.refuse((call.path, call.attempt), error).await?
+                }
                 Command::RunAction(call) if !begun(&call.path) => {
                     calls.push(call);
                     continue;
@@ -270,13 +274,31 @@ impl Driver {
         }
     }
 
+    /// What the action does outside, if it does anything.
+    fn effect_of(&self, call: &ActionCall) -> Option<Effect> {
+        let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
+        (effect != Effect::None).then_some(effect)
+    }
+
+    /// Whether the journal can hold the plan of the action, or needs none.
+    fn can_be_planned(&self, call: &ActionCall) -> bool {
+        call.planned || self.effect_of(call).is_none() || journal::fits(&call.input)
+    }
+
+    /// Records that an attempt failed before it began.
+    pub(super) async fn refuse(
+        &mut self,
+        (path, attempt): (StepPath, u32),
+        error: StepError,
+    ) -> Result<Option<Stopped>, RunError> {
+        let entropy = self.kernel.random_u32()?;
+        let (at, outcome) = (self.kernel.clock.now(), AttemptOutcome::failed(error, None));
+        self.record(Event::AttemptFinished { at, path, attempt, outcome, entropy }).await
+    }
+
     /// Begins actions. If one acts outside, the plan is durable before, with the audit of the credentials it uses.
     async fn begin_actions(&mut self, calls: Vec<ActionCall>) -> Result<Option<Stopped>, RunError> {
-        let outside = |call: &ActionCall| {
-            let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
-            (effect != Effect::None).then_some(effect)
-        };
-        let effects: Vec<Option<Effect>> = calls.iter().map(outside).collect();
+        let effects: Vec<Option<Effect>> = calls.iter().map(|call| self.effect_of(call)).collect();
         if effects.iter().any(Option::is_some) {
             self.refresh_credentials().await?;
             for (call, effect) in calls.iter().zip(&effects) {
@@ -295,6 +317,12 @@ impl Driver {
                 }
                 let uses = self.credentials.audit_uses(&self.kernel, &self.keys, call)?;
                 self.carry.audit.extend(uses);
+                // Many plans together may be more than one entry can hold.
+                if self.carry.batch.is_due()
+                    && let Some(stopped) = self.commit(RunChange::Stay).await?
+                {
+                    return Ok(Some(stopped));
+                }
             }
             // What the ledger has already may have been planned by a successor of ours, if we slept before we read the journal:
             // then our lease is gone, and only the store knows.

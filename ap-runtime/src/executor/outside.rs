@@ -12,6 +12,7 @@ use ap_core::{
     run::{RunStatus, StepError, StepErrorKind},
     store::{Entity, StoreError},
 };
+use ap_crypto::error::VaultError;
 use serde_json::Value;
 
 use super::{
@@ -20,14 +21,14 @@ use super::{
 };
 use crate::{
     accept::RunStart,
-    engine::{AttemptOutcome, ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
+    engine::{ChildCall, EnqueueCall, Event, JobsCall, ParentStep, Signal, TakenJob, slot_text},
     executor::Submission,
     flow_control::{Origin, control_of},
-    journal::RunError,
+    journal::{self, RunError},
     kernel::Kernel,
     records,
     replies::Outcome,
-    store::{JobRequest, Lease, NewJob, RunChange, SignalRecord},
+    store::{JobEnd, JobRequest, Lease, NewJob, RunChange, SignalRecord},
 };
 
 impl Driver {
@@ -98,6 +99,10 @@ impl Driver {
 
     /// Creates the run of a `subflow` step, together with the event that says so.
     pub(super) async fn start_child(&mut self, call: ChildCall) -> Result<Option<Stopped>, RunError> {
+        if !journal::fits(&call.payload) {
+            let error = StepError::new(StepErrorKind::Limit, "the payload is too large to be kept");
+            return self.refuse((call.path, 1), error).await;
+        }
         for _ in 0..STALE_RETRIES {
             let submission = match self.child(&call).await? {
                 Ok(submission) => submission,
@@ -133,10 +138,7 @@ impl Driver {
     }
 
     async fn refuse_child(&mut self, call: ChildCall, message: String) -> Result<Option<Stopped>, RunError> {
-        let outcome = AttemptOutcome::failed(StepError::new(StepErrorKind::Subflow, message), None);
-        let entropy = self.kernel.random_u32()?;
-        let (at, path) = (self.kernel.clock.now(), call.path);
-        self.record(Event::AttemptFinished { at, path, attempt: 1, outcome, entropy }).await
+        self.refuse((call.path, 1), StepError::new(StepErrorKind::Subflow, message)).await
     }
 
     /// The run to be created, or why it cannot be.
@@ -191,6 +193,10 @@ impl Driver {
 
     /// Puts jobs into a queue: they exist from the commit on that says the step succeeded.
     pub(super) async fn enqueue(&mut self, call: EnqueueCall) -> Result<Option<Stopped>, RunError> {
+        if !call.jobs.iter().all(journal::fits) {
+            let error = StepError::new(StepErrorKind::Limit, "a job is too large to be kept");
+            return self.refuse((call.path, 1), error).await;
+        }
         let at = self.kernel.clock.now();
         let queue = records::queue_hash(&self.keys, &call.queue);
         let (mut last, mut jobs): (Option<JobId>, Vec<NewJob>) = (None, Vec::with_capacity(call.jobs.len()));
@@ -232,15 +238,30 @@ impl Driver {
         };
         // What the step has been given before is not written down again with every job that ends.
         let known = self.state.known_jobs(&call.path);
-        let mut jobs = Vec::new();
+        let (mut jobs, mut bytes, mut more) = (Vec::new(), 0_usize, held.waiting > 0);
         for job in held.jobs.into_iter().filter(|job| !known.contains(&job.id)) {
             let key = records::job_key(job.id, &queue);
             let context = records::job(&key, self.lease.project);
-            let plain = self.keys.open(&context, &job.sealed).map_err(RunError::Vault)?;
+            let plain = match self.keys.open(&context, &job.sealed) {
+                Ok(plain) => plain,
+                Err(error @ VaultError::Unopenable) => {
+                    // It was altered in the store: it must not keep those behind it from being done.
+                    let (run, job) = (self.lease.run, job.id);
+                    tracing::error!(%run, %job, %error, "a job cannot be opened and becomes a dead letter");
+                    self.carry.job_ends.push((job, JobEnd::Dead));
+                    continue;
+                }
+                Err(error) => return Err(RunError::Vault(error)),
+            };
+            bytes = bytes.saturating_add(plain.len());
+            if bytes > journal::MAX_VALUE_BYTES && !jobs.is_empty() {
+                // The others are held all the same, and told of when the step asks again.
+                more = true;
+                break;
+            }
             let data: Value = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
             jobs.push(TakenJob { id: job.id, start: job.start, data: Arc::new(self.job_without_credentials(data)) });
         }
-        let more = held.waiting > 0;
         self.record(Event::JobsTaken { at: self.kernel.clock.now(), path: call.path, jobs, more }).await
     }
 

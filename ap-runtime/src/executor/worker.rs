@@ -408,6 +408,7 @@ impl Worker {
         let parent = commit.signals.first().map(|signal| signal.run);
         if let Err(error) = self.kernel.commit(commit, &[], lost).await {
             tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
+            return;
         }
         parent.into_iter().for_each(|parent| self.kernel.wakeup.notify(Hint::Signaled(parent)));
         self.kernel.wakeup.notify(Hint::Ended(lease.run));
@@ -504,7 +505,7 @@ impl Worker {
     /// Claims triggers that are due and fires them, each in a task of its own.
     pub(super) async fn claim_triggers(self: &Arc<Self>) -> Claim {
         let mut permits = Vec::new();
-        while permits.len() < MAX_FIRING
+        while permits.len() < TRIGGER_BATCH
             && !self.closing.is_cancelled()
             && let Ok(permit) = Arc::clone(&self.firing).try_acquire_owned()
         {
@@ -515,7 +516,8 @@ impl Worker {
             return Claim::Saturated;
         }
         let limit = u32::try_from(room).unwrap_or(u32::MAX);
-        let claimed = match self.kernel.backend.claim_triggers(limit, TRIGGER_LEASE).await {
+        let per_project = FIRING_PER_PROJECT.saturating_mul(self.workers.load(Ordering::SeqCst).max(1));
+        let claimed = match self.kernel.backend.claim_triggers(limit, per_project, TRIGGER_LEASE).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "claiming triggers failed");
@@ -574,5 +576,9 @@ fn is_gated(flow: &ValidFlow) -> bool {
 const GIVE_BACK: Duration = Duration::from_secs(5);
 /// Runs taken from the queue in one claim.
 const CLAIM_BATCH: usize = 64;
-/// Schedules and polls being fired at once.
-const MAX_FIRING: usize = 32;
+/// Schedules and polls taken in one claim.
+const TRIGGER_BATCH: usize = 32;
+/// Schedules and polls being fired at once. A poll may hang for as long as it may take.
+const MAX_FIRING: usize = 128;
+/// Those of one project, for each worker: what hangs of one project delays no other.
+const FIRING_PER_PROJECT: u32 = 8;

@@ -13,6 +13,7 @@ mod page;
 mod service;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use self::unknown::Unknown;
 use crate::{
     engine::{AnswerDecision, Signal},
     kernel::Kernel,
@@ -47,6 +49,7 @@ struct Door {
     kernel: Arc<Kernel>,
     /// Answers being read or committed.
     receiving: Semaphore,
+    unknown: Unknown,
 }
 
 /// What becomes of a request, alphabetical.
@@ -75,7 +78,7 @@ impl ResumeDoor {
     pub const MAX_BODY_BYTES: usize = 1 << 20;
 
     pub(crate) fn new(kernel: Arc<Kernel>) -> Self {
-        Self { inner: Arc::new(Door { kernel, receiving: Semaphore::new(MAX_RECEIVING) }) }
+        Self { inner: Arc::new(Door { kernel, receiving: Semaphore::new(MAX_RECEIVING), unknown: Unknown::default() }) }
     }
 
     /// Handles one request whose path ends in `/{token}`. Whatever stands before is the host's to choose and is not looked
@@ -126,9 +129,16 @@ impl Door {
     /// The keys of the project whose run made the token, if one did and it has not expired.
     async fn check(&self, token: &UncheckedToken) -> Result<Arc<TenantKeys>, Outcome> {
         let claims = token.claims();
+        let now = self.kernel.clock.now();
+        if self.unknown.has(claims.project, now) {
+            return Err(Outcome::Gone);
+        }
         let keys = match self.kernel.keyring.tenant(claims.project.into()).await {
             Ok(keys) => keys,
-            Err(KeyError::NoKey { .. }) => return Err(Outcome::Gone),
+            Err(KeyError::NoKey { .. }) => {
+                self.unknown.add(claims.project, now);
+                return Err(Outcome::Gone);
+            }
             Err(error) => return Err(unavailable(&error)),
         };
         if !keys.resume_key(claims.run).is_genuine(token) {

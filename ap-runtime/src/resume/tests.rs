@@ -224,3 +224,22 @@ async fn bodies_are_bounded_and_a_refused_one_uses_nothing_up() {
     // Both came in the same instant, so chance decides which is listed first.
     assert!(world.signals().await.contains(&answer(AnswerDecision::Answer, json!({ "a": "1", "b": "x y" }))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn made_up_tokens_of_a_project_that_is_not_there_ask_the_store_once() {
+    let world = World::new().await;
+    let kernel = &world.runtime.parts.kernel;
+    let key = kernel.keyring.tenant(world.project.into()).await.expect("keys").resume_key(world.run);
+    let (project, expires) =
+        (ap_core::id::ProjectId::from_u128(7), kernel.clock.now().saturating_add(Duration::from_secs(9)));
+    let slot = key.slot("approval", "ann");
+    let token = key.token(&ResumeClaims { project, run: world.run, slot, expires, decision: Decision::Answer });
+    let door = world.runtime.resumes();
+    let unknown = &door.inner.unknown;
+    assert!(!unknown.has(project, kernel.clock.now()));
+    for _ in 0..2 {
+        assert_eq!(world.post(&token, "{}").await.status(), StatusCode::GONE);
+        assert!(unknown.has(project, kernel.clock.now()));
+    }
+    assert!(!unknown.has(world.project, kernel.clock.now()));
+}

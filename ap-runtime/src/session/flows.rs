@@ -143,8 +143,8 @@ impl ProjectSession {
 
     /// Checks the draft as a whole, locks it and makes it what runs are started with. Needs `flow.publish`.
     ///
-    /// Runs under way keep the version they were started with; the report says which of them the change would concern. The flow
-    /// is enabled, and its schedule or poll begins.
+    /// Runs under way keep the version they were started with; the report says which of them the change would concern, if
+    /// the caller has `run.read`. The flow is enabled, and its schedule or poll begins.
     ///
     /// # Errors
     /// [`SessionError::InvalidFlow`] with every finding; [`StoreError::NotFound`] if there is no draft; [`SessionError`]

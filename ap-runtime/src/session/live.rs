@@ -1,5 +1,6 @@
 //! What a published version means for runs that are under way.
 
+use ap_auth::{authorizer::Authorized, permission::RunRead};
 use ap_core::{
     flow::ValidFlow,
     id::{FlowVersionId, RunId},
@@ -20,9 +21,11 @@ use crate::{
 pub struct PublishReport {
     /// The flow.
     pub flow: FlowSummary,
-    /// Its runs under way that an earlier version started, the oldest first. They stay with that version.
+    /// Its runs under way that an earlier version started, the oldest first. They stay with that version. Empty without
+    /// `run.read`.
     pub live: Vec<LiveRun>,
-    /// Whether there are more than [`PublishReport::MAX_LIVE`], or they could not all be read.
+    /// Whether there are more than [`PublishReport::MAX_LIVE`], they could not all be read, or the caller may not read
+    /// them.
     pub incomplete: bool,
 }
 
@@ -55,6 +58,9 @@ impl LiveRun {
 impl ProjectSession {
     /// Looks at the runs under way. The flow is published already, so nothing here fails the call.
     pub(super) async fn report(&self, flow: FlowSummary, published: &ValidFlow) -> PublishReport {
+        if !self.may_read_runs() {
+            return PublishReport { flow, live: Vec::new(), incomplete: true };
+        }
         let (mut live, mut incomplete) = (Vec::new(), false);
         let filter = RunFilter { flow: Some(flow.id), live: true, ..RunFilter::default() };
         let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
@@ -83,6 +89,14 @@ impl ProjectSession {
             }
         }
         PublishReport { flow, live, incomplete }
+    }
+
+    /// Whether the caller may know of runs. One who may not asked for something else, so it is no denial to be recorded.
+    fn may_read_runs(&self) -> bool {
+        let parts = &self.session.parts;
+        let authorized: Result<Authorized<RunRead, _>, _> =
+            parts.authorizer.authorize(&self.session.principal, self.project, self.project);
+        authorized.is_ok()
     }
 
     /// What would be different for the run.

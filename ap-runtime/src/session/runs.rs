@@ -20,7 +20,7 @@ use crate::{
     accept,
     engine::{Event, RunView, Signal},
     flow_control::{Origin, control_of},
-    journal::Batch,
+    journal::{self, Batch, Replayed},
     records,
     store::{Accepted, RunFilter, RunRecord},
 };
@@ -100,14 +100,20 @@ impl ProjectSession {
         let kernel = &self.session.parts.kernel;
         let keys = self.keys().await?;
         // What cannot be executed here any more is not opened again.
-        kernel.flow_version(run.version, run.project).await?;
-        let seq = kernel.backend.journal(run.id, run.project).await?.len() as u64;
+        let flow = kernel.flow_version(run.version, run.project).await?;
+        let ids = (run.project, run.id);
+        let entries = kernel.backend.journal(run.id, run.project).await?;
+        let resume = kernel.resume_tokens(&keys, ids);
+        let Replayed { state, next_seq: seq } =
+            journal::replay(&*kernel.backend, &keys, ids, &flow, (&entries, resume)).await?;
+        // The run goes by the answers it has, so their tokens must not work again.
+        let used = state.answered_slots();
         let at = kernel.clock.now();
         let mut batch = Batch::default();
         batch.push(&Event::Retried { at })?;
         let entry = batch.seal(&keys, (run.project, run.id), seq, &*kernel.entropy)?;
         let audit = [kernel.seal_event(&keys, &AuditEvent::of(proof, at))?];
-        match kernel.backend.reopen(run.id, run.project, entry, &audit).await {
+        match kernel.backend.reopen(run.id, run.project, entry, &used, &audit).await {
             Ok(()) => self.session.parts.worker.announce(),
             Err(StoreError::Conflict { entity: Entity::Run, .. }) => {
                 let reason =

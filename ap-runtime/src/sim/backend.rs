@@ -190,10 +190,11 @@ impl RunStore for SimBackend {
         id: RunId,
         project: ProjectId,
         entry: JournalEntry,
+        used: &[LookupHash],
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
         let audit_ids = ids(audit);
-        change!(self, self.shared.store.inner.reopen(id, project, entry, audit), |result| Call::Reopen {
+        change!(self, self.shared.store.inner.reopen(id, project, entry, used, audit), |result| Call::Reopen {
             run: id,
             audit: audit_ids,
             answer: answer(&result),
@@ -337,8 +338,13 @@ impl SystemStore for SimBackend {
         read!(self, self.shared.store.inner.next_due())
     }
 
-    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
-        change!(self, self.shared.store.claim_triggers(limit, lease), |result| Call::ClaimTriggers {
+    async fn claim_triggers(
+        &self,
+        limit: u32,
+        per_project: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedTrigger>, StoreError> {
+        change!(self, self.shared.store.claim_triggers(limit, per_project, lease), |result| Call::ClaimTriggers {
             at: self.store_clock.now(),
             answer: match &result {
                 Ok(claimed) => Ok(claimed.iter().map(|one| (one.flow, one.epoch, one.due)).collect()),

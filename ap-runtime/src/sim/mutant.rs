@@ -329,9 +329,14 @@ impl MutantStore {
         Ok(held)
     }
 
-    pub(super) async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
+    pub(super) async fn claim_triggers(
+        &self,
+        limit: u32,
+        per_project: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedTrigger>, StoreError> {
         self.writing();
-        let claimed = self.inner.claim_triggers(limit, lease).await?;
+        let claimed = self.inner.claim_triggers(limit, per_project, lease).await?;
         if self.is(Mutant::TickTwice) {
             let before = std::mem::replace(&mut self.notes().triggers, claimed.clone());
             return Ok(claimed.into_iter().chain(before).collect());

@@ -180,8 +180,8 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     async fn commit(&self, commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError>;
 
     /// Opens a run again that ended `FAILED`, `TIMEOUT`, `CANCELED`, `INTERNAL_ERROR`, `QUOTA_EXCEEDED` or
-    /// `MEMORY_LIMIT_EXCEEDED`: appends `entry` and puts it into the queue, before its gate if that is full. Every slot for
-    /// signals is unused again; throttle and debounce are over.
+    /// `MEMORY_LIMIT_EXCEEDED`: appends `entry` and puts it into the queue, before its gate if that is full. The slots `used`
+    /// stay used, whether they were or not; every other slot for signals is unused again. Throttle and debounce are over.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` of the run (its `current` is meaningless) if it has another status, or if `entry.seq` is not
@@ -191,6 +191,7 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
         id: RunId,
         project: ProjectId,
         entry: JournalEntry,
+        used: &[LookupHash],
         audit: &[AuditRecord],
     ) -> Result<(), StoreError>;
 

@@ -116,12 +116,21 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// [`StoreError`].
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Claims up to `limit` schedules and polls that are due and not leased (any more), the longest due first, for `lease`.
-    /// Those of flows that are disabled or have no published version are left alone.
+    /// Claims up to `limit` schedules and polls that are due and not leased (any more), for `lease`. Those of flows that are
+    /// disabled or have no published version are left alone, and do not count.
+    ///
+    /// Fair between projects: the next one is of the project with the fewest leased, those claimed now included, ties by the
+    /// longest due; within a project the longest due comes first. A project that has `per_project` leased waits. Claims at the
+    /// same moment may exceed that together. They are handed over the longest due first.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError>;
+    async fn claim_triggers(
+        &self,
+        limit: u32,
+        per_project: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedTrigger>, StoreError>;
 
     /// Creates the runs of a claimed schedule or poll, remembers where it stands and lets go of it; all or nothing. A run
     /// that is a duplicate, stale, limited or skipped does not keep the others from being created.

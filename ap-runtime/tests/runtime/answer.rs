@@ -315,3 +315,31 @@ async fn a_wait_that_was_over_and_is_tried_again_keeps_the_answers_it_had() {
     // Nobody else can answer any more, but what ann said still counts.
     assert!(view.error.unwrap().message.contains("1 of 3"), "it forgot an answer");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_used_works_no_more_when_the_run_is_tried_again() {
+    let world = World::new(41).await;
+    let flow = world
+        .publish_manual(json!([
+            send("mail", "{{$wait.hold.token}}"),
+            send("other", "{{$wait.late.token}}"),
+            wait("hold", json!({ "mode": "webhook" })),
+            pure("said", json!("{{steps.hold.output}}")),
+            call("bad", "act", json!({ "ms": 60_000, "value": 1 })),
+            wait("late", json!({ "mode": "webhook" })),
+        ]))
+        .await;
+    let run = world.start(flow, json!({})).await;
+    world.paused(run).await;
+    let (first, late) = (token(&world, "/mail"), token(&world, "/other"));
+    assert_eq!(answer(&world, &first, &json!("first")).await, StatusCode::OK);
+    world.calls(3).await;
+    world.admin().cancel_run(run, "stop").await.unwrap();
+    world.ended(run).await;
+    world.admin().retry_run(run, ap_runtime::session::RetryStrategy::FromFailedStep).await.unwrap();
+    assert_eq!(answer(&world, &first, &json!("second")).await, StatusCode::GONE, "one answer");
+    assert_eq!(answer(&world, &late, &json!("late")).await, StatusCode::OK, "one that was not used works");
+    let view = world.ended(run).await;
+    assert_eq!(output(&view, "said"), json!("first"));
+    assert!(world.admin().cancel_run(run, "again").await.is_err() || view.status.is_terminal());
+}

@@ -201,3 +201,28 @@ async fn a_run_that_keeps_killing_its_owner_is_given_up() {
     let status = world.admin().wait_for_run(run, Duration::from_secs(60)).await.unwrap();
     assert_eq!(status, RunStatus::InternalError);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_input_that_escaping_makes_too_large_for_the_journal_fails_its_step_only() {
+    let world = World::new(31).await;
+    // A control character is one byte of a value and six of its JSON.
+    let huge = json!(
+        "{{trigger.text}}{{trigger.text}}{{trigger.text}}{{trigger.text}}{{trigger.text}}{{trigger.text}}{{trigger.text}}{{trigger.text}}"
+    );
+    let rescued = |step: serde_json::Value| {
+        let mut step = step;
+        step["onError"] = json!("continue");
+        json!([step, super::support::pure("kind", json!("{{steps.big.error.kind}}"))])
+    };
+    let target = world.publish_manual(json!([super::support::pure("a", json!(1))])).await;
+    for step in [
+        json!({ "name": "big", "type": "fake.act", "settings": { "value": huge } }),
+        json!({ "name": "big", "type": "subflow", "settings": { "flow": target.to_string(), "payload": huge } }),
+    ] {
+        let flow = world.publish_manual(rescued(step)).await;
+        let run = world.run(flow, json!({ "text": "\u{1}".repeat(3 << 19) })).await;
+        assert_eq!(run.status, RunStatus::Succeeded, "{:?}", run.error);
+        assert_eq!(super::support::output(&run, "kind"), json!("limit"));
+    }
+    assert!(world.peer.calls.lock().unwrap().iter().all(|key| !key.ends_with("/big")));
+}

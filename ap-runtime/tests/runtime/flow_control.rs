@@ -98,6 +98,9 @@ async fn of_deliveries_that_follow_each_other_the_last_one_runs() {
     let canceled = RunStatus::Canceled;
     assert_eq!(statuses, [canceled, canceled, canceled, RunStatus::Succeeded]);
     assert_eq!(world.peer.calls.lock().unwrap().len(), 1);
+    let audit = world.admin().audit(&PageRequest::first(500)).await.unwrap().items;
+    let starts = audit.iter().filter(|event| event.details().contains_key("debounce"));
+    assert_eq!(starts.count(), 4, "each may have replaced one: {audit:?}");
 }
 
 #[tokio::test(start_paused = true)]

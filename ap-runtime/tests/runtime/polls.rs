@@ -189,3 +189,29 @@ async fn a_poll_sees_a_placeholder_and_its_use_is_audited() {
     let audit = admin.audit(&ap_core::store::PageRequest::first(500)).await.unwrap().items;
     assert!(audit.iter().any(|event| event.action() == "connection.use"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn polls_of_one_project_that_hang_do_not_delay_the_schedules_of_another() {
+    let world = World::new(80).await;
+    world.peer.hang.store(true, Ordering::SeqCst);
+    for _ in 0..200 {
+        world.publish_flow(poll(json!({}), json!({}))).await;
+    }
+    let other = super::support::admin_session(&world.runtime, None).create_project("Other").await.unwrap();
+    let admin = super::support::admin_session(&world.runtime, Some(other)).project(other).unwrap();
+    let source = json!({
+        "triggers": [{ "type": "schedule", "settings": { "cronExpression": "* * * * *" } }],
+        "steps": [{ "name": "a", "type": "fake.pure", "settings": { "value": 1 } }],
+    });
+    let flow = admin.create_flow(source.to_string().as_bytes()).await.unwrap().id;
+    admin.publish_flow(flow).await.unwrap();
+    // Every poll takes its whole time; each tick comes within the pace of the loop all the same.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let runs = admin.runs(super::support::of_flow(flow), &ap_core::store::PageRequest::default()).await.unwrap().items;
+    assert_eq!(runs.len(), 10);
+    for run in runs {
+        let late = run.created.as_micros() % 60_000_000;
+        assert!(late < 1_000_000, "late by {late} us");
+    }
+    assert!(polls(&world) >= 8 * 19, "the polls go on beside them: {}", polls(&world));
+}

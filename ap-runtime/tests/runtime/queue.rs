@@ -3,12 +3,15 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use ap_core::{
-    id::FlowId,
+    id::{FlowId, JobId, SignalId},
     run::{RunStatus, StepErrorKind, StepStatus},
+    store::{LookupHash, Sealed},
 };
+use ap_crypto::keyring::Keyring;
+use ap_runtime::store::{ClaimRequest, NewJob, RunChange, RunCommit, RunStore, SignalRecord, SystemStore};
 use serde_json::{Value, json};
 
-use super::support::{World, call, output, pure, replays, step};
+use super::support::{World, call, output, pure, replays, root_key, step};
 
 fn process(settings: Value) -> Value {
     let mut all = json!({ "queueName": "api-requests" });
@@ -300,4 +303,34 @@ async fn a_job_that_could_not_be_read_back_is_not_queued() {
         assert_eq!(run.error.map(|error| error.kind), kind, "{levels}");
     }
     assert_eq!(counts(&world).await, (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_altered_in_the_store_becomes_a_dead_letter_and_stops_nothing() {
+    let world = World::new(16).await;
+    // Whoever can write to the store puts a job in front that nobody sealed.
+    let sleeper =
+        world.publish_manual(json!([{ "name": "nap", "type": "delay", "settings": { "delayMs": 36_000_000 } }])).await;
+    let run = world.start(sleeper, json!({})).await;
+    world.paused(run).await;
+    let (backend, project) = (world.backend.clone(), world.project);
+    let sealed = Sealed::from_bytes(vec![1; 64].into());
+    let (id, slot, at) = (SignalId::from_u128(1), LookupHash([7; 32]), world.clock.now());
+    backend.signal(SignalRecord { id, project, run, slot, at, sealed: sealed.clone() }, &[]).await.unwrap();
+    let lease = Duration::from_secs(30);
+    let request = ClaimRequest { limit: 1, lease, per_project: u32::MAX, total: u32::MAX };
+    let lease = backend.claim(request).await.unwrap()[0].lease;
+    let keys = Keyring::new(root_key(), backend.clone()).tenant(project.into()).await.unwrap();
+    let queue = keys.lookup_hash("queue", &[b"api-requests"]);
+    let jobs = vec![NewJob { id: JobId::from_u128(1), queue, sealed }];
+    backend.commit(RunCommit { jobs, ..RunCommit::new(lease, RunChange::Release) }, &[]).await.unwrap();
+    assert_eq!(counts(&world).await, (1, 0, 0));
+    let flow =
+        publish(&world, json!({ "maxConcurrent": 1, "steps": [call("do", "act", json!({ "value": "{{item}}" }))] }))
+            .await;
+    let run = world.start(flow, json!({ "items": [1, 2] })).await;
+    let view = world.ended(run).await;
+    assert_eq!(view.status, RunStatus::Succeeded, "{:?}", view.error);
+    assert_eq!((seen(&world), counts(&world).await), (vec![json!(1), json!(2)], (0, 0, 1)));
+    replays(world, run).await;
 }

@@ -3,11 +3,13 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use ap_core::{
-    id::{FlowId, RunId},
+    id::{FlowId, RunId, SignalId},
     run::{RunStatus, StepErrorKind},
-    store::PageRequest,
+    store::{LookupHash, PageRequest, Sealed},
 };
-use ap_runtime::store::RunFilter;
+use ap_runtime::store::{
+    ClaimRequest, JournalEntry, RunChange, RunCommit, RunFilter, RunStore, SignalRecord, SystemStore,
+};
 use serde_json::{Value, json};
 
 use super::support::{World, call, of_flow, output, pure, replays, step};
@@ -143,6 +145,13 @@ async fn the_end_of_a_parent_ends_those_it_waits_for() {
     for run in [run, child, grandchild] {
         assert_eq!(world.ended(run).await.status, RunStatus::Canceled);
     }
+    let audit = world.admin().audit(&PageRequest::first(500)).await.unwrap().items;
+    for run in [run, child, grandchild] {
+        let canceled = |event: &&ap_auth::audit::AuditEvent| {
+            event.action() == "run.cancel" && event.resources().contains(&run.to_string())
+        };
+        assert_eq!(audit.iter().filter(canceled).count(), 1, "{run}: {audit:?}");
+    }
     let world = replays(world, run).await;
     replays(world, grandchild).await;
 }
@@ -258,4 +267,41 @@ async fn a_run_that_is_waited_for_is_replaced_by_no_other() {
         assert_eq!(admin.wait_for_run(run, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
         assert_eq!(output(&world.view(run).await, "sub"), json!(n));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subflow_whose_journal_is_broken_is_no_longer_waited_for() {
+    let world = World::new(12).await;
+    let child =
+        world.publish_manual(json!([{ "name": "nap", "type": "delay", "settings": { "delayMs": 36_000_000 } }])).await;
+    let flow = world.publish_manual(json!([subflow("sub", child, json!({}))])).await;
+    let run = world.start(flow, json!({})).await;
+    let child = child_of(&world, run).await;
+    world.paused(child).await;
+    world.paused(run).await;
+    // Whoever can write to the store takes the run up and spoils its journal.
+    let (backend, project) = (&world.backend, world.project);
+    let sealed = Sealed::from_bytes(vec![1; 64].into());
+    let signal = SignalRecord {
+        id: SignalId::from_u128(1),
+        project,
+        run: child,
+        slot: LookupHash([7; 32]),
+        at: world.clock.now(),
+        sealed: sealed.clone(),
+    };
+    backend.signal(signal, &[]).await.unwrap();
+    let lease = Duration::from_secs(30);
+    let request = ClaimRequest { limit: 1, lease, per_project: u32::MAX, total: u32::MAX };
+    let lease = backend.claim(request).await.unwrap()[0].lease;
+    assert_eq!(lease.run, child);
+    let seq = backend.journal(child, project).await.unwrap().len() as u64;
+    let commit = RunCommit::new(lease, RunChange::Release).with_entries(vec![JournalEntry { seq, sealed }]);
+    backend.commit(commit, &[]).await.unwrap();
+    let view = world.ended(run).await;
+    assert_eq!(world.backend.run(child, project).await.unwrap().status, RunStatus::InternalError);
+    let error = view.error.expect("an error");
+    assert_eq!((view.status, error.kind), (RunStatus::Failed, StepErrorKind::Subflow), "{error}");
+    assert!(error.message.contains("INTERNAL_ERROR"), "{error}");
+    assert!(view.finished.unwrap().saturating_since(view.accepted) < Duration::from_secs(3_600));
 }

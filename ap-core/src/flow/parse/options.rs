@@ -11,7 +11,17 @@ use super::{
 use crate::flow::{IdempotencyKey, OnError, RetryPolicy, StepOptions};
 
 /// Which options have a meaning for a kind of step.
-pub(super) struct Applicable(&'static [&'static str]);
+pub(super) struct Applicable {
+    names: &'static [&'static str],
+    /// Longest `timeout`. Unit: milliseconds.
+    max_timeout_ms: u64,
+}
+
+impl Applicable {
+    const fn of(names: &'static [&'static str]) -> Self {
+        Self { names, max_timeout_ms: MAX_TIMEOUT_MS }
+    }
+}
 
 impl Reader<'_> {
     /// Reads the options of the step `members`, from beside its `settings` and from inside. What is wrong is reported
@@ -26,7 +36,7 @@ impl Reader<'_> {
             retry: self.retry(retry.as_ref(), failure.as_ref(), retries),
             skip: skip.and_then(|skip| skip.flag(&mut self.findings)).unwrap_or(false),
             timeout: timeout
-                .and_then(|timeout| timeout.whole(1, MAX_TIMEOUT_MS, "milliseconds", &mut self.findings))
+                .and_then(|timeout| timeout.whole(1, applicable.max_timeout_ms, "milliseconds", &mut self.findings))
                 .map(Duration::from_millis),
             idempotency_key: key.and_then(|key| self.idempotency_key(&key)),
         }
@@ -49,7 +59,7 @@ impl Reader<'_> {
             self.conflict(beside, &format!("`{name}` is given twice, here and in `settings`"));
         }
         let option = beside.or(inside)?;
-        if applicable.0.contains(&name) {
+        if applicable.names.contains(&name) {
             return Some(option);
         }
         let message = format!("`{name}` means nothing for this type of step");
@@ -236,21 +246,31 @@ impl Reader<'_> {
 pub(in crate::flow) const PIECE_OPTIONS: [&str; 6] =
     ["errorHandlingOptions", "failureHandling", "idempotencyKey", "onError", "retry", "timeout"];
 
-pub(super) const PIECE: Applicable =
-    Applicable(&["errorHandlingOptions", "failureHandling", "idempotencyKey", "onError", "retry", "skip", "timeout"]);
+pub(super) const PIECE: Applicable = Applicable::of(&[
+    "errorHandlingOptions",
+    "failureHandling",
+    "idempotencyKey",
+    "onError",
+    "retry",
+    "skip",
+    "timeout",
+]);
 pub(super) const CODE: Applicable =
-    Applicable(&["errorHandlingOptions", "failureHandling", "onError", "retry", "skip", "timeout"]);
+    Applicable::of(&["errorHandlingOptions", "failureHandling", "onError", "retry", "skip", "timeout"]);
 /// Steps that run at once or run others: nothing to retry, to time or to key.
-pub(super) const CONTROL: Applicable = Applicable(&["onError", "skip"]);
+pub(super) const CONTROL: Applicable = Applicable::of(&["onError", "skip"]);
 /// A step that ends the run.
-pub(super) const END: Applicable = Applicable(&["skip"]);
-/// A step that waits for another flow.
-pub(super) const SUBFLOW: Applicable = Applicable(&["onError", "skip", "timeout"]);
+pub(super) const END: Applicable = Applicable::of(&["skip"]);
+/// A step that waits for another flow, which may itself wait for long.
+pub(super) const SUBFLOW: Applicable =
+    Applicable { names: &["onError", "skip", "timeout"], max_timeout_ms: MAX_SUBFLOW_TIMEOUT_MS };
 
 const MAX_ATTEMPTS: u64 = 20;
 const MAX_INITIAL_MS: u64 = 3_600_000;
 const MAX_DELAY_MS: u64 = 86_400_000;
 const MAX_TIMEOUT_MS: u64 = 300_000;
+/// 30 days: as long as a wait may take, and what holds for a step that does not say.
+const MAX_SUBFLOW_TIMEOUT_MS: u64 = 30 * 86_400_000;
 const MAX_KEY_CHARS: usize = 255;
 /// The reference product's retry on failure: 4 attempts, waits of 4, 8 and 16 s.
 const REFERENCE_ATTEMPTS: u32 = 4;

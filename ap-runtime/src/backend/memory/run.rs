@@ -78,6 +78,7 @@ impl RunStore for MemoryBackend {
         id: RunId,
         project: ProjectId,
         entry: JournalEntry,
+        used: &[LookupHash],
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
@@ -95,6 +96,7 @@ impl RunStore for MemoryBackend {
             run.record.status = RunStatus::Queued;
             run.record.finished = None;
             run.past_gate = past_gate;
+            run.slots = used.iter().copied().collect();
         });
         state.live.insert(key);
         state.enter_gate(key);

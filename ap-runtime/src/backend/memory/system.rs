@@ -79,9 +79,14 @@ impl SystemStore for MemoryBackend {
         Ok([state.schedule.next_timer(now), state.next_trigger(now)].into_iter().flatten().min())
     }
 
-    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
+    async fn claim_triggers(
+        &self,
+        limit: u32,
+        per_project: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedTrigger>, StoreError> {
         let now = self.clock.now();
-        Ok(self.lock().claim_triggers(limit, now.saturating_add(lease), now))
+        Ok(self.lock().claim_triggers((limit, per_project), now.saturating_add(lease), now))
     }
 
     async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError> {

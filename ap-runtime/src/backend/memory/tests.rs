@@ -201,7 +201,7 @@ async fn perform(backend: &MemoryBackend, clock: &ManualClock, step: Step, numbe
         Step::Reopen { nth } => {
             let Some(lease) = nth_run(nth) else { return };
             let seq = backend.journal(lease.run, lease.project).await.expect("a journal").len() as u64;
-            let _ = backend.reopen(lease.run, lease.project, JournalEntry { seq, sealed: sealed() }, &[]).await;
+            let _ = backend.reopen(lease.run, lease.project, JournalEntry { seq, sealed: sealed() }, &[], &[]).await;
         }
         Step::Signal { nth } => {
             let Some(Lease { project, run, .. }) = nth_run(nth) else { return };

@@ -1,5 +1,7 @@
 //! Schedules and polls.
 
+use std::collections::BTreeMap;
+
 use ap_core::{
     audit::AuditRecord,
     id::{FlowId, ProjectId},
@@ -51,14 +53,33 @@ impl State {
         }
     }
 
-    pub(super) fn claim_triggers(&mut self, limit: u32, until: Timestamp, now: Timestamp) -> Vec<ClaimedTrigger> {
-        let mut ready: Vec<(Timestamp, ProjectId, FlowId)> = self
-            .open_triggers()
-            .filter(|(_, trigger)| trigger.ready().is_some_and(|ready| ready <= now))
-            .filter_map(|((project, flow), trigger)| Some((trigger.due?, project, flow)))
-            .collect();
+    pub(super) fn claim_triggers(
+        &mut self,
+        (limit, per_project): (u32, u32),
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Vec<ClaimedTrigger> {
+        let due = |trigger: &Trigger| trigger.due.filter(|due| *due <= now);
+        let mut ready: Vec<(Timestamp, ProjectId, FlowId)> = Vec::new();
+        let mut places: BTreeMap<ProjectId, u32> = BTreeMap::new();
+        for ((project, flow), trigger) in self.open_triggers() {
+            match (due(trigger), trigger.leased_until.is_some_and(|until| until > now)) {
+                (Some(_), true) => *places.entry(project).or_default() += 1,
+                (Some(due), false) => ready.push((due, project, flow)),
+                (None, _) => {}
+            }
+        }
         ready.sort_unstable();
-        ready.truncate(limit as usize);
+        let ranked = ready.into_iter().map(|(due, project, flow)| {
+            let place = places.entry(project).or_default();
+            *place = place.saturating_add(1);
+            (*place, due, project, flow)
+        });
+        let mut ranked: Vec<_> = ranked.filter(|(place, ..)| *place <= per_project).collect();
+        ranked.sort_unstable();
+        ranked.truncate(limit as usize);
+        let mut ready: Vec<_> = ranked.into_iter().map(|(_, due, project, flow)| (due, project, flow)).collect();
+        ready.sort_unstable();
         let claim = |(due, project, flow)| {
             let stored = self.flows.get(&(project, flow))?;
             let (version, generation) = (stored.published?, stored.generation);

@@ -3,7 +3,7 @@
 use ap_core::{
     audit::AuditRecord,
     id::{ProjectId, RunId},
-    store::{Entity, Page, PageRequest, Revision, StoreError},
+    store::{Entity, LookupHash, Page, PageRequest, Revision, StoreError},
 };
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
@@ -32,9 +32,10 @@ impl RunStore for PostgresBackend {
         id: RunId,
         project: ProjectId,
         entry: JournalEntry,
+        used: &[LookupHash],
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
-        self.writer.write(Reopen { key: (project, id), entry, audit: audit.to_vec() }).await
+        self.writer.write(Reopen { key: (project, id), entry, used: used.to_vec(), audit: audit.to_vec() }).await
     }
 
     async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
@@ -86,6 +87,7 @@ impl RunStore for PostgresBackend {
 struct Reopen {
     key: RunKey,
     entry: JournalEntry,
+    used: Vec<LookupHash>,
     audit: Vec<AuditRecord>,
 }
 
@@ -126,8 +128,17 @@ impl Operation for Reopen {
             .bind(Id::from(project))
             .bind(Id::from(run))
             .bind(passed)
+            .bind(!self.used.is_empty())
             .execute(&mut *transaction.connection)
             .await?;
+        if !self.used.is_empty() {
+            sqlx::query(USE_SLOTS)
+                .bind(Id::from(project))
+                .bind(Id::from(run))
+                .bind(self.used.iter().map(|slot| slot.0.as_slice()).collect::<Vec<_>>())
+                .execute(&mut *transaction.connection)
+                .await?;
+        }
         transaction.insert_journal(&[(self.key, &self.entry)]).await?;
         transaction.insert_audit(&self.audit).await?;
         Ok(())
@@ -214,4 +225,7 @@ const LIVE_RUNS: &str = "SELECT id, project, flow, version, parent, status, crea
     AND ($4::boolean AND finished IS NULL) AND id >= $5 ORDER BY id LIMIT $6";
 const JOURNAL: &str = "SELECT seq, sealed FROM ap_journal WHERE project = $1 AND run = $2 ORDER BY seq";
 const REOPEN: &str = "UPDATE ap_runs SET status = 'QUEUED', finished = NULL, lease = NULL, due = NULL, ready = $3, \
-    passed = $3 WHERE project = $1 AND id = $2";
+    passed = $3, slots = $4 WHERE project = $1 AND id = $2";
+/// Of a signal that was taken nothing but the slot is looked at.
+const USE_SLOTS: &str = "INSERT INTO ap_signals (project, run, slot, id, at, taken, sealed) \
+    SELECT DISTINCT $1::uuid, $2::uuid, slot, $2::uuid, 0, true, ''::bytea FROM unnest($3::bytea[]) AS used (slot)";

@@ -56,8 +56,13 @@ impl SystemStore for PostgresBackend {
         Ok(next.flatten())
     }
 
-    async fn claim_triggers(&self, limit: u32, lease: Duration) -> Result<Vec<ClaimedTrigger>, StoreError> {
-        self.writer.write(ClaimTriggers { limit, lease }).await
+    async fn claim_triggers(
+        &self,
+        limit: u32,
+        per_project: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedTrigger>, StoreError> {
+        self.writer.write(ClaimTriggers { limit, per_project, lease }).await
     }
 
     async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError> {

@@ -40,6 +40,7 @@ impl Transaction<'_> {
 
 pub(super) struct ClaimTriggers {
     pub(super) limit: u32,
+    pub(super) per_project: u32,
     pub(super) lease: Duration,
 }
 
@@ -52,6 +53,7 @@ impl Operation for ClaimTriggers {
             .bind(transaction.now.as_micros())
             .bind(i64::from(self.limit))
             .bind(transaction.now.saturating_add(self.lease).as_micros())
+            .bind(i64::from(self.per_project))
             .fetch_all(&mut *transaction.connection)
             .await?;
         let mut claimed = read_all(&rows, read_claimed)?;
@@ -127,12 +129,23 @@ const SET: &str = "INSERT INTO ap_triggers AS old (project, flow, due, epoch, st
     state_epoch = CASE WHEN excluded.state IS NULL THEN old.state_epoch ELSE old.epoch + 1 END";
 const REMOVE: &str = "UPDATE ap_triggers SET due = NULL, epoch = epoch + 1, lease = NULL, state = NULL, state_epoch = NULL \
     WHERE project = $1 AND flow = $2";
-const CLAIM: &str = "WITH picked AS ( \
-        SELECT waiting.project, waiting.flow, flow.published, flow.generation FROM ap_triggers AS waiting \
+/// Each due trigger has a place in its project: behind those that are leased, and those that are due for longer.
+const CLAIM: &str = "WITH due AS ( \
+        SELECT one.project, one.flow, one.due, coalesce(one.lease > $1, false) AS leased FROM ap_triggers AS one \
+        JOIN ap_flows AS flow ON flow.project = one.project AND flow.id = one.flow \
+        WHERE one.due <= $1 AND flow.enabled AND flow.published IS NOT NULL \
+    ), ranked AS ( \
+        SELECT project, flow, leased, count(*) FILTER (WHERE leased) OVER (PARTITION BY project) \
+        + row_number() OVER (PARTITION BY project, leased ORDER BY due, flow) AS place FROM due \
+    ), picked AS ( \
+        SELECT waiting.project, waiting.flow, flow.published, flow.generation FROM ranked \
+        JOIN ap_triggers AS waiting ON waiting.project = ranked.project AND waiting.flow = ranked.flow \
         JOIN ap_flows AS flow ON flow.project = waiting.project AND flow.id = waiting.flow \
-        WHERE waiting.due <= $1 AND (waiting.lease IS NULL OR waiting.lease <= $1) \
+        WHERE NOT ranked.leased AND ranked.place <= $4 \
+        AND waiting.due <= $1 AND (waiting.lease IS NULL OR waiting.lease <= $1) \
         AND flow.enabled AND flow.published IS NOT NULL \
-        ORDER BY waiting.due, waiting.project, waiting.flow LIMIT $2 FOR NO KEY UPDATE OF waiting SKIP LOCKED \
+        ORDER BY ranked.place, waiting.due, waiting.project, waiting.flow LIMIT $2 \
+        FOR NO KEY UPDATE OF waiting SKIP LOCKED \
     ) UPDATE ap_triggers AS claimed SET epoch = claimed.epoch + 1, lease = $3 FROM picked \
     WHERE claimed.project = picked.project AND claimed.flow = picked.flow \
     RETURNING claimed.project, claimed.flow, picked.published, picked.generation, claimed.due, claimed.epoch, \

@@ -36,9 +36,10 @@ impl RunStore for SqliteBackend {
         id: RunId,
         project: ProjectId,
         entry: JournalEntry,
+        used: &[LookupHash],
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
-        self.writer.write(Reopen { id, project, entry, audit: audit.to_vec() }).await
+        self.writer.write(Reopen { id, project, entry, used: used.to_vec(), audit: audit.to_vec() }).await
     }
 
     async fn signal(&self, signal: SignalRecord, audit: &[AuditRecord]) -> Result<Signaled, StoreError> {
@@ -126,6 +127,7 @@ struct Reopen {
     id: RunId,
     project: ProjectId,
     entry: JournalEntry,
+    used: Vec<LookupHash>,
     audit: Vec<AuditRecord>,
 }
 
@@ -163,6 +165,9 @@ impl Operation for Reopen {
             "UPDATE ap_runs SET status = 'QUEUED', finished = NULL, ready = ?, passed = ? WHERE project = ? AND id = ?",
             params![passed, passed, self.project.as_bytes(), self.id.as_bytes()],
         )?;
+        for slot in &self.used {
+            use_slot(transaction, (self.project, self.id), slot)?;
+        }
         append_entry(transaction, self.project, self.id, &self.entry)?;
         append(transaction, &self.audit)
     }
@@ -198,11 +203,7 @@ pub(super) fn deliver(transaction: &Transaction<'_>, signal: &SignalRecord) -> r
         |columns| columns.flag(),
     )?;
     let Some(paused) = paused else { return Ok(Signaled::Over) };
-    let new = transaction.run(
-        "INSERT INTO ap_slots (project, run, slot) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        params![project.as_bytes(), run.as_bytes(), slot.0],
-    )?;
-    if new == 0 {
+    if !use_slot(transaction, (*project, *run), slot)? {
         return Ok(Signaled::Used);
     }
     transaction.run(
@@ -216,6 +217,19 @@ pub(super) fn deliver(transaction: &Transaction<'_>, signal: &SignalRecord) -> r
         )?;
     }
     Ok(Signaled::Delivered)
+}
+
+/// Marks a slot of a run as used; `false` if it was before.
+fn use_slot(
+    transaction: &Transaction<'_>,
+    (project, run): (ProjectId, RunId),
+    slot: &LookupHash,
+) -> rusqlite::Result<bool> {
+    let new = transaction.run(
+        "INSERT INTO ap_slots (project, run, slot) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        params![project.as_bytes(), run.as_bytes(), slot.0],
+    )?;
+    Ok(new > 0)
 }
 
 /// Whether signals wait for a run to take them.

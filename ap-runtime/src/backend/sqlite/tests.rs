@@ -351,10 +351,10 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
     ] {
         let plan = plan(&backend, sql).await;
         let table = |line: &String| line.starts_with("SCAN ap_") && !line.contains("INDEX");
-        // Counting what runs, a handful, and triggers due at the same time may sort.
+        // Counting what runs, a handful, and ranking the triggers that are due may sort.
         let sorts = plan.iter().any(|line| line.contains("TEMP B-TREE") && !line.contains("LAST"));
         let indexed = plan.iter().any(|line| line.contains(index)) && !plan.iter().any(table);
-        if !indexed || (sorts && sql != claim::RUNNING) {
+        if !indexed || (sorts && ![claim::RUNNING, trigger::DUE_TRIGGERS].contains(&sql)) {
             slow.push((sql, plan));
         }
     }

@@ -54,6 +54,7 @@ pub(super) fn change(transaction: &Transaction<'_>, flow: &FlowRecord, change: &
 /// Claims what is due and not leased.
 pub(super) struct ClaimTriggers {
     pub(super) limit: u32,
+    pub(super) per_project: u32,
     pub(super) lease: Duration,
 }
 
@@ -66,8 +67,9 @@ impl Operation for ClaimTriggers {
 
     fn apply(&self, transaction: &Transaction<'_>) -> Result<Vec<ClaimedTrigger>, Failure> {
         let now = transaction.now;
-        let claimed =
-            transaction.rows(DUE_TRIGGERS, params![now.as_micros(), now.as_micros(), self.limit], read_claimed)?;
+        let bounds = params![now.as_micros(), self.per_project, self.limit];
+        let mut claimed = transaction.rows(DUE_TRIGGERS, bounds, read_claimed)?;
+        claimed.sort_unstable_by_key(|trigger| (trigger.due, trigger.project, trigger.flow));
         for trigger in &claimed {
             transaction.run(
                 "UPDATE ap_triggers SET epoch = epoch + 1, lease = ? WHERE project = ? AND flow = ?",
@@ -135,9 +137,15 @@ fn read_claimed(columns: &mut Columns<'_>) -> rusqlite::Result<ClaimedTrigger> {
     })
 }
 
-/// The epoch is the one that the claim makes.
-pub(super) const DUE_TRIGGERS: &str = "SELECT held.project, held.flow, flow.published, flow.generation, held.due, \
-    held.epoch + 1, held.state_epoch, held.state FROM ap_triggers AS held \
+/// Due triggers, each with its place in its project: behind those that are leased, and those that are due for longer. The
+/// epoch is the one that the claim makes.
+pub(super) const DUE_TRIGGERS: &str = "WITH due AS ( \
+        SELECT project, flow, due, coalesce(lease, 0) > ?1 AS leased FROM ap_triggers WHERE active = 1 AND due <= ?1 \
+    ), ranked AS ( \
+        SELECT project, flow, leased, sum(leased) OVER (PARTITION BY project) \
+        + row_number() OVER (PARTITION BY project, leased ORDER BY due, flow) AS place FROM due \
+    ) SELECT held.project, held.flow, flow.published, flow.generation, held.due, held.epoch + 1, held.state_epoch, \
+    held.state FROM ranked JOIN ap_triggers AS held ON held.project = ranked.project AND held.flow = ranked.flow \
     JOIN ap_flows AS flow ON flow.project = held.project AND flow.id = held.flow \
-    WHERE held.active = 1 AND held.due <= ? AND (held.lease IS NULL OR held.lease <= ?) \
-    ORDER BY held.due, held.project, held.flow LIMIT ?";
+    WHERE ranked.leased = 0 AND ranked.place <= ?2 \
+    ORDER BY ranked.place, held.due, held.project, held.flow LIMIT ?3";
