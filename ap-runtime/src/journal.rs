@@ -337,7 +337,7 @@ mod tests {
         assert!(fits(&largest) && fits(&Value::Null));
         assert!(!fits(&text(MAX_VALUE_BYTES + 4)));
         assert!(!fits(&Value::from("\u{1}".repeat(16 << 20))));
-        assert!(MAX_VALUE_BYTES + 4 * DUE_BYTES <= ap_crypto::envelope::MAX_PLAINTEXT_BYTES);
+        const { assert!(MAX_VALUE_BYTES + 4 * DUE_BYTES <= ap_crypto::envelope::MAX_PLAINTEXT_BYTES) };
     }
 
     #[test]
