@@ -249,12 +249,6 @@ impl RunState {
         self.started.is_some() && self.active.since.is_none()
     }
 
-    /// How often a new owner took the run over since it last got further.
-    #[must_use]
-    pub const fn recoveries(&self) -> u32 {
-        self.recoveries
-    }
-
     /// How much longer the run may be executed at `now`.
     #[must_use]
     pub fn time_left(&self, now: Timestamp) -> Duration {

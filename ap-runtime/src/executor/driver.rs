@@ -156,11 +156,6 @@ impl Driver {
     }
 
     async fn drive(&mut self) -> Result<Stopped, RunError> {
-        if self.state.end().is_none()
-            && let Some(stopped) = self.keep_apart().await?
-        {
-            return Ok(stopped);
-        }
         self.credentials.refresh(&self.kernel, &self.keys).await?;
         if self.state.started().is_none() && self.state.end().is_none() {
             let connections = Arc::new(self.credentials.views());
