@@ -1,12 +1,12 @@
 //! `bench fairness`: does one busy tenant slow all others down?
 //!
-//! Fifty tenants share one process that executes [`SLOTS`] runs at once; each run acts outside once, which takes [`ACT_MS`]
+//! Fifty tenants share one process that executes `SLOTS` runs at once; each run acts outside once, which takes `ACT_MS`
 //! milliseconds. So the process can end `SLOTS / ACT` runs per second, whatever its store and processors do. In the quiet phase
 //! forty-nine tenants send requests, together at half of that. In the noisy phase they do the same, and the fiftieth sends a
 //! hundred times as many as each of them: alone as many as the process can end at all.
 //!
 //! The load is open: each tenant sends at fixed intervals, whether or not earlier runs have ended, and a run's time counts from
-//! when it was due to be sent to its reply. The noisy tenant has at most [`NOISY_CALLERS`] callers, and turns others away.
+//! when it was due to be sent to its reply. The noisy tenant has at most `NOISY_CALLERS` callers, and turns others away.
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
 use std::{
