@@ -132,7 +132,7 @@ struct Notes {
     /// What a crash goes back to.
     undo: Option<MemorySnapshot>,
     writes: u64,
-    /// Runs a commit of which was torn.
+    /// Runs a commit of which was torn, or lost what it took.
     torn: BTreeSet<RunId>,
     /// Jobs handed out.
     jobs: Vec<(RunId, HeldJob)>,
@@ -240,7 +240,9 @@ impl MutantStore {
             Some(Mutant::EntryDropped) if !ends => drop(commit.entries.pop()),
             Some(Mutant::JobEndDropped) => commit.job_ends.clear(),
             Some(Mutant::JobLost) => commit.jobs.clear(),
-            Some(Mutant::SignalTwice) => commit.taken.clear(),
+            Some(Mutant::SignalTwice) if !commit.taken.is_empty() && self.notes().torn.insert(run) => {
+                commit.taken.clear()
+            }
             Some(Mutant::SubflowTwice) if !commit.starts.is_empty() && self.notes().torn.insert(run) => {
                 commit.entries.clear();
                 self.inner.commit(commit, audit).await?;
