@@ -149,6 +149,25 @@ pub(crate) const fn can_reopen(status: RunStatus) -> bool {
     )
 }
 
+/// Which kind of record a table holds, whose unique index says that one is there already.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn entity_of_table(table: &str) -> Option<Entity> {
+    Some(match table {
+        "ap_audit" => Entity::AuditRecord,
+        "ap_connections" => Entity::Connection,
+        "ap_files" => Entity::File,
+        "ap_flow_versions" => Entity::FlowVersion,
+        "ap_flows" => Entity::Flow,
+        "ap_jobs" => Entity::Job,
+        "ap_journal" => Entity::JournalEntry,
+        "ap_keys" => Entity::Key,
+        "ap_projects" => Entity::Project,
+        "ap_runs" => Entity::Run,
+        "ap_signals" => Entity::Signal,
+        _ => return None,
+    })
+}
+
 /// The caller broke the contract of a seam; the same call will fail again.
 pub(crate) fn misuse(reason: &'static str) -> StoreError {
     StoreError::Backend(BackendError::new(reason))

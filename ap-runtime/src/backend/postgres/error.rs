@@ -4,6 +4,8 @@
 use ap_core::store::{BackendError, Entity, StoreError};
 use sqlx::postgres::PgDatabaseError;
 
+use crate::backend::entity_of_table;
+
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,20 +67,7 @@ fn taken(error: &sqlx::Error) -> Option<Entity> {
     if database.code() != UNIQUE_VIOLATION {
         return None;
     }
-    Some(match database.table()? {
-        "ap_audit" => Entity::AuditRecord,
-        "ap_connections" => Entity::Connection,
-        "ap_files" => Entity::File,
-        "ap_flow_versions" => Entity::FlowVersion,
-        "ap_flows" => Entity::Flow,
-        "ap_jobs" => Entity::Job,
-        "ap_journal" => Entity::JournalEntry,
-        "ap_keys" => Entity::Key,
-        "ap_projects" => Entity::Project,
-        "ap_runs" => Entity::Run,
-        "ap_signals" => Entity::Signal,
-        _ => return None,
-    })
+    entity_of_table(database.table()?)
 }
 
 fn code(error: &sqlx::Error) -> Option<&str> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use ap_core::store::{BackendError, Entity, StoreError};
 
+use crate::backend::entity_of_table;
+
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,20 +83,7 @@ fn primary_code(error: &rusqlite::Error) -> Option<i32> {
 fn entity_of(message: &str) -> Option<Entity> {
     let (_, columns) = message.split_once("UNIQUE constraint failed: ")?;
     let (table, _) = columns.split_once('.')?;
-    Some(match table {
-        "ap_audit" => Entity::AuditRecord,
-        "ap_connections" => Entity::Connection,
-        "ap_files" => Entity::File,
-        "ap_flow_versions" => Entity::FlowVersion,
-        "ap_flows" => Entity::Flow,
-        "ap_jobs" => Entity::Job,
-        "ap_journal" => Entity::JournalEntry,
-        "ap_keys" => Entity::Key,
-        "ap_projects" => Entity::Project,
-        "ap_runs" => Entity::Run,
-        "ap_signals" => Entity::Signal,
-        _ => return None,
-    })
+    entity_of_table(table)
 }
 
 /// A unique index was violated, or a primary key.
