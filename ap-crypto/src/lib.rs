@@ -12,6 +12,7 @@
 //! | [`connection`] | the form in which a connection is sealed |
 //! | [`placeholder`] | the text that stands for a secret |
 //! | [`signature`], [`token`] | HMAC signatures, constant-time comparison, random tokens |
+//! | [`sigv4`] | AWS Signature Version 4 |
 //! | [`resume`] | tokens by which somebody outside answers a run that waits |
 //! | [`redact`] | masking secrets in whatever leaves a run |
 //! | [`entropy`], [`key`], [`error`] | randomness, key types, errors |
@@ -41,5 +42,6 @@ pub mod provider;
 pub mod redact;
 pub mod resume;
 pub mod signature;
+pub mod sigv4;
 pub mod token;
 pub mod vault;
