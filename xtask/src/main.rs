@@ -50,6 +50,8 @@ Usage: cargo xtask <command>
                      measures durable execution on SQLite and a private PostgreSQL beside the floor of each
   bench fairness [options]
                      measures what forty-nine tenants feel of a fiftieth that sends a hundred times as much
+  bench vault [options]
+                     measures sealing, opening and redaction beside the bare cipher
   soak kill|disk|sim [options]
                      crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates

@@ -19,11 +19,16 @@ pub(super) struct Form {
 pub(super) fn push_forms(secret: &str, name: usize, forms: &mut Vec<Form>) {
     let trimmed = secret.trim();
     let whole = if trimmed.len() < super::MIN_SECRET_BYTES { secret } else { trimmed };
+    let first = forms.len();
     push_text_forms(whole, name, forms);
     // Keys in PEM (RFC 7468) are printed line by line, indented, with other line ends. The armour is no secret.
     let lines = whole.lines().map(str::trim).filter(|line| *line != whole);
     for line in lines.filter(|line| line.len() >= MIN_LINE_BYTES && !line.starts_with("-----")) {
         push_text_forms(line, name, forms);
+    }
+    // Three characters of three bytes each have six in UTF-16, which any other six bytes could be.
+    if forms.iter().skip(first).any(|form| form.bytes.len() < super::MIN_SECRET_BYTES) {
+        forms.retain(|form| form.bytes.len() >= super::MIN_SECRET_BYTES);
     }
 }
 

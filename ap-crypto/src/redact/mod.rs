@@ -2,33 +2,38 @@
 //!
 //! A secret is found as itself; in hex (lower or upper case); in base64 of either alphabet at each of the three
 //! alignments, so also inside a longer encoded text such as `user:password`; in UTF-16 of either byte order; and in each
-//! of these forms again behind up to two layers of escapes: percent encoding (RFC 3986), with `+` for space too, and
-//! JSON strings (RFC 8259). Each line of a multi-line secret that has 16 bytes or more counts as a secret.
+//! of these forms again behind up to two layers of escapes: percent encoding (RFC 3986), with `+` for space too, JSON
+//! strings (RFC 8259) and character references of HTML. Each line of a multi-line secret that has 16 bytes or more counts
+//! as a secret.
+//!
+//! Time is linear in the text, whatever the text and the secrets are. On ordinary text a filter decides, which looks at
+//! a few bytes in each handful (see `matcher`); what makes it work too much is left to an automaton (see `automaton`).
 //!
 //! # Security
 //!
 //! This is the second line: the first is that nothing but egress ever holds a secret. It catches what peers and
 //! libraries do to a value by accident. Not found: parts of a secret, its hashes, compressed or encrypted text, base64
-//! broken into lines or made twice, hex with separators or in mixed case, HTML entities, quoted-printable, and whatever
-//! code does to hide it.
+//! broken into lines or made twice, hex with separators or in mixed case, quoted-printable, UTF-16 of a secret of three
+//! characters, and whatever code does to hide it.
 //!
-//! The forms are wiped when the redactor is dropped. The search automaton holds a copy of the first 32 bytes of each
-//! form, which its crate does not wipe.
+//! The forms, and whatever is made of them to search for them, are wiped when the redactor is dropped.
 
+mod automaton;
 mod form;
+mod matcher;
 mod stream;
 mod view;
 
-use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt};
+use std::{borrow::Cow, cmp::Reverse, fmt};
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 pub use self::stream::RedactStream;
 use self::{
     form::{Form, push_forms},
-    view::{UNESCAPES, View},
+    matcher::Matcher,
+    view::{ESCAPES, View, islands},
 };
 
 /// Shortest secret that can be redacted; shorter ones would mask ordinary text. Unit: bytes.
@@ -47,9 +52,8 @@ pub const MIN_SECRET_BYTES: usize = 8;
 #[derive(Default)]
 pub struct Redactor {
     markers: Vec<String>,
-    forms: Vec<Form>,
-    /// Over the beginnings of the forms, in their order. Absent without secrets.
-    beginnings: Option<AhoCorasick>,
+    /// Absent without secrets.
+    matcher: Option<Matcher>,
 }
 
 impl Redactor {
@@ -59,7 +63,7 @@ impl Redactor {
     ///
     /// # Errors
     /// [`RedactError::TooShort`] for a secret under [`MIN_SECRET_BYTES`]; [`RedactError::TooMany`] if the secrets do not
-    /// fit one automaton (millions of bytes).
+    /// fit one automaton (a hundred megabytes).
     pub fn new<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a SecretString)>) -> Result<Self, RedactError> {
         let (mut markers, mut forms) = (Vec::new(), Vec::new());
         for (name, secret) in secrets {
@@ -72,21 +76,16 @@ impl Redactor {
         if forms.is_empty() {
             return Ok(Self::default());
         }
-        // The first of equal forms stays, so the name shown does not depend on chance.
-        forms.sort_by(|one, other| one.bytes.cmp(&other.bytes));
-        forms.dedup_by(|later, first| later.bytes == first.bytes);
-        let beginnings = AhoCorasick::builder()
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::ContiguousNFA))
-            .build(forms.iter().map(|form| form.bytes.get(..BEGINNING_BYTES).unwrap_or(&form.bytes)))
-            .map_err(|_| RedactError::TooMany)?;
-        Ok(Self { markers, forms, beginnings: Some(beginnings) })
+        if forms.iter().map(|form| form.bytes.len()).sum::<usize>() >= MAX_FORM_BYTES {
+            return Err(RedactError::TooMany);
+        }
+        Ok(Self { markers, matcher: Some(Matcher::new(forms)) })
     }
 
     /// Whether there is nothing to mask.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.beginnings.is_none()
+        self.matcher.is_none()
     }
 
     /// Whether `bytes` hold a secret in any form.
@@ -130,27 +129,11 @@ impl Redactor {
     ///
     /// Member names that become equal are told apart by a number.
     #[must_use]
-    pub fn redact_json(&self, value: Value) -> Value {
-        if self.is_empty() {
-            return value;
+    pub fn redact_json(&self, mut value: Value) -> Value {
+        if !self.is_empty() {
+            self.mask_json(&mut value);
         }
-        match value {
-            Value::String(text) => Value::String(self.redact_string(text)),
-            Value::Array(items) => Value::Array(items.into_iter().map(|item| self.redact_json(item)).collect()),
-            Value::Object(members) => {
-                let mut redacted = Map::new();
-                for (name, value) in members {
-                    let name = free_name(&redacted, self.redact_string(name));
-                    redacted.insert(name, self.redact_json(value));
-                }
-                Value::Object(redacted)
-            }
-            Value::Number(number) => match self.redact_str(&number.to_string()) {
-                Cow::Borrowed(_) => Value::Number(number),
-                Cow::Owned(text) => Value::String(text),
-            },
-            other @ (Value::Null | Value::Bool(_)) => other,
-        }
+        value
     }
 
     /// Starts masking a body that arrives in chunks.
@@ -165,13 +148,37 @@ impl Redactor {
     #[must_use]
     pub fn held_back_bytes(&self) -> usize {
         // Two more for the base64 digits at the ends.
-        self.forms.iter().map(|form| (form.bytes.len() + 2) * ESCAPED_BYTES).max().unwrap_or(0)
+        self.matcher.as_ref().map_or(0, |matcher| (matcher.longest() + 2) * ESCAPED_BYTES)
     }
 
-    fn redact_string(&self, text: String) -> String {
-        match self.redact_str(&text) {
-            Cow::Borrowed(_) => text,
-            Cow::Owned(redacted) => redacted,
+    fn mask_json(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => {
+                if let Cow::Owned(masked) = self.redact_str(text) {
+                    *text = masked;
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.mask_json(item)),
+            Value::Object(members) => {
+                if members.keys().any(|name| self.contains(name.as_bytes())) {
+                    let mut masked = Map::new();
+                    for (name, value) in std::mem::take(members) {
+                        let name = free_name(&masked, self.redact_str(&name).into_owned());
+                        masked.insert(name, value);
+                    }
+                    *members = masked;
+                }
+                members.values_mut().for_each(|value| self.mask_json(value));
+            }
+            Value::Number(number) => {
+                // Up to seven digits are shorter than any secret.
+                if number.as_u64().is_none_or(|number| number >= 10_000_000)
+                    && let Cow::Owned(masked) = self.redact_str(&number.to_string())
+                {
+                    *value = Value::String(masked);
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
         }
     }
 
@@ -182,22 +189,17 @@ impl Redactor {
     /// Everything to mask in `text`: disjoint, ascending. Secrets that overlap make one region.
     fn regions(&self, text: &[u8]) -> Vec<Region> {
         let mut found: Vec<Region> = Vec::new();
-        // Repetitive secrets match at every offset: joining at once, name by name, keeps the list short.
-        let mut last_of_name = vec![usize::MAX; self.markers.len()];
         self.scan(text, &mut |region| {
-            let Some(index) = last_of_name.get_mut(region.name) else { return true };
-            match found.get_mut(*index) {
-                Some(last) if last.start <= region.start && region.start < last.end => {
+            match found.last_mut() {
+                // Repetitive secrets match at every offset: joining at once keeps the list short.
+                Some(last) if last.name == region.name && last.start <= region.start && region.start < last.end => {
                     last.end = last.end.max(region.end);
                 }
-                _ => {
-                    *index = found.len();
-                    found.push(region);
-                }
+                _ => found.push(region),
             }
             true
         });
-        found.sort_by_key(|region| (region.start, Reverse(region.end), region.name));
+        found.sort_unstable_by_key(|region| (region.start, Reverse(region.end), region.name));
         found.dedup_by(|later, earlier| {
             let overlap = later.start < earlier.end;
             if overlap {
@@ -210,48 +212,21 @@ impl Redactor {
 
     /// Reports every match until `report` returns `false`; returns whether it never did.
     fn scan(&self, text: &[u8], report: &mut dyn FnMut(Region) -> bool) -> bool {
-        let Some(beginnings) = &self.beginnings else { return true };
-        self.scan_view(beginnings, text, report)
-            && UNESCAPES.iter().filter_map(|unescape| unescape(text)).all(|outer| {
-                self.scan_view(beginnings, &outer.bytes, &mut |region| report(region.behind(&outer)))
-                    && UNESCAPES.iter().filter_map(|unescape| unescape(&outer.bytes)).all(|inner| {
-                        let mut report = |region: Region| report(region.behind(&inner).behind(&outer));
-                        self.scan_view(beginnings, &inner.bytes, &mut report)
-                    })
-            })
+        self.matcher.as_ref().is_none_or(|matcher| scan_layers(matcher, text, LAYERS, report))
     }
+}
 
-    fn scan_view(&self, beginnings: &AhoCorasick, text: &[u8], report: &mut dyn FnMut(Region) -> bool) -> bool {
-        // Form → start of its last match, and a period the form is known to have.
-        let mut last: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
-        beginnings.find_overlapping_iter(Input::new(text)).all(|found| {
-            let index = found.pattern().as_usize();
-            let Some(form) = self.forms.get(index) else { return true };
-            let (start, end) = (found.start(), found.start() + form.bytes.len());
-            // A match one period behind the last one repeats it but for its end: repetitive secrets cost no square.
-            let repeats =
-                last.get(&index).filter(|(at, period)| *period > 0 && start.checked_sub(*at) == Some(*period));
-            let compared = repeats.map_or(0, |(_, period)| form.bytes.len().saturating_sub(*period));
-            if text.get(start + compared..end) != form.bytes.get(compared..) {
-                return true;
-            }
-            last.entry(index)
-                .and_modify(|(at, period)| {
-                    let distance = start - *at;
-                    if *period != distance && distance < form.bytes.len() {
-                        // Both matches agree where they overlap, so the form repeats itself at this distance.
-                        *period = distance;
-                    }
-                    *at = start;
-                })
-                .or_insert((start, 0));
-            let is_digit =
-                |at: usize| text.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte));
-            let before = form.shares_digit_before && start.checked_sub(1).is_some_and(is_digit);
-            let after = form.shares_digit_after && is_digit(end);
-            report(Region { start: start - usize::from(before), end: end + usize::from(after), name: form.name })
-        })
+/// Reports every match in `text` and behind up to `layers` of escapes.
+fn scan_layers(matcher: &Matcher, text: &[u8], layers: u8, report: &mut dyn FnMut(Region) -> bool) -> bool {
+    if text.len() < MIN_SECRET_BYTES {
+        return true;
     }
+    let told = matcher.scan(text, &mut |end, form| report(Region::of(form, end, text)));
+    let Some(layers) = layers.checked_sub(1).filter(|_| told) else { return told };
+    let islands = islands(text, matcher.longest() + LONGEST_ESCAPES);
+    (0..ESCAPES.len())
+        .filter_map(|kind| View::new(text, &islands, kind))
+        .all(|view| scan_layers(matcher, &view.bytes, layers, &mut |region| report(region.behind(&view))))
 }
 
 impl fmt::Debug for Redactor {
@@ -284,6 +259,16 @@ struct Region {
 }
 
 impl Region {
+    /// Where `form` ends in `text`, with the digits of base64 that hold some of its bits.
+    fn of(form: &Form, end: usize, text: &[u8]) -> Self {
+        let start = end.saturating_sub(form.bytes.len());
+        let is_digit =
+            |at: usize| text.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte));
+        let before = form.shares_digit_before && start.checked_sub(1).is_some_and(is_digit);
+        let after = form.shares_digit_after && is_digit(end);
+        Self { start: start - usize::from(before), end: end + usize::from(after), name: form.name }
+    }
+
     /// The same in the text that `view` was made of.
     fn behind(self, view: &View) -> Self {
         Self { start: view.source(self.start), end: view.source(self.end), ..self }
@@ -303,8 +288,13 @@ fn free_name(taken: &Map<String, Value>, name: String) -> String {
     (2_u64..).map(|number| format!("{name}#{number}")).find(|name| !taken.contains_key(name)).unwrap_or(name)
 }
 
-/// How much of a form the automaton knows; the rest is compared where that much was found.
-const BEGINNING_BYTES: usize = 32;
+/// How many layers of escapes are undone.
+const LAYERS: u8 = 2;
+/// Plain bytes at either end of a match that make an escape once others are undone, as `u0041` in `%5Cu0041`, and the base64
+/// digits that share bits. Generously.
+const LONGEST_ESCAPES: usize = 32;
+/// All forms together. An automaton over them takes some ten times as much.
+const MAX_FORM_BYTES: usize = 100 << 20;
 /// Longest escaped spelling of one byte that a stream waits for: `\u005cu0041`.
 const ESCAPED_BYTES: usize = 12;
 

@@ -34,6 +34,11 @@ fn inside_json(text: &str) -> String {
     quoted[1..quoted.len() - 1].to_owned()
 }
 
+fn html(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;").replace('/', "&#x2F;").replace('=', "&#x3D;")
+}
+
 /// Every spelling of `secret` that must be found, with a name for the failure message.
 fn spellings(secret: &str) -> Vec<(String, Vec<u8>)> {
     let bytes = secret.as_bytes();
@@ -62,6 +67,12 @@ fn spellings(secret: &str) -> Vec<(String, Vec<u8>)> {
         ("json twice", inside_json(&inside_json(secret))),
         ("percent in json", inside_json(&percent(bytes, true, unreserved))),
         ("json in percent", percent(inside_json(secret).as_bytes(), true, unreserved)),
+        ("html", html(secret)),
+        ("html, numbers", secret.chars().map(|char| format!("&#{};", u32::from(char))).collect()),
+        ("html, NUMBERS", secret.chars().map(|char| format!("&#X{:04X};", u32::from(char))).collect()),
+        ("html in json", inside_json(&html(secret))),
+        ("json in html", html(&inside_json(secret))),
+        ("percent in html", html(&percent(bytes, true, unreserved))),
         ("python bytes", bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()),
     ];
     let mut encoded = Vec::new();
@@ -234,6 +245,56 @@ fn a_long_repetitive_secret_costs_no_square() {
 }
 
 #[test]
+fn hostile_texts_and_secrets_cost_linear_time() {
+    let nearly = |unit: &str, last: &str| format!("{}{last}", unit.repeat(16 << 10));
+    let sets: [Vec<String>; 6] = [
+        vec![nearly("a", "b")],
+        vec![format!("b{}", nearly("a", ""))],
+        vec![format!("{}b{}", "a".repeat(8 << 10), "a".repeat(8 << 10))],
+        vec![nearly("ab", "c"), nearly("ba", "c")],
+        // Each one inside the next, all ending alike.
+        (8..1_000).map(|length| "a".repeat(length)).collect(),
+        // All with the same five bytes in the same place, and different ones around them.
+        (0..2_000).map(|number| format!("{number:04}aaaaa{:03}", number % 1_000)).collect(),
+    ];
+    for secrets in sets {
+        let secrets: Vec<SecretString> = secrets.into_iter().map(SecretString::from).collect();
+        let redactor = Redactor::new(secrets.iter().map(|secret| ("a", secret))).unwrap();
+        for unit in ["a", "ab", "aaaaaaab", "%61", "\\u0061", "&#97;", "\\\\%25", "61", "YWFh"] {
+            let text = unit.repeat((1 << 18) / unit.len());
+            let began = std::time::Instant::now();
+            let _ = redactor.redact_str(&text);
+            assert!(began.elapsed().as_secs() < 5, "{unit}: {:?}", began.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_secret_is_found_between_hostile_texts() {
+    let secret = format!("{}b", "a".repeat(16 << 10));
+    let text = format!("{}{secret}{}", "a".repeat(1 << 18), "ab".repeat(1 << 16));
+    let expected = format!("{}{MARK}{}", "a".repeat(1 << 18), "ab".repeat(1 << 16));
+    assert!(redactor(&secret).redact_str(&text) == expected);
+}
+
+#[test]
+fn many_secrets_are_told_apart() {
+    // As providers issue them: a common beginning, and at random behind it.
+    let texts: Vec<String> = (0_u64..1_000)
+        .map(|number| format!("github_pat_{:016x}_{number}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        .collect();
+    let secrets: Vec<SecretString> = texts.iter().map(|text| SecretString::from(text.as_str())).collect();
+    let names: Vec<String> = (0..1_000).map(|number| format!("c{number}")).collect();
+    let redactor = Redactor::new(names.iter().map(String::as_str).zip(&secrets)).unwrap();
+    for (text, name) in texts.iter().zip(&names) {
+        let shown = redactor.redact_str(&format!("x {text};")).into_owned();
+        // One secret may begin another, whose rest then stays.
+        assert!(shown.starts_with(&format!("x ‹redacted:{name}›")), "{shown}");
+    }
+    assert!(!redactor.contains(b"github_pat_0000000000000001_1"));
+}
+
+#[test]
 fn each_line_of_a_key_counts() {
     let pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASCBKcwggSjAgEAAoIBAQC7\nshort=\n-----END PRIVATE KEY-----\n";
     let redactor = redactor(pem);
@@ -333,5 +394,46 @@ proptest! {
         let mut out: Vec<u8> = text.as_bytes().chunks(size).flat_map(|chunk| stream.push(chunk)).collect();
         out.extend(stream.finish());
         prop_assert_eq!(String::from_utf8_lossy(&out), redactor.redact_str(&text));
+    }
+
+    #[test]
+    fn every_match_is_found_and_nothing_else(
+        secrets in prop::collection::vec("[ab]{8,14}|[ab]{3}(ab){6,20}", 1..12),
+        text in "[abc]{0,40}|([ab]{4}|(ab){1,20}){0,20}",
+    ) {
+        let secrets: Vec<SecretString> = secrets.into_iter().map(SecretString::from).collect();
+        let redactor = Redactor::new(secrets.iter().map(|secret| ("crm", secret))).unwrap();
+        let mut masked = vec![false; text.len()];
+        for secret in secrets.iter().map(ExposeSecret::expose_secret) {
+            for start in 0..text.len() {
+                if text[start..].starts_with(secret) {
+                    masked[start..start + secret.len()].fill(true);
+                }
+            }
+        }
+        let plain = redactor.redact_str(&text).into_owned().replace(MARK, "|");
+        // Markers stand where one or several secrets that overlap were; those that only touch have one each.
+        let mut parts = text.bytes().zip(&masked).map(|(byte, masked)| if *masked { '|' } else { char::from(byte) }).collect::<String>();
+        while parts.contains("||") {
+            parts = parts.replace("||", "|");
+        }
+        let mut joined = plain;
+        while joined.contains("||") {
+            joined = joined.replace("||", "|");
+        }
+        prop_assert_eq!(joined, parts);
+    }
+
+    #[test]
+    fn the_automaton_reports_the_same_as_the_filter(
+        secrets in prop::collection::vec("[ab]{8,14}|[ab]{3}(ab){6,20}", 1..12),
+        text in "[abc]{0,40}|([ab]{4}|(ab){1,20}){0,20}",
+    ) {
+        let mut forms = Vec::new();
+        for (secret, name) in secrets.iter().zip(0..) {
+            push_forms(secret, name, &mut forms);
+        }
+        let matcher = Matcher::new(forms);
+        prop_assert_eq!(matcher.by_filter(text.as_bytes()), matcher.by_automaton(text.as_bytes()));
     }
 }

@@ -7,14 +7,17 @@ use crate::{services::Services, tool};
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
         ["door", rest @ ..] => benchmark("bench-door", &[], rest),
+        ["vault", rest @ ..] => benchmark("bench-vault", &[], rest),
         [what @ ("engine" | "fairness"), rest @ ..] => {
             let services = if needs_postgres(rest) { Some(Services::start()?) } else { None };
             let variables = services.iter().flat_map(Services::variables).collect::<Vec<_>>();
             let arguments: Vec<&str> = std::iter::once(*what).chain(rest.iter().copied()).collect();
             benchmark("bench-engine", &variables, &arguments)
         }
-        [other, ..] => Err(format!("there is no benchmark `{other}`; there are `door`, `engine` and `fairness`")),
-        [] => Err("name a benchmark: `door`, `engine` or `fairness`".to_owned()),
+        [other, ..] => {
+            Err(format!("there is no benchmark `{other}`; there are `door`, `engine`, `fairness` and `vault`"))
+        }
+        [] => Err("name a benchmark: `door`, `engine`, `fairness` or `vault`".to_owned()),
     }
 }
 
