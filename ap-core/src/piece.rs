@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::{
-    capability::HttpClient,
+    capability::{HttpClient, MailClient, ObjectClient, SqlClient},
     property::{AuthSchema, Properties},
     run::StepError,
     time::Timestamp,
@@ -78,6 +78,12 @@ pub struct ActionSpec {
 pub struct ActionContext<'a> {
     /// HTTP through the host's egress guard.
     pub http: &'a dyn HttpClient,
+    /// Databases, each through a connection.
+    pub sql: &'a dyn SqlClient,
+    /// Mail, through a connection.
+    pub mail: &'a dyn MailClient,
+    /// Object stores, each through a connection.
+    pub objects: &'a dyn ObjectClient,
     /// The stable key of this step execution: the same for every attempt, also after a crash.
     pub idempotency_key: &'a str,
     /// Whether the flow says the peer honours the key, so that the action should send it.

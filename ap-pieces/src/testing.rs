@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use ap_core::{
-    capability::{HttpClient, HttpError, HttpRequest, HttpResponse},
+    capability::{HttpClient, HttpError, HttpRequest, HttpResponse, NoWayOut},
     piece::{Action, ActionContext, ActionError, Effect, Piece},
     time::Timestamp,
 };
@@ -13,6 +13,7 @@ use serde_json::Value;
 /// 2026-01-02T03:04:05Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_767_323_045_000);
 pub(crate) const KEY: &str = "run-1/step-1";
+pub(crate) const NONE: NoWayOut = NoWayOut::new("this test gives no other way out");
 
 /// Keeps what was sent, and answers from a list.
 #[derive(Debug, Default)]
@@ -51,6 +52,9 @@ pub(crate) async fn run_over(
     let input = action.spec().properties.validate(input)?;
     let context = ActionContext {
         http,
+        sql: &NONE,
+        mail: &NONE,
+        objects: &NONE,
         idempotency_key: KEY,
         send_idempotency_key: key,
         timeout: Duration::from_secs(30),

@@ -214,12 +214,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{KEY, NOW, Recorder};
+    use crate::testing::{KEY, NONE, NOW, Recorder};
 
     fn build_from(input: Value) -> Result<HttpRequest, StepError> {
         let http = Recorder::default();
         let context = ActionContext {
             http: &http,
+            sql: &NONE,
+            mail: &NONE,
+            objects: &NONE,
             idempotency_key: KEY,
             send_idempotency_key: false,
             timeout: Duration::from_secs(30),
@@ -342,6 +345,9 @@ mod tests {
         for key in ["a\r\nX-Injected: 1", "ä", "a\0"] {
             let context = ActionContext {
                 http: &http,
+                sql: &NONE,
+                mail: &NONE,
+                objects: &NONE,
                 idempotency_key: key,
                 send_idempotency_key: true,
                 timeout: Duration::from_secs(30),

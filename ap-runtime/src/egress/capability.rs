@@ -1,16 +1,19 @@
-//! [`Egress`]: what pieces reach the network through.
+//! [`Egress`]: what pieces reach the outside through.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc, time::Duration};
 
-use ap_core::capability::{HttpClient, HttpError, HttpRequest, HttpResponse};
-use async_trait::async_trait;
+use ap_core::{
+    capability::{HttpClient, MailClient, NoWayOut, ObjectClient, SqlClient},
+    piece::ActionContext,
+    time::Timestamp,
+};
 
 use super::credential::RunCredentials;
 #[cfg(feature = "http")]
 use super::http::HttpEgress;
 
-/// What pieces reach the network through: an [`HttpEgress`](super::http::HttpEgress), or nothing at all.
-#[derive(Clone, Debug)]
+/// What pieces reach the outside through: one layer per protocol, each given by the host or missing.
+#[derive(Clone, Debug, Default)]
 pub struct Egress {
     #[cfg(feature = "http")]
     http: Option<HttpEgress>,
@@ -26,19 +29,24 @@ impl Egress {
         }
     }
 
-    /// The HTTP capability of one attempt.
-    pub(crate) fn for_attempt(&self, credentials: &Arc<RunCredentials>) -> Box<dyn HttpClient> {
+    /// The capabilities of one attempt.
+    pub(crate) fn for_attempt(&self, credentials: &Arc<RunCredentials>) -> AttemptEgress {
+        let nothing = NoWayOut::new("this runtime has no way out");
+        let mut ways = AttemptEgress::refusing(nothing);
+        ways.objects = Box::new(NoWayOut::new("this runtime reaches no object store: the host gives it none"));
+        ways.mail = Box::new(NoWayOut::new("this runtime sends no mail: the host gives it no mail server"));
+        ways.sql = Box::new(NoWayOut::new("this runtime reaches no database: the host gives it none"));
         #[cfg(feature = "http")]
         if let Some(http) = &self.http {
-            return Box::new(http.for_run(Arc::clone(credentials)));
+            ways.http = Box::new(http.for_run(Arc::clone(credentials)));
         }
         let _ = credentials;
-        Box::new(NoWayOut { reason: "this runtime has no way out" })
+        ways
     }
 
-    /// The HTTP capability of an action whose declared effect is none: it refuses every request.
-    pub(crate) fn refusing() -> Box<dyn HttpClient> {
-        Box::new(NoWayOut { reason: "this action declares that it does not act outside" })
+    /// The capabilities of an action whose declared effect is none: they refuse every request.
+    pub(crate) fn refusing() -> AttemptEgress {
+        AttemptEgress::refusing(NoWayOut::new("this action declares that it does not act outside"))
     }
 
     /// Whether credentials are masked in what comes back; see
@@ -53,38 +61,87 @@ impl Egress {
     }
 }
 
-#[cfg(feature = "http")]
-impl From<HttpEgress> for Egress {
-    fn from(http: HttpEgress) -> Self {
-        Self { http: Some(http) }
+/// The capabilities of one attempt, with the credentials of its run inside.
+pub(crate) struct AttemptEgress {
+    http: Box<dyn HttpClient>,
+    sql: Box<dyn SqlClient>,
+    mail: Box<dyn MailClient>,
+    objects: Box<dyn ObjectClient>,
+}
+
+impl AttemptEgress {
+    fn refusing(none: NoWayOut) -> Self {
+        Self { http: Box::new(none), sql: Box::new(none), mail: Box::new(none), objects: Box::new(none) }
+    }
+
+    /// What an action is given.
+    pub(crate) fn context<'a>(
+        &'a self,
+        (idempotency_key, send_idempotency_key): (&'a str, bool),
+        timeout: Duration,
+        now: Timestamp,
+    ) -> ActionContext<'a> {
+        ActionContext {
+            http: &*self.http,
+            sql: &*self.sql,
+            mail: &*self.mail,
+            objects: &*self.objects,
+            idempotency_key,
+            send_idempotency_key,
+            timeout,
+            now,
+        }
     }
 }
 
-/// Refuses every request.
-#[derive(Clone, Copy, Debug)]
-struct NoWayOut {
-    reason: &'static str,
+impl fmt::Debug for AttemptEgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttemptEgress").finish_non_exhaustive()
+    }
 }
 
-#[async_trait]
-impl HttpClient for NoWayOut {
-    async fn send(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        Err(HttpError::Refused { reason: self.reason.to_owned() })
+#[cfg(feature = "http")]
+impl From<HttpEgress> for Egress {
+    fn from(http: HttpEgress) -> Self {
+        let mut egress = Self::none();
+        egress.http = Some(http);
+        egress
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ap_core::capability::{ExchangeError, HttpError, HttpRequest, MailMessage, ObjectTarget, SqlStatement};
+
     use super::*;
 
     #[tokio::test]
     async fn a_refused_request_says_why() {
-        for (client, expected) in [
-            (Egress::refusing(), "this action declares that it does not act outside"),
-            (Egress::none().for_attempt(&Arc::default()), "this runtime has no way out"),
+        let acts = "this action declares that it does not act outside";
+        let none = Egress::none().for_attempt(&Arc::default());
+        for (ways, expected) in [
+            (Egress::refusing(), [acts; 4]),
+            (
+                none,
+                [
+                    "this runtime has no way out",
+                    "this runtime reaches no database: the host gives it none",
+                    "this runtime sends no mail: the host gives it no mail server",
+                    "this runtime reaches no object store: the host gives it none",
+                ],
+            ),
         ] {
-            let refused = client.send(HttpRequest::new("GET", "https://api.example/")).await;
-            assert_eq!(refused.err(), Some(HttpError::Refused { reason: expected.to_owned() }));
+            let reasons = expected.map(str::to_owned);
+            let refused = ways.http.send(HttpRequest::new("GET", "https://api.example/")).await;
+            assert_eq!(refused.err(), Some(HttpError::Refused { reason: reasons[0].clone() }));
+            let refusals = [
+                ways.sql.query(SqlStatement::new("c", "SELECT 1")).await.err(),
+                ways.mail.send(MailMessage::default()).await.err(),
+                ways.objects.delete(ObjectTarget::new("c", "key")).await.err(),
+            ];
+            for (refused, reason) in refusals.into_iter().zip(reasons.into_iter().skip(1)) {
+                assert_eq!(refused, Some(ExchangeError::Refused { reason }));
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 use ap_core::{
     flow::ValidFlow,
     json,
-    piece::{ActionContext, ActionError, Effect},
+    piece::{ActionError, Effect},
     run::{StepError, StepErrorKind},
 };
 use ap_crypto::redact::Redactor;
@@ -52,17 +52,11 @@ pub(super) async fn action(
     let Some(action) = flow.action(&call.step) else {
         return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the step's action is not known"), None);
     };
-    let http = match action.effect(&call.input) {
+    let ways = match action.effect(&call.input) {
         Effect::None => Egress::refusing(),
         _ => kernel.egress.for_attempt(credentials),
     };
-    let context = ActionContext {
-        http: &*http,
-        idempotency_key: &call.key,
-        send_idempotency_key: call.send_key,
-        timeout: call.timeout,
-        now: kernel.clock.now(),
-    };
+    let context = ways.context((&call.key, call.send_key), call.timeout, kernel.clock.now());
     let input = call.input.as_ref().clone();
     let result = AssertUnwindSafe(action.run(&context, input)).catch_unwind().await;
     match result {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use ap_auth::principal::Principal;
 use ap_core::{
-    capability::{HttpClient, HttpError, HttpRequest, HttpResponse},
+    capability::{HttpClient, HttpError, HttpRequest, HttpResponse, NoWayOut},
     piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, Trigger},
     property::AuthSchema,
     run::{StepError, StepErrorKind},
@@ -108,7 +108,8 @@ impl Action for SimAction {
         }
         shared.record(Observed::Performed { worker, key: key.clone(), input: print.0, repeats });
         let http = StubHttp(Arc::clone(respond));
-        let context = ActionContext { http: &http, ..*context };
+        let nothing = NoWayOut::new("the simulated peer speaks HTTP only");
+        let context = ActionContext { http: &http, sql: &nothing, mail: &nothing, objects: &nothing, ..*context };
         let result = self.inner.run(&context, input).await;
         let cut = |_| StepError::new(StepErrorKind::Interrupted, "the simulated peer broke the exchange off");
         shared.come_back(life, aftermath).await.map_err(cut)?;

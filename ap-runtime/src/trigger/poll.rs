@@ -103,15 +103,9 @@ impl Firing<'_> {
             kernel.backend.append_audit(&uses).await?;
         }
         let bound = credentials.current();
-        let http = kernel.egress.for_attempt(&bound);
+        let ways = kernel.egress.for_attempt(&bound);
         let key = format!("{}/poll/{}", self.claimed.flow, self.claimed.epoch);
-        let context = ActionContext {
-            http: &*http,
-            idempotency_key: &key,
-            send_idempotency_key: false,
-            timeout: POLL_TIMEOUT,
-            now: kernel.clock.now(),
-        };
+        let context = ways.context((&key, false), POLL_TIMEOUT, kernel.clock.now());
         let until = kernel.clock.now().saturating_add(POLL_TIMEOUT);
         let answer = tokio::select! {
             biased;

@@ -1,7 +1,4 @@
-//! What a piece may use: capabilities, handed to it as `dyn` traits. A piece has no other way out.
-//!
-//! A capability never gives a credential away. A piece that talks HTTP builds an [`HttpRequest`] in which credentials
-//! stand as placeholder text; the egress layer puts the real values in, outside the piece, and scrubs the answer.
+//! [`HttpClient`]: requests over HTTP.
 
 use std::{fmt, time::Duration};
 
