@@ -3,10 +3,17 @@
 //! Flow code, pieces and journals never hold a value of a secret field; they hold placeholder text. The values live in
 //! `secrecy` types, wiped on drop, with no way to print or serialise them by accident.
 
+mod origin;
+mod placement;
+
 use std::{collections::BTreeMap, fmt};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+
+pub use self::{
+    origin::Origin,
+    placement::{HmacAlgorithm, JwtAlgorithm, KeyEncoding, MacEncoding, Placement, RESERVED_HEADERS},
+};
 
 /// A connection as its owner defines it. Built once, checked by [`Connection::new`], sealed by the vault.
 #[derive(Debug)]
@@ -21,8 +28,11 @@ impl Connection {
     /// Defines a connection.
     ///
     /// `name` is what flows write after `connections.`; `placements` empty means the default of the value's type
-    /// (bearer for secret text, custom `token`/`api_key` fields and OAuth 2.0; basic for basic authentication); `origins`
-    /// empty means the origin of the value's clear `url` (or `base_url`) field, and without one nowhere.
+    /// (bearer for secret text, custom `token`/`api_key` fields and OAuth 2.0; basic for basic authentication; none for the
+    /// access key of an object store, which is only ever signed with); `origins`
+    /// empty means what the value's clear fields name, and otherwise nowhere: `url`, `base_url` or `endpoint`; else `host`
+    /// with `port`, which is a database if there is a field `database`, else a mail server (`smtps` on port 465); else, with
+    /// a field `secretAccessKey`, the object store of Amazon in `region`.
     ///
     /// # Errors
     /// [`ConnectionError`] names the part at fault.
@@ -192,6 +202,7 @@ impl ConnectionValue {
     fn default_placements(&self) -> Vec<Placement> {
         match self {
             Self::BasicAuth { .. } => vec![Placement::Basic],
+            Self::CustomAuth { fields } if fields.contains_key("secretAccessKey") => Vec::new(),
             Self::CustomAuth { .. } | Self::SecretText { .. } => self
                 .single_secret()
                 .map(|(field, _)| vec![Placement::Bearer { field: field.to_owned() }])
@@ -207,10 +218,21 @@ impl ConnectionValue {
                 Field::Clear(_) | Field::Secret(_) => None,
             })
         };
-        clear("url")
-            .or_else(|| clear("base_url"))
-            .map(|url| Origin::of_url(url).map(|origin| vec![origin]))
-            .unwrap_or(Ok(vec![]))
+        if let Some(url) = clear("url").or_else(|| clear("base_url")).or_else(|| clear("endpoint")) {
+            return Ok(vec![Origin::of_url(url)?]);
+        }
+        if let Some(host) = clear("host") {
+            let (scheme, port) = server_of(clear("database").is_some(), clear("port"))?;
+            return Ok(vec![Origin::of_server(scheme, host, port)?]);
+        }
+        let amazon = clear("region").filter(|_| fields.iter().any(|(name, _)| *name == "secretAccessKey"));
+        if amazon.is_some_and(|region| !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')) {
+            return Err(ConnectionError::Field {
+                field: "region".to_owned(),
+                reason: "must be the name of a region, such as `eu-west-1`".to_owned(),
+            });
+        }
+        amazon.map_or(Ok(vec![]), |region| Ok(vec![Origin::of_url(&format!("https://s3.{region}.amazonaws.com"))?]))
     }
 }
 
@@ -238,128 +260,6 @@ pub enum Field<'a> {
     Secret(&'a SecretString),
 }
 
-/// One place a secret may be put. Egress substitutes nowhere else, and never in a host or path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum Placement {
-    /// `Authorization: Basic …` from `username` and `password` (RFC 7617).
-    Basic,
-    /// `Authorization: Bearer …` (RFC 6750 §2.1).
-    Bearer {
-        /// The secret field.
-        field: String,
-    },
-    /// A member of a JSON object body.
-    Body {
-        /// RFC 6901 pointer of the member, such as `/auth/token`.
-        pointer: String,
-        /// The secret field.
-        field: String,
-    },
-    /// A header field of its own.
-    Header {
-        /// The header name, such as `X-API-Key`.
-        name: String,
-        /// The secret field.
-        field: String,
-    },
-    /// A query parameter.
-    Query {
-        /// The parameter name.
-        name: String,
-        /// The secret field.
-        field: String,
-    },
-}
-
-impl Placement {
-    fn check(&self, value: &ConnectionValue) -> Result<(), ConnectionError> {
-        let refuse = |reason: String| Err(ConnectionError::Placement { reason });
-        let field = match self {
-            Self::Basic => {
-                let fields = value.fields();
-                let has = |wanted: &str, allowed: fn(&Field<'_>) -> bool| {
-                    fields.iter().any(|(name, field)| *name == wanted && allowed(field))
-                };
-                let password = has("password", |field| matches!(field, Field::Secret(_)));
-                return if has("username", |_| true) && password {
-                    Ok(())
-                } else {
-                    refuse("`basic` needs a field `username` and a secret field `password`".to_owned())
-                };
-            }
-            Self::Header { name, .. } if !is_token(name) || is_reserved_header(name) => {
-                return refuse(format!("`{name}` is not a header field a credential may go to"));
-            }
-            Self::Query { name, .. } if name.is_empty() => return refuse("a query parameter needs a name".to_owned()),
-            Self::Body { pointer, .. } if !pointer.starts_with('/') => {
-                return refuse(format!("`{pointer}` is not an RFC 6901 pointer to a member, such as `/token`"));
-            }
-            Self::Bearer { field }
-            | Self::Body { field, .. }
-            | Self::Header { field, .. }
-            | Self::Query { field, .. } => field,
-        };
-        match value.fields().into_iter().find(|(name, _)| name == field) {
-            Some((_, Field::Secret(_))) => Ok(()),
-            Some((_, Field::Clear(_))) => refuse(format!("field `{field}` is not secret, so it needs no placement")),
-            None => refuse(format!("there is no field `{field}`")),
-        }
-    }
-}
-
-/// Scheme, host and port: where a connection's secrets may be sent (RFC 6454 §4).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Origin(String);
-
-impl Origin {
-    /// The origin of an `http` or `https` URL; path and query are ignored.
-    ///
-    /// # Errors
-    /// [`ConnectionError::Origin`] for anything else, and for URLs with user name or password.
-    pub fn of_url(url: &str) -> Result<Self, ConnectionError> {
-        let refuse = || ConnectionError::Origin { url: url.chars().take(200).collect() };
-        let parsed = url::Url::parse(url).map_err(|_| refuse())?;
-        Self::of_parsed(&parsed).ok_or_else(refuse)
-    }
-
-    /// The origin of a parsed `http` or `https` URL without user information.
-    #[must_use]
-    pub fn of_parsed(url: &url::Url) -> Option<Self> {
-        let plain = url.username().is_empty() && url.password().is_none();
-        (matches!(url.scheme(), "http" | "https") && plain && url.has_host())
-            .then(|| Self(url.origin().ascii_serialization()))
-    }
-
-    /// `scheme://host[:port]`, the port left out where it is the scheme's own.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether requests to this origin are encrypted.
-    #[must_use]
-    pub fn is_https(&self) -> bool {
-        self.0.starts_with("https://")
-    }
-}
-
-impl TryFrom<String> for Origin {
-    type Error = ConnectionError;
-
-    fn try_from(url: String) -> Result<Self, ConnectionError> {
-        Self::of_url(&url)
-    }
-}
-
-impl From<Origin> for String {
-    fn from(origin: Origin) -> Self {
-        origin.0
-    }
-}
-
 /// Why a connection was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -379,7 +279,9 @@ pub enum ConnectionError {
         name: String,
     },
     /// An origin that is none.
-    #[error("`{url}` is no origin: write `https://host` or `https://host:port`")]
+    #[error(
+        "`{url}` is no origin: write `https://host` or `https://host:port`, or `postgres`, `smtp` or `smtps` instead"
+    )]
     Origin {
         /// The text, shortened.
         url: String,
@@ -392,6 +294,21 @@ pub enum ConnectionError {
     },
 }
 
+/// Scheme and port of a server that a connection names by `host`.
+fn server_of(database: bool, port: Option<&str>) -> Result<(&'static str, u16), ConnectionError> {
+    let own = if database { 5432 } else { 587 };
+    let port = port.map_or(Ok(own), str::parse).map_err(|_| ConnectionError::Field {
+        field: "port".to_owned(),
+        reason: "must be a whole number from 0 to 65535".to_owned(),
+    })?;
+    let scheme = match (database, port) {
+        (true, _) => "postgres",
+        (false, 465) => "smtps",
+        (false, _) => "smtp",
+    };
+    Ok((scheme, port))
+}
+
 pub(crate) fn check_name(name: &str) -> Result<(), ConnectionError> {
     let mut chars = name.chars();
     let head = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
@@ -402,34 +319,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), ConnectionError> {
     }
 }
 
-/// RFC 9110 §5.6.2.
-fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-fn is_reserved_header(name: &str) -> bool {
-    let own = ["accept-encoding"];
-    RESERVED_HEADERS.iter().chain(&own).any(|reserved| name.eq_ignore_ascii_case(reserved))
-}
-
-/// Header fields that frame a message or concern one connection (RFC 9110 §7.6.1, RFC 9112 §6), in lower case.
-///
-/// No credential may go there, and no request may set them.
-pub const RESERVED_HEADERS: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 const MAX_FIELDS: usize = 32;
 const MAX_FIELD_BYTES: usize = 16 << 10;
 /// What is searched for in all output costs time and memory in proportion to these two.
@@ -555,12 +444,33 @@ mod tests {
     }
 
     #[test]
-    fn origins_drop_paths_and_refuse_the_rest() {
-        let origin = |url| Origin::of_url(url).map(|origin| origin.as_str().to_owned());
-        assert_eq!(origin("https://API.example:443/v1?x").as_deref(), Ok("https://api.example"));
-        assert_eq!(origin("http://127.0.0.1:8080/").as_deref(), Ok("http://127.0.0.1:8080"));
-        for wrong in ["ftp://a.example", "a.example", "https://user:pw@a.example", "data:text/plain,x"] {
-            assert!(origin(wrong).is_err(), "{wrong}");
+    fn origins_follow_from_clear_fields() {
+        let origins = |fields: &[(&str, &str)], secret: &str| {
+            let clear = fields.iter().map(|(name, text)| ((*name).to_owned(), FieldValue::Clear((*text).to_owned())));
+            let secret = (secret.to_owned(), FieldValue::Secret("12345678".into()));
+            let connection = custom(clear.chain([secret]))?;
+            Ok::<_, ConnectionError>(
+                connection.origins().iter().map(|origin| origin.as_str().to_owned()).collect::<Vec<_>>(),
+            )
+        };
+        for (fields, secret, expected) in [
+            (&[("host", "db.example"), ("database", "app")][..], "password", "postgres://db.example"),
+            (
+                &[("host", "db.example"), ("database", "app"), ("port", "6432")],
+                "password",
+                "postgres://db.example:6432",
+            ),
+            (&[("host", "mail.example")], "password", "smtp://mail.example"),
+            (&[("host", "mail.example"), ("port", "465")], "password", "smtps://mail.example"),
+            (&[("host", "mail.example"), ("port", "25")], "password", "smtp://mail.example:25"),
+            (&[("url", "postgres://db.example/app")], "password", "postgres://db.example"),
+            (&[("endpoint", "https://s3.example/x")], "secretAccessKey", "https://s3.example"),
+            (&[("region", "eu-west-1")], "secretAccessKey", "https://s3.eu-west-1.amazonaws.com"),
+        ] {
+            assert_eq!(origins(fields, secret).as_deref(), Ok(&[expected.to_owned()][..]));
         }
+        assert_eq!(origins(&[("region", "eu-west-1")], "token").as_deref(), Ok(&[][..]));
+        assert!(origins(&[("host", "mail.example"), ("port", "65536")], "password").is_err());
+        assert!(origins(&[("region", "a/b")], "secretAccessKey").is_err());
     }
 }
