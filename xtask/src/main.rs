@@ -6,6 +6,7 @@
 
 mod bench;
 mod check_add;
+mod leak;
 mod services;
 mod soak;
 mod test;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
+        ["leak", rest @ ..] => leak::run(rest),
         ["services", rest @ ..] => services::run(rest),
         ["soak", rest @ ..] => soak::run(rest),
         ["test", rest @ ..] => test::run(rest),
@@ -54,6 +56,8 @@ Usage: cargo xtask <command>
                      measures sealing, opening and redaction beside the bare cipher
   soak kill|disk|sim [options]
                      crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
+  leak [sqlite|postgres|memory]
+                     runs flows whose peers give every credential back, and searches stores, logs, replies and memory
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that

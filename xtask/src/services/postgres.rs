@@ -14,6 +14,7 @@ pub(super) const URL: &str = "AP_TEST_POSTGRES_URL";
 /// A server with settings as in production (`fsync` is on), a database of its own, passwords and TLS.
 pub(super) struct Postgres {
     _server: Server,
+    cluster: PathBuf,
     port: u16,
     password: String,
     certificates: Certificates,
@@ -48,7 +49,7 @@ impl Postgres {
         for _ in 0..ATTEMPTS {
             let port = free_port()?;
             match start(&programs, directory, &cluster, port, account, &certificates) {
-                Ok(server) => return Ok(Self { _server: server, port, password, certificates }),
+                Ok(server) => return Ok(Self { _server: server, cluster, port, password, certificates }),
                 // Perhaps somebody else took the port meanwhile.
                 Err(error) => last = error,
             }
@@ -63,6 +64,8 @@ impl Postgres {
             (URL.to_owned(), url("127.0.0.1")),
             // The name that the certificate is for.
             ("AP_TEST_POSTGRES_TLS_URL".to_owned(), url("localhost")),
+            // For the search of everything that the server has on disk.
+            ("AP_TEST_POSTGRES_DATA".to_owned(), file(&self.cluster)),
             ("AP_TEST_POSTGRES_CA".to_owned(), file(&self.certificates.authority)),
             ("AP_TEST_POSTGRES_OTHER_CA".to_owned(), file(&self.certificates.other_authority)),
         ]

@@ -1,6 +1,10 @@
 //! A schema, and what is said on its channel.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 use ap_runtime::{backend::postgres::PostgresBackend, store::Backend, wakeup::Wakeup};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgListener};
@@ -56,8 +60,31 @@ impl Database {
         kept
     }
 
+    /// What is left, with all that the server has on disk: pages, those that were freed included, its log of writes and its
+    /// log of events.
     pub async fn close(self) -> Vec<(String, Vec<u8>)> {
         self.backend.close().await;
-        self.kept().await
+        let mut kept = self.kept().await;
+        let mut connection = PgConnection::connect(&variable("AP_TEST_POSTGRES_URL")).await.unwrap();
+        sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let cluster = PathBuf::from(variable("AP_TEST_POSTGRES_DATA"));
+        let log = cluster.with_extension("log");
+        kept.push(("server log".to_owned(), fs::read(&log).unwrap()));
+        for part in ["base", "pg_wal"] {
+            files_under(&cluster.join(part), &mut kept);
+        }
+        kept
+    }
+}
+
+fn files_under(directory: &Path, kept: &mut Vec<(String, Vec<u8>)>) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            files_under(&entry.path(), kept);
+        } else if let Ok(bytes) = fs::read(entry.path()) {
+            // The server removes files by itself.
+            kept.push((entry.path().display().to_string(), bytes));
+        }
     }
 }

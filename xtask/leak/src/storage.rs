@@ -7,12 +7,8 @@ use tempfile::TempDir;
 
 /// A store of its own for each world.
 pub enum Storage {
-    #[cfg(feature = "postgres")]
     Postgres(crate::postgres::Database),
-    Sqlite {
-        directory: TempDir,
-        backend: Arc<SqliteBackend>,
-    },
+    Sqlite { directory: TempDir, backend: Arc<SqliteBackend> },
 }
 
 impl Storage {
@@ -25,7 +21,6 @@ impl Storage {
 
     pub fn backend(&self) -> Arc<dyn Backend> {
         match self {
-            #[cfg(feature = "postgres")]
             Self::Postgres(database) => database.backend(),
             Self::Sqlite { backend, .. } => backend.clone(),
         }
@@ -33,7 +28,6 @@ impl Storage {
 
     pub async fn wakeup(&self) -> Option<Arc<dyn Wakeup>> {
         match self {
-            #[cfg(feature = "postgres")]
             Self::Postgres(database) => Some(database.wakeup().await),
             Self::Sqlite { .. } => None,
         }
@@ -42,16 +36,24 @@ impl Storage {
     /// Every file, or every table and message, by name.
     pub async fn kept(&self) -> Vec<(String, Vec<u8>)> {
         match self {
-            #[cfg(feature = "postgres")]
             Self::Postgres(database) => database.kept().await,
             Self::Sqlite { directory, .. } => files_in(directory.path().to_owned()),
+        }
+    }
+
+    /// Whether `kept` is all that there is to search while a run is parked.
+    pub fn is_whole(&self, kept: &[(String, Vec<u8>)]) -> bool {
+        let used = ["messages", "ap_files", "ap_jobs", "ap_journal", "ap_signals", "ap_triggers", "ap_audit"];
+        let filled = |wanted: &dyn Fn(&str) -> bool| kept.iter().any(|(name, bytes)| wanted(name) && !bytes.is_empty());
+        match self {
+            Self::Postgres(_) => used.iter().all(|used| filled(&|name| name == *used)),
+            Self::Sqlite { .. } => filled(&|name| name.ends_with("-wal")),
         }
     }
 
     /// Ends in an orderly way, and returns what is left.
     pub async fn close(self) -> Vec<(String, Vec<u8>)> {
         match self {
-            #[cfg(feature = "postgres")]
             Self::Postgres(database) => database.close().await,
             Self::Sqlite { directory, backend } => {
                 backend.close().await;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
 use ap_auth::{audit::AuditEvent, principal::Principal, role::Role};
 use ap_core::{
-    connection::{Connection, ConnectionValue, FieldValue, Placement},
+    connection::{Connection, ConnectionValue, FieldValue, Origin, Placement},
     id::{FlowId, ProjectId, RunId, UserId},
     piece::Piece,
     store::PageRequest,
@@ -16,10 +16,9 @@ use ap_runtime::{
         http::HttpEgress,
     },
     runtime::Runtime,
-    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, ConsoleLevel, ConsoleLine},
+    sandbox::{SandboxCapacity, WasmSandbox},
     session::{ProjectSession, Session},
 };
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -79,8 +78,9 @@ impl World {
         let polls = Arc::new(AtomicUsize::new(0));
         let items: Arc<dyn Piece> = Arc::new(Items(secrets.payloads.item.clone(), Arc::clone(&polls)));
         let pieces = ap_pieces::standard().into_iter().chain([items]);
+        let sandbox = WasmSandbox::start(SandboxCapacity::default()).unwrap();
         let mut builder =
-            Runtime::builder(storage.backend(), keys).pieces(pieces).sandbox(Mirror).egress(egress(scrub));
+            Runtime::builder(storage.backend(), keys).pieces(pieces).sandbox(sandbox).egress(egress(scrub));
         if let Some(wakeup) = storage.wakeup().await {
             builder = builder.wakeup(wakeup);
         }
@@ -183,6 +183,20 @@ impl World {
         ]
     }
 
+    /// How many flows there are, and how many runs have ended.
+    pub async fn counts(&self) -> (usize, usize) {
+        let (admin, mut page, mut runs) = (self.admin(), PageRequest::first(PageRequest::MAX_LIMIT), 0);
+        let flows = admin.flows(&PageRequest::first(PageRequest::MAX_LIMIT)).await.unwrap().items.len();
+        loop {
+            let found = admin.runs(ap_runtime::store::RunFilter::default(), &page).await.unwrap();
+            runs += found.items.iter().filter(|run| run.status.is_terminal()).count();
+            match found.next {
+                Some(next) => page = page.after(next),
+                None => return (flows, runs),
+            }
+        }
+    }
+
     /// Ends in an orderly way, and returns what is left in the store.
     pub async fn close(self) -> Vec<(String, Vec<u8>)> {
         self.runtime.shutdown(std::time::Duration::from_secs(10)).await;
@@ -198,32 +212,22 @@ impl World {
     }
 }
 
-/// Runs no script: returns what it was given, and logs it.
-#[derive(Debug)]
-struct Mirror;
-
-#[async_trait]
-impl CodeSandbox for Mirror {
-    async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
-        let text = String::from_utf8(request.params.to_vec()).unwrap();
-        let value = serde_json::from_str(&text).unwrap();
-        let console = vec![ConsoleLine { level: ConsoleLevel::Log, text }];
-        Ok(CodeOutput { value, console, console_truncated: false })
-    }
-}
-
 fn session(runtime: &Runtime, project: Option<ProjectId>) -> Session {
     let principal = Principal::user(UserId::from_u128(1)).with_role(runtime.platform(), Role::Admin);
     runtime.session(project.into_iter().fold(principal, |who, project| who.with_role(project, Role::Admin)))
 }
 
-fn egress(scrub: bool) -> HttpEgress {
+pub fn egress(scrub: bool) -> HttpEgress {
     let here = "127.0.0.1/32".parse().unwrap();
     let policy = EgressPolicy::new().allow_network(here).unwrap().allow_plain_http_credentials(here).unwrap();
     let builder = HttpEgress::builder(Guard::new(policy, Arc::new(SystemResolver)));
     let builder = if scrub { builder } else { builder.dangerous().without_response_scrubbing() };
     builder.build().unwrap()
 }
+
+/// Returns what it was given, and logs it.
+pub const LOGGED: &str =
+    "export const code = async (params) => { console.log(JSON.stringify(params)); return params; };";
 
 /// Returns what `Debug` makes of them.
 async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer) -> String {
@@ -241,13 +245,19 @@ async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer)
         Placement::Body { pointer: "/auth/key".to_owned(), field: field() },
         Placement::Query { name: "key".to_owned(), field: field() },
     ];
+    let keyed = vec![Placement::Header { name: "X-Key".to_owned(), field: "token".to_owned() }];
+    let basic = ConnectionValue::BasicAuth { username: "ada".to_owned(), password: secrets.password.as_str().into() };
     for (name, value, placements) in [
         ("api", custom("token", &secrets.api), vec![]),
         ("odd", custom("key", &secrets.odd), places),
+        ("basic", basic, vec![]),
+        ("keyed", custom("token", &secrets.header), keyed),
         ("hook", text(&secrets.hook), vec![]),
         ("signing", text(&secrets.signing), vec![]),
     ] {
-        let connection = Connection::new(name, value, placements, vec![]).unwrap();
+        // A user name and a password do not say where they belong.
+        let origins = if name == "basic" { vec![Origin::of_url(&peer.url()).unwrap()] } else { vec![] };
+        let connection = Connection::new(name, value, placements, origins).unwrap();
         admin.put_connection(&connection).await.unwrap();
         shown.push_str(&format!("{connection:?}"));
     }
@@ -262,7 +272,7 @@ async fn publish(admin: &ProjectSession, authentication: &Value) -> (FlowId, Str
         "triggers": [{ "name": "hook", "type": "webhook", "settings": { "authentication": authentication } }],
         "steps": [
             { "name": "prepare", "type": "code", "settings": {
-                "sourceCode": { "code": "export const code = async (params) => params;" },
+                "sourceCode": { "code": LOGGED },
                 "input": { "token": "{{connections.api.token}}", "whole": "{{connections.odd}}", "event": "{{trigger.body}}" },
             } },
             // Placed by the connection, and in the query; the error of a failed one stays in the run.

@@ -8,6 +8,10 @@ pub struct Secrets {
     pub api: String,
     /// With characters that every format writes differently.
     pub odd: String,
+    /// The password of a user.
+    pub password: String,
+    /// What goes into a header of its own.
+    pub header: String,
     /// What a sender shows in a header.
     pub hook: String,
     /// What a sender signs with.
@@ -52,22 +56,30 @@ impl Secrets {
         getrandom::fill(&mut root).unwrap();
         let odd = format!("{}\"\\/+é%{}", random(16), random(18));
         let payloads = Payloads::generate();
-        Self { api: random(40), odd, hook: random(40), signing: random(40), root, payloads }
+        let (password, header) = (random(40), random(40));
+        Self { api: random(40), odd, password, header, hook: random(40), signing: random(40), root, payloads }
+    }
+
+    /// The credentials, by connection.
+    pub fn credentials(&self) -> [(&'static str, &str); 6] {
+        [
+            ("api", &self.api),
+            ("odd", &self.odd),
+            ("basic", &self.password),
+            ("keyed", &self.header),
+            ("hook", &self.hook),
+            ("signing", &self.signing),
+        ]
     }
 
     pub fn search(&self) -> Search {
-        let named = [("api", &self.api), ("odd", &self.odd), ("hook", &self.hook), ("signing", &self.signing)];
-        Search::new(named.map(|(name, secret)| (name, secret.as_str())))
+        Search::new(self.credentials())
     }
 
     /// For places that may hold neither credentials nor payloads, nor `tokens`.
     pub fn search_all(&self, tokens: &[String]) -> Search {
         let Payloads { event, job, answer, early, child, item, manual, sample } = &self.payloads;
         let named = [
-            ("api", &self.api),
-            ("odd", &self.odd),
-            ("hook", &self.hook),
-            ("signing", &self.signing),
             ("event", event),
             ("job", job),
             ("answer", answer),
@@ -78,7 +90,8 @@ impl Secrets {
             ("sample", sample),
         ];
         let tokens = tokens.iter().map(|token| ("resume token", token));
-        Search::new(named.into_iter().chain(tokens).map(|(name, secret)| (name, secret.as_str())))
+        let others = named.into_iter().chain(tokens).map(|(name, secret)| (name, secret.as_str()));
+        Search::new(self.credentials().into_iter().chain(others))
     }
 }
 

@@ -34,7 +34,17 @@ impl Search {
 
     /// Names of secrets and forms that are in `hay`.
     pub fn find(&self, hay: &[u8]) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
+        self.places(hay).into_iter().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// How often any form of any secret is in `hay`.
+    pub fn count(&self, hay: &[u8]) -> usize {
+        self.places(hay).len()
+    }
+
+    /// Every form that is in `hay`, and where.
+    pub fn places(&self, hay: &[u8]) -> Vec<(&str, usize)> {
+        let mut found = Vec::new();
         // Most places are ruled out by two bytes, for a fraction of a look-up.
         let mut begins = vec![false; 1 << 16];
         for start in self.forms.keys() {
@@ -47,7 +57,7 @@ impl Search {
             let Some(start) = hay[at..].first_chunk::<START>() else { break };
             for (name, form) in self.forms.get(start).into_iter().flatten() {
                 if hay[at..].starts_with(form) {
-                    found.insert(name.clone());
+                    found.push((name.as_str(), at));
                 }
             }
         }

@@ -27,6 +27,11 @@ pub fn captured() -> String {
     LOG.lock().unwrap().clone()
 }
 
+/// Forgets what was logged so far.
+pub fn forget() {
+    LOG.lock().unwrap().clear();
+}
+
 struct Capture;
 
 impl<S: Subscriber> Layer<S> for Capture {

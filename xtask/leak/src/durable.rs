@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     secrets::Secrets,
-    world::{Seen, World},
+    world::{LOGGED, Seen, World},
 };
 
 /// What came of it.
@@ -146,7 +146,7 @@ impl World {
         let wait = |name: &str| json!({ "name": name, "type": "wait", "settings": { "mode": "webhook", "timeoutMs": 600_000 } });
         let tokens = json!(["{{$wait.hold.token}}", "{{$wait.later.token}}"]);
         let script = |name: &str, input: Value| {
-            let code = json!({ "code": "export const code = async (params) => params;" });
+            let code = json!({ "code": LOGGED });
             json!({ "name": name, "type": "code", "settings": { "sourceCode": code, "input": input } })
         };
         let before = script("before", json!({ "token": "as {{$wait.hold.token}}." }));
@@ -206,7 +206,7 @@ impl World {
         let source = json!({
             "triggers": [{ "type": "canary.items", "settings": settings, "pollIntervalMs": 1_000 }],
             "steps": [{ "name": "keep", "type": "code", "settings": {
-                "sourceCode": { "code": "export const code = async (params) => params;" }, "input": { "all": "{{trigger}}" } } }],
+                "sourceCode": { "code": LOGGED }, "input": { "all": "{{trigger}}" } } }],
         });
         let flow = self.publish(&source).await;
         let seen = self.first_of(flow).await;
@@ -233,24 +233,24 @@ impl World {
         panic!("no run began");
     }
 
-    async fn publish(&self, source: &Value) -> FlowId {
+    pub(crate) async fn publish(&self, source: &Value) -> FlowId {
         let flow = self.admin().create_flow(source.to_string().as_bytes()).await.unwrap();
         self.admin().publish_flow(flow.id).await.unwrap();
         flow.id
     }
 
-    async fn finished(&self, flow: FlowId, payload: Value) -> Seen {
+    pub(crate) async fn finished(&self, flow: FlowId, payload: Value) -> Seen {
         let run = self.admin().start_run(flow, payload).await.unwrap();
         self.ended(run).await
     }
 }
 
-fn manual(steps: Value) -> Value {
+pub(crate) fn manual(steps: Value) -> Value {
     json!({ "triggers": [{ "type": "manual" }], "steps": steps })
 }
 
 /// A request with both credentials, which come back in `form`.
-fn send(name: &str, form: &str, value: Value) -> Value {
+pub(crate) fn send(name: &str, form: &str, value: Value) -> Value {
     json!({ "name": name, "type": "http.request", "settings": {
         "method": "POST", "url": format!("{{{{connections.api.url}}}}/echo/{form}"),
         "headers": { "Authorization": "Bearer {{connections.api.token}}" },
