@@ -3,16 +3,21 @@
 //! Flow code, pieces and journals never hold a value of a secret field; they hold placeholder text. The values live in
 //! `secrecy` types, wiped on drop, with no way to print or serialise them by accident.
 
+pub mod definition;
+mod oauth;
 mod origin;
 mod placement;
+mod terms;
 
 use std::{collections::BTreeMap, fmt};
 
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::{
+    oauth::{ClientAuth, OAuth2, OAuthApp, OAuthGrant, OAuthTokens, PendingGrant, Renewal},
     origin::Origin,
     placement::{HmacAlgorithm, JwtAlgorithm, KeyEncoding, MacEncoding, Placement, RESERVED_HEADERS},
+    terms::{ConnectionFault, ConnectionStatus, ConnectionTerms, FaultReason, ValidationRequest},
 };
 
 /// A connection as its owner defines it. Built once, checked by [`Connection::new`], sealed by the vault.
@@ -22,6 +27,8 @@ pub struct Connection {
     value: ConnectionValue,
     placements: Vec<Placement>,
     origins: Vec<Origin>,
+    terms: ConnectionTerms,
+    fault: Option<ConnectionFault>,
 }
 
 impl Connection {
@@ -48,7 +55,7 @@ impl Connection {
         let placements = if placements.is_empty() { value.default_placements() } else { placements };
         placements.iter().try_for_each(|placement| placement.check(&value))?;
         let origins = if origins.is_empty() { value.default_origins()? } else { origins };
-        Ok(Self { name, value, placements, origins })
+        Ok(Self { name, value, placements, origins, terms: ConnectionTerms::default(), fault: None })
     }
 
     /// The name flows use.
@@ -91,6 +98,8 @@ pub enum ConnectionValue {
         /// The fields by name.
         fields: BTreeMap<String, FieldValue>,
     },
+    /// OAuth 2.0 (RFC 6749). Fields: `access_token`, and clear `token_type`, `scope`, `expires_at`; none before it is connected.
+    OAuth2(Box<OAuth2>),
     /// One secret. Field: `secret_text`.
     SecretText {
         /// The secret.
@@ -113,6 +122,7 @@ impl ConnectionValue {
         match self {
             Self::BasicAuth { .. } => "BASIC_AUTH",
             Self::CustomAuth { .. } => "CUSTOM_AUTH",
+            Self::OAuth2(_) => "OAUTH2",
             Self::SecretText { .. } => "SECRET_TEXT",
         }
     }
@@ -130,8 +140,18 @@ impl ConnectionValue {
                     FieldValue::Secret(secret) => (name.as_str(), Field::Secret(secret)),
                 })
                 .collect(),
+            Self::OAuth2(oauth) => oauth.tokens().map(oauth_fields).unwrap_or_default(),
             Self::SecretText { secret } => vec![("secret_text", Field::Secret(secret))],
         }
+    }
+
+    /// Secrets that are in no field: for the token endpoint alone, and never to be seen in any output either.
+    pub fn hidden_secrets(&self) -> impl Iterator<Item = &SecretString> {
+        let oauth = match self {
+            Self::OAuth2(oauth) => Some(oauth),
+            _ => None,
+        };
+        oauth.into_iter().flat_map(|oauth| oauth.hidden_secrets())
     }
 
     /// The only secret field, if there is exactly one: what a bare `{{connections.name}}` stands for.
@@ -148,6 +168,9 @@ impl ConnectionValue {
     }
 
     fn check(&self) -> Result<(), ConnectionError> {
+        if let Self::OAuth2(oauth) = self {
+            return oauth.check();
+        }
         if let Self::BasicAuth { username, .. } = self
             && username.contains(':')
         {
@@ -203,6 +226,7 @@ impl ConnectionValue {
         match self {
             Self::BasicAuth { .. } => vec![Placement::Basic],
             Self::CustomAuth { fields } if fields.contains_key("secretAccessKey") => Vec::new(),
+            Self::OAuth2(_) => vec![Placement::Bearer { field: ACCESS_TOKEN.to_owned() }],
             Self::CustomAuth { .. } | Self::SecretText { .. } => self
                 .single_secret()
                 .map(|(field, _)| vec![Placement::Bearer { field: field.to_owned() }])
@@ -292,6 +316,22 @@ pub enum ConnectionError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A term that cannot be.
+    #[error("`{term}` {reason}")]
+    Terms {
+        /// Which.
+        term: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+}
+
+fn oauth_fields(tokens: &OAuthTokens) -> Vec<(&str, Field<'_>)> {
+    let mut fields =
+        vec![(ACCESS_TOKEN, Field::Secret(tokens.access())), ("token_type", Field::Clear(tokens.token_type()))];
+    fields.extend(tokens.scope().map(|scope| ("scope", Field::Clear(scope))));
+    fields.push(("expires_at", Field::Clear(tokens.expires_text())));
+    fields
 }
 
 /// Scheme and port of a server that a connection names by `host`.
@@ -319,6 +359,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), ConnectionError> {
     }
 }
 
+/// The field of an OAuth 2.0 connection that holds the access token.
+pub const ACCESS_TOKEN: &str = "access_token";
 const MAX_FIELDS: usize = 32;
 const MAX_FIELD_BYTES: usize = 16 << 10;
 /// What is searched for in all output costs time and memory in proportion to these two.

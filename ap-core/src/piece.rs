@@ -22,6 +22,11 @@ pub trait Piece: fmt::Debug + Send + Sync {
     fn description(&self) -> &str;
     /// Which credential its actions take, if any.
     fn auth(&self) -> Option<AuthSchema>;
+    /// The fields of its `CUSTOM_AUTH` connections; those that are [`sensitive`](crate::property::Property::sensitive) are
+    /// secret. `None`, as for most pieces: whoever makes a connection says it.
+    fn custom_auth(&self) -> Option<Properties> {
+        None
+    }
     /// Its actions; the first is what a bare `http` means.
     fn actions(&self) -> Vec<Arc<dyn Action>>;
     /// Its triggers.

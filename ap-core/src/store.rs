@@ -225,8 +225,9 @@ pub enum StoreError {
         /// Its revision now.
         current: Revision,
     },
-    /// The lease was lost: another worker, or a restart, owns the run now. Drop all work on it.
-    #[error("the lease on this run is no longer held")]
+    /// The lease was lost: another worker, or a restart, owns the run now. Drop all work on it. Or somebody else renews the
+    /// connection.
+    #[error("the lease is no longer held")]
     Fenced,
     /// No such record in this project. A record of another project reports the same.
     #[error("{entity} not found")]

@@ -5,7 +5,14 @@
 
 use std::{collections::BTreeMap, io};
 
-use ap_core::connection::{Connection, ConnectionValue, Field, FieldValue, Origin, Placement};
+use ap_core::{
+    connection::{
+        ACCESS_TOKEN, Connection, ConnectionFault, ConnectionTerms, ConnectionValue, Field, FieldValue, OAuth2,
+        OAuthApp, OAuthTokens, Origin, PendingGrant, Placement,
+    },
+    store::LookupHash,
+    time::Timestamp,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -23,15 +30,19 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
     if !TYPES.contains(&type_name) {
         return Err(VaultError::UnsupportedConnection { type_name });
     }
-    let encoded: Vec<(&str, bool, Zeroizing<String>)> = connection
-        .value()
-        .fields()
-        .into_iter()
-        .map(|(name, field)| match field {
-            Field::Clear(text) => (name, false, encode(text)),
-            Field::Secret(secret) => (name, true, encode(secret.expose_secret())),
-        })
-        .collect();
+    let encoded = match connection.oauth() {
+        Some(oauth) => oauth_secrets(oauth),
+        None => connection
+            .value()
+            .fields()
+            .into_iter()
+            .map(|(name, field)| match field {
+                Field::Clear(text) => (name, false, encode(text)),
+                Field::Secret(secret) => (name, true, encode(secret.expose_secret())),
+            })
+            .collect(),
+    };
+    let terms = connection.terms();
     let stored = Stored {
         v: VERSION,
         name: connection.name(),
@@ -39,6 +50,9 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
         fields: encoded.iter().map(|(name, secret, value)| StoredField { name, secret: *secret, value }).collect(),
         placements: connection.placements().to_vec(),
         origins: connection.origins().to_vec(),
+        terms: (*terms != ConnectionTerms::default()).then(|| terms.clone()),
+        fault: connection.fault(),
+        oauth: connection.oauth().map(stored_oauth),
     };
     let unsupported = |_: serde_json::Error| VaultError::UnsupportedConnection { type_name };
     // Measured first: a buffer that grows leaves unwiped copies of its beginning behind.
@@ -78,6 +92,8 @@ fn try_decode(json: &[u8]) -> Result<Connection, &'static str> {
         }
     }
     let value = match (stored.r#type, fields.len()) {
+        (OAUTH2, _) => oauth(&mut fields, stored.oauth.ok_or("OAuth 2.0 without its client and tokens")?)?,
+        (_, _) if stored.oauth.is_some() => return Err("OAuth 2.0 in another type of connection"),
         (BASIC_AUTH, 2) => match (fields.remove("username"), fields.remove("password")) {
             (Some(FieldValue::Clear(username)), Some(FieldValue::Secret(password))) => {
                 ConnectionValue::BasicAuth { username, password }
@@ -91,7 +107,73 @@ fn try_decode(json: &[u8]) -> Result<Connection, &'static str> {
         },
         _ => return Err("unknown type of connection, or fields it does not have"),
     };
-    Connection::new(stored.name, value, stored.placements, stored.origins).map_err(|_| "refused as a new connection")
+    let connection = Connection::new(stored.name, value, stored.placements, stored.origins);
+    let connection = connection.and_then(|connection| connection.with_terms(stored.terms.unwrap_or_default()));
+    connection.map(|connection| connection.with_fault(stored.fault)).map_err(|_| "refused as a new connection")
+}
+
+fn oauth_secrets(oauth: &OAuth2) -> Vec<(&'static str, bool, Zeroizing<String>)> {
+    let tokens = oauth.tokens();
+    let secrets = [
+        (ACCESS_TOKEN, tokens.map(OAuthTokens::access)),
+        (REFRESH_TOKEN, tokens.and_then(OAuthTokens::refresh)),
+        (CLIENT_SECRET, oauth.client_secret()),
+        (CODE_VERIFIER, oauth.pending().map(|pending| &pending.verifier)),
+    ];
+    let there = secrets.into_iter().filter_map(|(name, secret)| Some((name, true, encode(secret?.expose_secret()))));
+    there.collect()
+}
+
+fn stored_oauth(oauth: &OAuth2) -> StoredOAuth {
+    StoredOAuth {
+        app: oauth.app().cloned(),
+        tokens: oauth.tokens().map(|tokens| StoredTokens {
+            issued: tokens.issued(),
+            expires: tokens.expires(),
+            scope: tokens.scope().map(str::to_owned),
+        }),
+        pending: oauth.pending().map(|pending| StoredPending {
+            state: STANDARD.encode(pending.state.0),
+            principal: pending.principal.clone(),
+            expires: pending.expires,
+        }),
+    }
+}
+
+fn oauth(fields: &mut BTreeMap<String, FieldValue>, stored: StoredOAuth) -> Result<ConnectionValue, &'static str> {
+    let mut secret = |name: &str| match fields.remove(name) {
+        None => Ok(None),
+        Some(FieldValue::Secret(secret)) => Ok(Some(secret)),
+        Some(FieldValue::Clear(_)) => Err("a secret of OAuth 2.0 that is marked clear"),
+    };
+    let (access, refresh) = (secret(ACCESS_TOKEN)?, secret(REFRESH_TOKEN)?);
+    let (client_secret, verifier) = (secret(CLIENT_SECRET)?, secret(CODE_VERIFIER)?);
+    if !fields.is_empty() {
+        return Err("a field that OAuth 2.0 does not have");
+    }
+    let tokens = match (stored.tokens, access) {
+        (Some(StoredTokens { issued, expires, scope }), Some(access)) => {
+            Some(OAuthTokens::bearer(access, issued).with_expiry(expires).with_scope(scope).with_refresh(refresh))
+        }
+        (None, None) if refresh.is_none() => None,
+        _ => return Err("tokens of OAuth 2.0 that are there by half"),
+    };
+    let pending = match (stored.pending, verifier) {
+        (Some(StoredPending { state, principal, expires }), Some(verifier)) => {
+            let state = STANDARD.decode(state).ok().and_then(|state| state.try_into().ok());
+            let state = LookupHash(state.ok_or("a state that is no hash")?);
+            Some(PendingGrant { state, verifier, principal, expires })
+        }
+        (None, None) => None,
+        _ => return Err("an authorization that is there by half"),
+    };
+    let oauth = match (stored.app, tokens) {
+        (Some(app), None) => OAuth2::client(app, client_secret),
+        (Some(app), Some(tokens)) => OAuth2::client(app, client_secret).with_tokens(tokens),
+        (None, Some(tokens)) if client_secret.is_none() => OAuth2::of_tokens(tokens),
+        (None, _) => return Err("OAuth 2.0 without client and tokens"),
+    };
+    Ok(ConnectionValue::OAuth2(Box::new(oauth.with_pending(pending))))
 }
 
 /// Borrows everything that may be secret; no owner of a secret type is ever serialised.
@@ -105,6 +187,42 @@ struct Stored<'a> {
     fields: Vec<StoredField<'a>>,
     placements: Vec<Placement>,
     origins: Vec<Origin>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    terms: Option<ConnectionTerms>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fault: Option<ConnectionFault>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    oauth: Option<StoredOAuth>,
+}
+
+/// What of OAuth 2.0 is not secret. The secrets are fields.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredOAuth {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    app: Option<OAuthApp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokens: Option<StoredTokens>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pending: Option<StoredPending>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredTokens {
+    issued: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredPending {
+    state: String,
+    principal: String,
+    expires: Timestamp,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,8 +267,12 @@ fn decode(digits: &str) -> Option<Zeroizing<String>> {
 const VERSION: u8 = 1;
 const BASIC_AUTH: &str = "BASIC_AUTH";
 const CUSTOM_AUTH: &str = "CUSTOM_AUTH";
+const OAUTH2: &str = "OAUTH2";
 const SECRET_TEXT: &str = "SECRET_TEXT";
-const TYPES: [&str; 3] = [BASIC_AUTH, CUSTOM_AUTH, SECRET_TEXT];
+const TYPES: [&str; 4] = [BASIC_AUTH, CUSTOM_AUTH, OAUTH2, SECRET_TEXT];
+const REFRESH_TOKEN: &str = "refresh_token";
+const CLIENT_SECRET: &str = "client_secret";
+const CODE_VERIFIER: &str = "code_verifier";
 
 #[cfg(test)]
 mod tests {
@@ -202,6 +324,73 @@ mod tests {
             ("base_url".to_owned(), false, "https://api.example/v1".to_owned()),
         ]);
         assert_round_trip(&Connection::new("api", two, vec![], vec![]).unwrap());
+    }
+
+    fn oauth_connection() -> Connection {
+        let app = r#"{ "clientId": "me", "tokenUrl": "https://id.example/token", "scope": "a b",
+            "authorizationUrl": "https://id.example/auth", "redirectUrl": "https://host.example/callback" }"#;
+        let tokens = OAuthTokens::bearer("access-token".into(), Timestamp::from_millis(1_000))
+            .with_refresh(Some("refresh-token".into()))
+            .with_scope(Some("a".to_owned()))
+            .with_expiry(Some(Timestamp::from_millis(2_000)));
+        let pending = PendingGrant {
+            state: LookupHash([9; 32]),
+            verifier: "code-verifier".into(),
+            principal: "usr_1".to_owned(),
+            expires: Timestamp::from_millis(3_000),
+        };
+        let oauth = OAuth2::client(serde_json::from_str(app).unwrap(), Some("client-secret".into()));
+        let oauth = oauth.with_tokens(tokens).with_pending(Some(pending));
+        let origin = Origin::of_url("https://api.example").unwrap();
+        let fault = ConnectionFault {
+            at: Timestamp::from_millis(4_000),
+            reason: ap_core::connection::FaultReason::GrantRejected,
+        };
+        Connection::new("api", ConnectionValue::OAuth2(Box::new(oauth)), vec![], vec![origin])
+            .unwrap()
+            .with_terms(ConnectionTerms { pieces: vec!["http".to_owned()], ..ConnectionTerms::default() })
+            .unwrap()
+            .with_fault(Some(fault))
+    }
+
+    #[test]
+    fn oauth_round_trips_with_its_hidden_secrets() {
+        let connection = oauth_connection();
+        assert_round_trip(&connection);
+        let json = encode_connection(&connection).unwrap();
+        let back = decode_connection(&json).unwrap();
+        assert_eq!((back.terms(), back.fault()), (connection.terms(), connection.fault()));
+        let secrets = |connection: &Connection| -> Vec<String> {
+            connection.value().hidden_secrets().map(|secret| secret.expose_secret().to_owned()).collect()
+        };
+        assert_eq!(secrets(&back), ["client-secret", "refresh-token", "code-verifier"]);
+        let (old, new) = (connection.oauth().unwrap(), back.oauth().unwrap());
+        assert_eq!(old.app(), new.app());
+        assert_eq!(old.tokens().unwrap().expires(), new.tokens().unwrap().expires());
+        assert_eq!(old.pending().unwrap().state, new.pending().unwrap().state);
+        assert_eq!(json.len(), json.capacity());
+    }
+
+    #[test]
+    fn halves_of_oauth_are_refused() {
+        let json = String::from_utf8(encode_connection(&oauth_connection()).unwrap().to_vec()).unwrap();
+        let field = |name: &str| {
+            let start = json.find(&format!("{{\"name\":\"{name}\"")).unwrap();
+            let end = json[start..].find('}').unwrap() + start + 1;
+            json[start..end].to_owned()
+        };
+        let clear = |name: &str| field(name).replace("true", "false");
+        for wrong in [
+            json.replace(&format!("{},", field("access_token")), ""),
+            json.replace(&format!(",{}", field("code_verifier")), ""),
+            json.replace(&field("refresh_token"), &clear("refresh_token")),
+            json.replace("refresh_token", "another"),
+            json.replace("\"type\":\"OAUTH2\"", "\"type\":\"CUSTOM_AUTH\""),
+            json.replace("\"issued\"", "\"issue\""),
+        ] {
+            assert_ne!(wrong, json);
+            assert!(decode_connection(wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ConnectionError, ConnectionValue, Field};
+use super::{ACCESS_TOKEN, ConnectionError, ConnectionValue, Field};
 
 /// One place a secret may be put. Egress substitutes nowhere else, and never in a host or path.
 ///
@@ -218,6 +218,8 @@ impl Placement {
             Some(field) if has(field, false) => {
                 refuse(format!("field `{field}` is not secret, so it needs no placement"))
             }
+            // Not connected yet.
+            Some(ACCESS_TOKEN) if matches!(value, ConnectionValue::OAuth2(_)) => Ok(()),
             Some(field) => refuse(format!("there is no field `{field}`")),
         }
     }
