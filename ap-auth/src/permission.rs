@@ -58,8 +58,12 @@ permissions! {
     AuditRead = "audit.read" in ProjectId;
     /// Deleting a connection.
     ConnectionDelete = "connection.delete" in ProjectId;
+    /// Keeping connections for all projects or for one: those of the platform, and predefined ones.
+    ConnectionProvision = "connection.provision" in PlatformId;
     /// Seeing which connections exist: name, type, placements and origins. No permission shows a credential.
     ConnectionRead = "connection.read" in ProjectId;
+    /// Letting scripts have the secrets of a connection.
+    ConnectionReveal = "connection.reveal" in ProjectId;
     /// Creating and replacing connections; what is written cannot be read back.
     ConnectionWrite = "connection.write" in ProjectId;
     /// Deleting a flow with all its versions.
@@ -158,7 +162,9 @@ mod tests {
             [
                 "audit.read",
                 "connection.delete",
+                "connection.provision",
                 "connection.read",
+                "connection.reveal",
                 "connection.write",
                 "flow.delete",
                 "flow.publish",

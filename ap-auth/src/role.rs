@@ -54,6 +54,8 @@ impl Role {
             | Permission::StepTest => matches!(self, Self::Admin | Self::Editor),
             Permission::AuditRead
             | Permission::ConnectionDelete
+            | Permission::ConnectionProvision
+            | Permission::ConnectionReveal
             | Permission::FlowDelete
             | Permission::PlatformAuditRead
             | Permission::ProjectCreate

@@ -7,10 +7,13 @@ use ap_auth::{
     principal::{Actor, Identity},
 };
 use ap_core::{
-    audit::AuditRecord,
-    connection::{Connection, Field},
-    flow::ValidFlow,
-    id::ConnectionId,
+    audit::{AuditOutcome, AuditRecord},
+    connection::{ACCESS_TOKEN, Connection, ConnectionStatus, Field, Renewal},
+    flow::{StepKind, ValidFlow},
+    id::{ConnectionId, ProjectId},
+    piece::ActionError,
+    run::{StepError, StepErrorKind},
+    scope::Scope,
     store::StoreError,
 };
 use ap_crypto::vault::TenantKeys;
@@ -18,34 +21,90 @@ use serde_json::Value;
 
 use crate::{
     egress::credential::{RunConnection, RunCredentials, Stands},
-    engine::{ActionCall, ConnectionView, ConnectionViews},
+    engine::{ActionCall, CodeCall, ConnectionView, ConnectionViews},
     journal::RunError,
     kernel::Kernel,
     records,
-    store::Claimed,
+    store::{Claimed, ConnectionRecord},
 };
 
-/// Looks up the connections of one run.
+/// Looks up the connections of one run. A clone goes its own way from there.
+#[derive(Clone)]
 pub(crate) struct CredentialLoader {
     claimed: Claimed,
     names: BTreeSet<String>,
     /// The connections of the last look-up, as the run sees them.
-    seen: Vec<(ConnectionId, String, ConnectionView)>,
+    seen: Vec<Seen>,
     current: Arc<RunCredentials>,
+}
+
+/// A connection, as the run sees it. Holds no secret.
+#[derive(Clone)]
+struct Seen {
+    id: ConnectionId,
+    owner: Scope,
+    name: String,
+    view: ConnectionView,
+    pieces: Vec<String>,
+    revealed: bool,
+    status: ConnectionStatus,
+    /// What the provider said against it.
+    fault: Option<String>,
+    due: bool,
+}
+
+/// A connection that was looked up, and whose it is.
+pub(crate) struct Found {
+    pub(crate) record: ConnectionRecord,
+    pub(crate) connection: Connection,
+}
+
+impl Kernel {
+    /// The connection that a project calls so: its own, else one of the platform that it was given.
+    pub(crate) async fn find_connection(
+        &self,
+        keys: &TenantKeys,
+        project: ProjectId,
+        name: &str,
+    ) -> Result<Option<Found>, RunError> {
+        match self.backend.connection(records::connection_name(keys, name), project.into()).await {
+            Ok(record) => {
+                let connection = records::open_connection(keys, &record, name)?;
+                return Ok(Some(Found { record, connection }));
+            }
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let shared = self.backend.shared_connection(records::shared_connection_name(keys, name), project).await;
+        let (shared, record) = match shared {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let platform = self.keyring.tenant(record.owner).await?;
+        let connection = records::open_shared_connection((keys, &platform), (&shared, &record))?;
+        if connection.name() != name {
+            return Err(ap_crypto::error::VaultError::Unopenable.into());
+        }
+        Ok(Some(Found { record, connection }))
+    }
 }
 
 impl CredentialLoader {
     /// For the connections that the steps of `flow` name; those of its trigger are the door's.
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
         let steps = flow.connections().iter().filter(|used| used.pointer.starts_with("/steps"));
-        let names = steps.map(|used| used.name.clone()).collect();
-        Self { claimed, names, seen: Vec::new(), current: Arc::default() }
+        Self::of_names(claimed, steps.map(|used| used.name.clone()).collect())
     }
 
     /// For the connections that the trigger of `flow` names: a poll's. `claimed` stands in for a run.
     pub(crate) fn for_trigger(claimed: Claimed, flow: &ValidFlow) -> Self {
         let trigger = flow.connections().iter().filter(|used| !used.pointer.starts_with("/steps"));
-        let names = trigger.map(|used| used.name.clone()).collect();
+        Self::of_names(claimed, trigger.map(|used| used.name.clone()).collect())
+    }
+
+    /// For these connections; `claimed` stands in for a run.
+    pub(crate) fn of_names(claimed: Claimed, names: BTreeSet<String>) -> Self {
         Self { claimed, names, seen: Vec::new(), current: Arc::default() }
     }
 
@@ -54,24 +113,123 @@ impl CredentialLoader {
         if self.names.is_empty() {
             return Ok(());
         }
+        let now = kernel.clock.now();
         let (mut seen, mut bound) = (Vec::new(), Vec::new());
         for name in &self.names {
-            let hash = records::connection_name(keys, name);
-            let record = match kernel.backend.connection(hash, self.claimed.lease.project).await {
-                Ok(record) => record,
-                // A template that reads it says so, with the step and the place.
-                Err(StoreError::NotFound { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let connection = records::open_connection(keys, &record, name)?;
+            // A template that reads what is not there says so, with the step and the place.
+            let Some(found) = kernel.find_connection(keys, self.claimed.lease.project, name).await? else { continue };
+            let Found { record, connection } = found;
             let view = self.view(keys, record.id, &connection);
             let placeholders = placeholders(&view);
-            seen.push((record.id, name.clone(), view));
+            let renewal = connection.oauth().map(|oauth| oauth.renewal(now));
+            seen.push(Seen {
+                id: record.id,
+                owner: record.owner,
+                name: name.clone(),
+                view,
+                pieces: connection.terms().pieces.clone(),
+                revealed: connection.terms().reveal_to_code,
+                status: connection.status(now),
+                fault: connection.fault().map(|fault| fault.reason.to_string()),
+                due: matches!(renewal, Some(Renewal::Due { .. })),
+            });
             bound.push(RunConnection { id: record.id, connection, placeholders });
         }
         self.seen = seen;
         self.current = Arc::new(RunCredentials::new(bound)?);
         Ok(())
+    }
+
+    /// What `piece` needs to act on `input`: every connection that stands there is good, and tokens that are due are renewed.
+    /// Returns the credentials of this very attempt.
+    ///
+    /// # Errors
+    /// What the step fails with, before anything was sent: [`StepErrorKind::Connection`] if somebody has to do something about
+    /// the connection, [`StepErrorKind::OutcomeTransient`] if trying again may help.
+    pub(crate) async fn ready(
+        &mut self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        (piece, input): (&str, &Value),
+    ) -> Result<Arc<RunCredentials>, ActionError> {
+        self.make_ready(kernel, keys, Some(piece), input).await
+    }
+
+    /// As [`CredentialLoader::ready`], for no piece: to find out whether the connection is good.
+    pub(crate) async fn ready_to_check(
+        &mut self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        input: &Value,
+    ) -> Result<Arc<RunCredentials>, ActionError> {
+        self.make_ready(kernel, keys, None, input).await
+    }
+
+    async fn make_ready(
+        &mut self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        piece: Option<&str>,
+        input: &Value,
+    ) -> Result<Arc<RunCredentials>, ActionError> {
+        let used: Vec<Seen> = self.seen.iter().filter(|seen| mentions(input, &seen.view)).cloned().collect();
+        let mut renewed = false;
+        for seen in &used {
+            if let Some(piece) = piece.filter(|piece| !seen.serves(piece)) {
+                return Err(seen.not_for(piece).into());
+            }
+            if seen.status != ConnectionStatus::Active {
+                return Err(seen.not_good().into());
+            }
+            if seen.due {
+                kernel.renew_connection(seen.owner, &seen.name).await.map_err(|failed| failed.of_step(&seen.name))?;
+                renewed = true;
+            }
+        }
+        if renewed {
+            self.refresh(kernel, keys).await.map_err(|error| {
+                tracing::warn!(%error, "connections cannot be read after a renewal");
+                StepError::new(StepErrorKind::OutcomeTransient, "a connection cannot be read now")
+            })?;
+        }
+        Ok(self.current())
+    }
+
+    /// Why `piece` may not act on `input`, if a connection stands there that is not for it, and what the audit says of that.
+    pub(crate) fn denied(
+        &self,
+        (kernel, keys): (&Kernel, &TenantKeys),
+        (piece, input): (&str, &Value),
+        by_whom: impl Fn(AuditEvent) -> AuditEvent,
+    ) -> Result<Option<(StepError, AuditRecord)>, RunError> {
+        let mut used = self.seen.iter().filter(|seen| mentions(input, &seen.view));
+        let Some(seen) = used.find(|seen| !seen.serves(piece)) else { return Ok(None) };
+        let event = by_whom(self.event(kernel, "connection.use", seen)).with_detail("piece", piece);
+        let error = seen.not_for(piece);
+        let event = event.with_outcome(AuditOutcome::Denied, &error.message);
+        Ok(Some((error, kernel.seal_event(keys, &event)?)))
+    }
+
+    /// One audit record per connection whose secrets the parameters of a script will show it.
+    pub(crate) fn audit_reveals(
+        &self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        call: &CodeCall,
+    ) -> Result<Vec<AuditRecord>, RunError> {
+        let revealed = self.seen.iter().filter(|seen| seen.revealed && mentions(&call.params, &seen.view));
+        revealed
+            .map(|seen| {
+                let event = self.event(kernel, "connection.reveal", seen);
+                let event = event.with_resource(self.claimed.lease.run).with_detail("step", call.path.as_str());
+                kernel.seal_event(keys, &event.with_detail("attempt", u64::from(call.attempt)))
+            })
+            .collect()
+    }
+
+    /// The placeholder that stands for the whole of this connection, if it is there.
+    pub(crate) fn whole(&self, name: &str) -> Option<&str> {
+        self.seen.iter().find(|seen| seen.name == name).map(|seen| seen.view.whole.as_str())
     }
 
     /// The connections as they were at the last look-up.
@@ -81,7 +239,7 @@ impl CredentialLoader {
 
     /// What the flow may see of its connections.
     pub(crate) fn views(&self) -> ConnectionViews {
-        self.seen.iter().map(|(_, name, view)| (name.clone(), view.clone())).collect()
+        self.seen.iter().map(|seen| (seen.name.clone(), seen.view.clone())).collect()
     }
 
     /// One audit record per connection whose placeholder stands in the input of `call`: written before it is used.
@@ -107,15 +265,15 @@ impl CredentialLoader {
         input: &Value,
         by_whom: impl Fn(AuditEvent) -> AuditEvent,
     ) -> Result<Vec<AuditRecord>, RunError> {
-        let used = self.seen.iter().filter(|(_, _, view)| mentions(input, view));
-        used.map(|(id, name, _)| {
-            let scope = self.claimed.lease.project.into();
-            let event = AuditEvent::by(&Actor::new(Identity::Engine), "connection.use", scope, kernel.clock.now())
-                .with_resource(id)
-                .with_detail("name", name.as_str());
-            kernel.seal_event(keys, &by_whom(event))
-        })
-        .collect()
+        let used = self.seen.iter().filter(|seen| mentions(input, &seen.view));
+        used.map(|seen| kernel.seal_event(keys, &by_whom(self.event(kernel, "connection.use", seen)))).collect()
+    }
+
+    fn event(&self, kernel: &Kernel, action: &str, seen: &Seen) -> AuditEvent {
+        let scope = self.claimed.lease.project.into();
+        AuditEvent::by(&Actor::new(Identity::Engine), action, scope, kernel.clock.now())
+            .with_resource(seen.id)
+            .with_detail("name", seen.name.as_str())
     }
 
     fn view(&self, keys: &TenantKeys, id: ConnectionId, connection: &Connection) -> ConnectionView {
@@ -130,12 +288,60 @@ impl CredentialLoader {
             ((*name).to_owned(), text)
         });
         let secret = fields.iter().filter(|(_, field)| matches!(field, Field::Secret(_)));
-        ConnectionView {
+        let mut view = ConnectionView {
             // No field has an empty name, so the whole cannot be mistaken for one.
             whole: placeholder(""),
             fields: shown.collect(),
             secret: secret.map(|(name, _)| (*name).to_owned()).collect(),
+        };
+        if let Some(oauth) = connection.oauth() {
+            // There from the beginning, so that a run that waits for its owner's consent can go on; also as the guide spells it.
+            let token = placeholder(ACCESS_TOKEN);
+            let expires = oauth.tokens().map(|tokens| tokens.expires_text().to_owned()).unwrap_or_default();
+            let known =
+                [(ACCESS_TOKEN, &token), ("accessToken", &token), ("expiresAt", &expires), ("expires_at", &expires)];
+            view.fields.extend(known.map(|(name, text)| (name.to_owned(), text.clone())));
+            view.secret = vec![ACCESS_TOKEN.to_owned()];
         }
+        view
+    }
+}
+
+impl Seen {
+    fn serves(&self, piece: &str) -> bool {
+        self.pieces.is_empty() || self.pieces.iter().any(|allowed| allowed == piece)
+    }
+
+    fn not_for(&self, piece: &str) -> StepError {
+        let (name, pieces) = (&self.name, self.pieces.join("`, `"));
+        let message = format!(
+            "connection `{name}` is not for the piece `{piece}`, only for `{pieces}`: add the piece to the connection, or use \
+             another one"
+        );
+        StepError::new(StepErrorKind::Connection, message)
+    }
+
+    fn not_good(&self) -> StepError {
+        let name = &self.name;
+        let message = match self.status {
+            ConnectionStatus::Missing => {
+                format!("connection `{name}` is not connected yet: its owner must authorise it")
+            }
+            ConnectionStatus::Expired => format!("connection `{name}` has expired: connect it again"),
+            _ => {
+                let fault = self.fault.as_deref().unwrap_or("it is in error");
+                format!("connection `{name}` cannot be used ({fault}): connect it again, or replace its credential")
+            }
+        };
+        StepError::new(StepErrorKind::Connection, message)
+    }
+}
+
+/// The piece whose action a step calls.
+pub(crate) fn piece_of<'f>(flow: &'f ValidFlow, step: &str) -> Option<&'f str> {
+    match &flow.step(step)?.kind {
+        StepKind::Piece(step) => Some(&step.piece),
+        _ => None,
     }
 }
 

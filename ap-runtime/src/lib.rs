@@ -32,6 +32,7 @@ mod flow_cache;
 mod flow_control;
 mod journal;
 mod kernel;
+mod oauth;
 mod records;
 mod replies;
 pub mod resume;

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::store::{ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord};
+use crate::store::{ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord, SharedConnection};
 
 /// What is sealed of a flow.
 pub(crate) struct FlowDetail {
@@ -101,7 +101,7 @@ pub(crate) fn open_flow_version(
 
 pub(crate) fn seal_connection(
     keys: &TenantKeys,
-    (id, owner): (ConnectionId, ProjectId),
+    (id, owner): (ConnectionId, Scope),
     revision: Revision,
     value: &Connection,
     entropy: &dyn Entropy,
@@ -122,7 +122,7 @@ pub(crate) fn open_connection(
 
 /// Opens a connection from a listing.
 pub(crate) fn open_listed_connection(keys: &TenantKeys, record: &ConnectionRecord) -> Result<Connection, VaultError> {
-    decode_connection(&keys.open(&connection(&record.id, record.project, record.revision), &record.sealed)?)
+    decode_connection(&keys.open(&connection(&record.id, record.owner, record.revision), &record.sealed)?)
 }
 
 pub(crate) fn seal_audit(
@@ -142,6 +142,48 @@ pub(crate) fn open_audit(keys: &TenantKeys, record: &AuditRecord) -> Result<Zero
 /// The hash under which a connection's name is looked up.
 pub(crate) fn connection_name(keys: &TenantKeys, name: &str) -> LookupHash {
     keys.lookup_hash("connection-name", &[name.as_bytes()])
+}
+
+/// The hash under which a project finds a connection of the platform that it was given.
+pub(crate) fn shared_connection_name(keys: &TenantKeys, name: &str) -> LookupHash {
+    keys.lookup_hash("shared-connection-name", &[name.as_bytes()])
+}
+
+/// What says that `project` was given a connection of the platform, under the project's own keys.
+pub(crate) fn seal_shared_connection(
+    keys: &TenantKeys,
+    (id, project): (ConnectionId, ProjectId),
+    name: &str,
+    entropy: &dyn Entropy,
+) -> Result<Sealed, VaultError> {
+    keys.seal(&shared_connection(&id, project), name.as_bytes(), entropy)
+}
+
+/// Opens a connection of the platform that a project was given: what says so must be the project's own, and both must name it
+/// alike.
+pub(crate) fn open_shared_connection(
+    (keys, platform): (&TenantKeys, &TenantKeys),
+    (shared, record): (&SharedConnection, &ConnectionRecord),
+) -> Result<Connection, VaultError> {
+    let name = keys.open(&shared_connection(&shared.connection, shared.project), &shared.sealed)?;
+    let connection = open_listed_connection(platform, record)?;
+    if connection.name().as_bytes() == name.as_slice() && record.id == shared.connection {
+        Ok(connection)
+    } else {
+        Err(VaultError::Unopenable)
+    }
+}
+
+fn shared_connection(id: &ConnectionId, project: ProjectId) -> SealContext<'_> {
+    let scope = project.into();
+    SealContext {
+        scope,
+        table: "shared_connections",
+        record: id.as_bytes(),
+        field: "name",
+        version: 1,
+        purpose: AT_REST,
+    }
 }
 
 fn project(id: &ProjectId) -> SealContext<'_> {
@@ -176,8 +218,8 @@ fn flow_version<'a>(record: &FlowVersionRecord, key: &'a [u8]) -> SealContext<'a
     SealContext { scope, table: "flow_versions", record: key, field: "source", version, purpose: AT_REST }
 }
 
-fn connection(id: &ConnectionId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
-    let (scope, version) = (owner.into(), revision.0);
+fn connection(id: &ConnectionId, scope: Scope, revision: Revision) -> SealContext<'_> {
+    let version = revision.0;
     SealContext { scope, table: "connections", record: id.as_bytes(), field: "value", version, purpose: AT_REST }
 }
 

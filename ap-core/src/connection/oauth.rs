@@ -189,7 +189,7 @@ impl OAuthApp {
         ];
         for (name, url) in urls {
             let Some(url) = url else { continue };
-            if url.len() > MAX_TEXT || url.contains('#') || Origin::of_url(url).is_err() {
+            if url.len() > MAX_TEXT || url.contains('#') || !is_web(url) {
                 return refuse(name, "is an absolute `https` URL without user information and fragment");
             }
         }
@@ -373,6 +373,11 @@ impl fmt::Debug for PendingGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PendingGrant").field("expires", &self.expires).finish_non_exhaustive()
     }
+}
+
+/// Whether a text is an absolute `http` or `https` URL without user information.
+pub(super) fn is_web(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| Origin::of_parsed(&url).is_some())
 }
 
 fn refuse<T>(field: &str, reason: &str) -> Result<T, ConnectionError> {

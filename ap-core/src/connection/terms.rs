@@ -4,8 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, ConnectionError, ConnectionValue, Origin};
-use crate::{connection::oauth::Renewal, time::Timestamp};
+use super::{
+    Connection, ConnectionError, ConnectionValue,
+    oauth::{Renewal, is_web},
+};
+use crate::time::Timestamp;
 
 /// Under which terms a connection is used. None of it is secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +158,7 @@ impl ConnectionTerms {
             if !["GET", "HEAD", "POST"].contains(&method.as_str()) {
                 return refuse("validation", "is a GET, HEAD or POST request");
             }
-            if url.len() > MAX_URL_BYTES || Origin::of_url(url).is_err() {
+            if url.len() > MAX_URL_BYTES || !is_web(url) {
                 return refuse("validation", "needs the absolute URL of one of the connection's origins");
             }
         }

@@ -154,7 +154,7 @@ pub(crate) const fn can_reopen(status: RunStatus) -> bool {
 pub(crate) fn entity_of_table(table: &str) -> Option<Entity> {
     Some(match table {
         "ap_audit" => Entity::AuditRecord,
-        "ap_connections" => Entity::Connection,
+        "ap_connections" | "ap_shared_connections" => Entity::Connection,
         "ap_files" => Entity::File,
         "ap_flow_versions" => Entity::FlowVersion,
         "ap_flows" => Entity::Flow,

@@ -17,6 +17,7 @@
 )]
 
 mod clock;
+mod connection;
 mod control;
 mod entropy;
 mod fair;
@@ -42,8 +43,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use self::{
-    clock::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*, recovery::*, run::*, signal::*,
-    subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
+    clock::*, connection::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*, recovery::*,
+    run::*, signal::*, subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
 };
 use crate::{clock::Clock, store::Backend};
 
@@ -165,6 +166,16 @@ macro_rules! backend_conformance {
             equal_ids_of_signals_jobs_and_files_are_two_records,
             keys_of_flow_control_are_per_project,
             a_claimed_trigger_is_worthless_in_another_project,
+            // connection
+            a_connection_is_leased_by_one_at_a_time,
+            a_lease_on_a_connection_ends_by_time_or_with_a_write,
+            a_released_connection_rests_as_long_as_it_is_told,
+            a_replaced_holder_cannot_write_under_its_lease,
+            a_lease_needs_the_revision_it_was_seen_at,
+            a_connection_of_the_platform_shows_where_it_was_shared,
+            shared_names_are_unique_within_a_project,
+            a_deleted_connection_is_taken_from_every_project,
+            equal_ids_of_a_project_and_the_platform_are_two_connections,
             // run
             an_accepted_run_can_be_read_at_once,
             a_commit_appends_and_ends,

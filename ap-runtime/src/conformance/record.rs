@@ -197,7 +197,7 @@ pub async fn connection_preconditions_hold(harness: &impl Harness) {
     bench.backend.write_connection(second.clone(), after, &[]).await.expect("the next revision");
     let stale = bench.backend.write_connection(second.clone(), after, &[]).await;
     assert!(matches!(stale, Err(StoreError::Conflict { current: Revision(2), .. })), "{stale:?}");
-    assert_eq!(bench.backend.connection(first.name, first.project).await.expect("the connection"), second);
+    assert_eq!(bench.backend.connection(first.name, first.owner).await.expect("the connection"), second);
 }
 
 /// A name is taken once per project.
@@ -211,7 +211,7 @@ pub async fn connection_names_are_unique_within_a_project(harness: &impl Harness
     twin.name = first.name;
     let taken = bench.backend.write_connection(twin.clone(), Precondition::Absent, &[]).await;
     assert!(matches!(taken, Err(StoreError::AlreadyExists { entity: Entity::Connection })), "{taken:?}");
-    twin.project = two;
+    twin.owner = two.into();
     bench.backend.write_connection(twin, Precondition::Absent, &[]).await.expect("the name in another project");
 }
 
@@ -221,12 +221,16 @@ pub async fn deleting_a_connection_needs_its_revision(harness: &impl Harness) {
     let project = create_project(&*bench.backend, 1).await;
     let first = connection(1, project);
     bench.backend.write_connection(first.clone(), Precondition::Absent, &[]).await.expect("a new connection");
-    let stale = bench.backend.delete_connection(first.id, project, Revision(2), &[audit(1, project)]).await;
+    let stale = bench.backend.delete_connection(first.id, project.into(), Revision(2), &[audit(1, project)]).await;
     assert!(matches!(stale, Err(StoreError::Conflict { current: Revision::FIRST, .. })), "{stale:?}");
-    bench.backend.delete_connection(first.id, project, Revision::FIRST, &[audit(2, project)]).await.expect("deleted");
-    let gone = bench.backend.connection(first.name, project).await;
+    bench
+        .backend
+        .delete_connection(first.id, project.into(), Revision::FIRST, &[audit(2, project)])
+        .await
+        .expect("deleted");
+    let gone = bench.backend.connection(first.name, project.into()).await;
     assert!(matches!(gone, Err(StoreError::NotFound { entity: Entity::Connection })), "{gone:?}");
-    let again = bench.backend.delete_connection(first.id, project, Revision::FIRST, &[]).await;
+    let again = bench.backend.delete_connection(first.id, project.into(), Revision::FIRST, &[]).await;
     assert!(matches!(again, Err(StoreError::NotFound { entity: Entity::Connection })), "{again:?}");
     let trail = bench.backend.audit(project.into(), &PageRequest::default()).await.expect("a page");
     assert_eq!(trail.items, [audit(2, project)]);
@@ -257,7 +261,7 @@ pub async fn pages_cover_each_record_once(harness: &impl Harness) {
         assert_eq!(ids, expected, "flows by {limit}");
         let read = async |page: &PageRequest| backend.flow_versions(flow.id, project, page).await;
         assert_eq!(follow(first, read, |row| row.id.as_u128()).await, expected, "versions by {limit}");
-        let read = async |page: &PageRequest| backend.connections(project, page).await;
+        let read = async |page: &PageRequest| backend.connections(project.into(), page).await;
         assert_eq!(follow(first, read, |row| row.id.as_u128()).await, expected, "connections by {limit}");
         for flow in [None, Some(flow.id)] {
             let read = async |page: &PageRequest| {
@@ -311,7 +315,7 @@ pub async fn sealed_bytes_come_back_unchanged(harness: &impl Harness) {
         let mut stored = connection(number, project);
         stored.sealed = payload.clone();
         backend.write_connection(stored.clone(), Precondition::Absent, &[]).await.expect("a connection");
-        assert_eq!(backend.connection(stored.name, project).await.expect("the connection").sealed, payload);
+        assert_eq!(backend.connection(stored.name, project.into()).await.expect("the connection").sealed, payload);
 
         let mut line = audit(number, project);
         line.body = payload.clone();
@@ -348,7 +352,9 @@ pub async fn a_refused_write_leaves_no_audit_record(harness: &impl Harness) {
     let mut stored = connection(1, project);
     stored.revision = Revision(4);
     assert!(bench.backend.write_connection(stored, absent, &line).await.is_err());
-    assert!(bench.backend.delete_connection(ConnectionId::from_u128(1), project, Revision(1), &line).await.is_err());
+    assert!(
+        bench.backend.delete_connection(ConnectionId::from_u128(1), project.into(), Revision(1), &line).await.is_err()
+    );
     assert!(bench.backend.insert_key(key(1_001, project.into()), &line).await.is_err());
     let mut stale = accept(1, &flow);
     stale.generation = 9;

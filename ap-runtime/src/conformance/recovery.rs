@@ -38,7 +38,10 @@ pub async fn a_restart_keeps_everything_acknowledged(harness: &impl Harness) {
     assert_eq!(after.flow(flow.id, project).await.expect("the flow"), flow);
     assert!(after.project(project).await.is_ok());
     assert!(after.flow_version(FlowVersionId::from_u128(1), project).await.is_ok());
-    assert_eq!(after.connection(connection(1, project).name, project).await.expect("it"), connection(1, project));
+    assert_eq!(
+        after.connection(connection(1, project).name, project.into()).await.expect("it"),
+        connection(1, project)
+    );
     assert_eq!(after.keys(project.into()).await.expect("keys").len(), 2);
     let trail = after.audit(project.into(), &PageRequest::default()).await.expect("a page");
     assert_eq!(trail.items, [audit(1, project), audit(2, project), audit(3, project)]);

@@ -158,7 +158,7 @@ pub(super) async fn published(backend: &dyn Backend, number: u128) -> FlowRecord
 pub(super) fn connection(number: u128, project: ProjectId) -> ConnectionRecord {
     ConnectionRecord {
         id: ConnectionId::from_u128(number),
-        project,
+        owner: project.into(),
         name: hash(number),
         created: START,
         updated: START,

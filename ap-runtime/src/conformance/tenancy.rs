@@ -32,7 +32,7 @@ pub async fn reads_hide_other_projects(harness: &impl Harness) {
     for project in [other, project_id(3)] {
         assert!(not_found(backend.flow(flow.id, project).await, Entity::Flow));
         assert!(not_found(backend.flow_version(FlowVersionId::from_u128(1), project).await, Entity::FlowVersion));
-        assert!(not_found(backend.connection(hash(1), project).await, Entity::Connection));
+        assert!(not_found(backend.connection(hash(1), project.into()).await, Entity::Connection));
         assert!(not_found(backend.run(run, project).await, Entity::Run));
         assert!(not_found(backend.journal(run, project).await, Entity::Run));
     }
@@ -40,7 +40,7 @@ pub async fn reads_hide_other_projects(harness: &impl Harness) {
     assert!(backend.run(run, flow.project).await.is_ok());
     assert!(backend.flow(flow.id, flow.project).await.is_ok());
     assert!(backend.flow_version(FlowVersionId::from_u128(1), flow.project).await.is_ok());
-    assert!(backend.connection(hash(1), flow.project).await.is_ok());
+    assert!(backend.connection(hash(1), flow.project.into()).await.is_ok());
     assert!(backend.journal(run, flow.project).await.is_ok());
 }
 
@@ -56,7 +56,7 @@ pub async fn listings_hide_other_projects(harness: &impl Harness) {
     let of_flow = RunFilter { flow: Some(flow.id), ..RunFilter::default() };
     assert_eq!(backend.flows(other, &page).await.expect("a page").items, []);
     assert_eq!(backend.flow_versions(flow.id, other, &page).await.expect("a page").items, []);
-    assert_eq!(backend.connections(other, &page).await.expect("a page").items, []);
+    assert_eq!(backend.connections(other.into(), &page).await.expect("a page").items, []);
     assert_eq!(backend.runs(RunFilter::default(), other, &page).await.expect("a page").items, []);
     assert_eq!(backend.runs(of_flow, other, &page).await.expect("a page").items, []);
     assert_eq!(backend.audit(other.into(), &page).await.expect("a page").items, []);
@@ -87,13 +87,16 @@ pub async fn writes_do_not_reach_other_projects(harness: &impl Harness) {
     assert!(not_found(backend.write_flow(attack, &[]).await, Entity::FlowVersion));
 
     let mut attack = stored.clone();
-    (attack.project, attack.revision) = (mine, Revision(2));
+    (attack.owner, attack.revision) = (mine.into(), Revision(2));
     let seen = Precondition::Revision(Revision::FIRST);
     assert!(not_found(backend.write_connection(attack, seen, &[]).await, Entity::Connection));
-    assert!(not_found(backend.delete_connection(stored.id, mine, Revision::FIRST, &[]).await, Entity::Connection));
+    assert!(not_found(
+        backend.delete_connection(stored.id, mine.into(), Revision::FIRST, &[]).await,
+        Entity::Connection
+    ));
 
     assert_eq!(backend.flow(theirs.id, theirs.project).await.expect("their flow"), theirs);
-    assert_eq!(backend.connection(stored.name, theirs.project).await.expect("their connection"), stored);
+    assert_eq!(backend.connection(stored.name, theirs.project.into()).await.expect("their connection"), stored);
 }
 
 /// An id that another project happens to use is free, and the two records have nothing to do with each other.
@@ -120,10 +123,10 @@ pub async fn equal_ids_in_two_projects_are_two_records(harness: &impl Harness) {
     assert_eq!(backend.flow(FlowId::from_u128(1), theirs.project).await.expect("their flow"), theirs);
     assert_eq!(backend.flow(FlowId::from_u128(1), project).await.expect("my flow"), mine);
     backend
-        .delete_connection(ConnectionId::from_u128(1), project, Revision::FIRST, &[])
+        .delete_connection(ConnectionId::from_u128(1), project.into(), Revision::FIRST, &[])
         .await
         .expect("mine is deleted");
-    assert!(backend.connection(hash(1), theirs.project).await.is_ok());
+    assert!(backend.connection(hash(1), theirs.project.into()).await.is_ok());
     let journal = backend.journal(RunId::from_u128(1), theirs.project).await.expect("their journal");
     assert_eq!(journal, [entry(0)]);
 }

@@ -44,6 +44,16 @@ impl Egress {
         ways
     }
 
+    /// The way to a token endpoint: as [`Egress::for_attempt`], and nothing of it may go unencrypted where credentials may not.
+    pub(crate) fn for_tokens(&self, credentials: RunCredentials) -> Box<dyn HttpClient> {
+        #[cfg(feature = "http")]
+        if let Some(http) = &self.http {
+            return Box::new(http.for_tokens(Arc::new(credentials)));
+        }
+        drop(credentials);
+        Box::new(NoWayOut::new("this runtime has no way out"))
+    }
+
     /// The capabilities of an action whose declared effect is none: they refuse every request.
     pub(crate) fn refusing() -> AttemptEgress {
         AttemptEgress::refusing(NoWayOut::new("this action declares that it does not act outside"))

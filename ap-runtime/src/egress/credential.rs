@@ -98,10 +98,13 @@ impl RunCredentials {
     /// [`RedactError`] if the secrets cannot be searched for in responses: then nothing may be sent with them.
     pub fn new(connections: Vec<RunConnection>) -> Result<Self, RedactError> {
         let secrets = connections.iter().flat_map(|bound| {
-            bound.connection.value().fields().into_iter().filter_map(|(_, field)| match field {
-                Field::Secret(secret) => Some((bound.connection.name(), secret)),
+            let (name, value) = (bound.connection.name(), bound.connection.value());
+            let fields = value.fields().into_iter().filter_map(|(_, field)| match field {
+                Field::Secret(secret) => Some(secret),
                 Field::Clear(_) => None,
-            })
+            });
+            // Those that no request carries are searched for as well.
+            fields.chain(value.hidden_secrets()).map(move |secret| (name, secret)).collect::<Vec<_>>()
         });
         let redactor = Redactor::new(secrets)?;
         let placeholders = connections
@@ -312,7 +315,7 @@ impl RunCredentials {
     }
 
     /// The placeholders of this run in `text`.
-    fn known<'s>(
+    pub(super) fn known<'s>(
         &'s self,
         text: &'s str,
     ) -> impl Iterator<Item = (std::ops::Range<usize>, &'s RunConnection, &'s Stands)> + 's {

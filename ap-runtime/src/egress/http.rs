@@ -56,7 +56,12 @@ impl HttpEgress {
     /// The client of one attempt, with the credentials of its run.
     #[must_use]
     pub fn for_run(&self, credentials: Arc<RunCredentials>) -> RunHttp {
-        RunHttp { egress: self.clone(), credentials, uses: Mutex::default() }
+        RunHttp { egress: self.clone(), credentials, uses: Mutex::default(), confidential: false }
+    }
+
+    /// The client for a token endpoint: every request of it counts as one that carries a credential.
+    pub(crate) fn for_tokens(&self, credentials: Arc<RunCredentials>) -> RunHttp {
+        RunHttp { confidential: true, ..self.for_run(credentials) }
     }
 
     /// Whether credentials are masked in responses.
@@ -193,6 +198,8 @@ pub struct RunHttp {
     egress: HttpEgress,
     credentials: Arc<RunCredentials>,
     uses: Mutex<Vec<CredentialUse>>,
+    /// Whether every request carries a credential, wherever it stands.
+    confidential: bool,
 }
 
 impl RunHttp {
@@ -208,7 +215,8 @@ impl RunHttp {
         let max_redirects = request.max_redirects;
         let mut hop = Hop::first(request, &shared.policy)?;
         loop {
-            let filled = hop.fill(&self.credentials)?;
+            let mut filled = hop.fill(&self.credentials)?;
+            filled.confidential |= self.confidential;
             self.uses.lock().unwrap_or_else(PoisonError::into_inner).extend(filled.uses.iter().cloned());
             let method = filled.method.clone();
             let number = hop.number();

@@ -22,4 +22,5 @@ mod mark;
 mod place;
 #[cfg(feature = "http")]
 mod redirect;
+mod reveal;
 pub use self::capability::Egress;

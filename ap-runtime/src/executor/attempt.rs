@@ -9,7 +9,6 @@ use ap_core::{
     run::{StepError, StepErrorKind},
 };
 use ap_crypto::redact::Redactor;
-use bytes::Bytes;
 use futures_util::FutureExt;
 
 use crate::{
@@ -36,7 +35,7 @@ pub(crate) async fn trial(
     };
     let outcome = match trial {
         StepTrial::Action(call) => bounded(call.timeout, Box::pin(action(kernel, flow, &call, credentials))).await,
-        StepTrial::Code(call) => bounded(call.timeout, Box::pin(code(kernel, &call))).await,
+        StepTrial::Code(call) => bounded(call.timeout, Box::pin(code(kernel, &call, credentials))).await,
         StepTrial::Decided(output) => AttemptOutcome::Succeeded { output, spilled: None, console: Vec::new() },
     };
     if kernel.egress.scrubs() { redact(outcome, credentials.redactor()) } else { outcome }
@@ -74,14 +73,14 @@ pub(super) async fn action(
     }
 }
 
-/// Runs a script.
-pub(super) async fn code(kernel: &Kernel, call: &CodeCall) -> AttemptOutcome {
+/// Runs a script. It is shown the secrets of those connections that an admin revealed to code.
+pub(super) async fn code(kernel: &Kernel, call: &CodeCall, credentials: &RunCredentials) -> AttemptOutcome {
     let Some(sandbox) = &kernel.sandbox else {
         let message = "this runtime was built without a code sandbox";
         return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, message), None);
     };
-    let (params, seed) = match (serde_json::to_vec(&*call.params), kernel.random_u64()) {
-        (Ok(params), Ok(seed)) => (Bytes::from(params), seed),
+    let (params, seed) = match (serde_json::to_string(&*call.params), kernel.random_u64()) {
+        (Ok(params), Ok(seed)) => (credentials.revealed(params), seed),
         _ => {
             let message = "the parameters of the script could not be prepared";
             return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, message), None);

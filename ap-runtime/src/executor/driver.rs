@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{attempt, carry::Carry};
 use crate::{
     credentials::CredentialLoader,
-    engine::{ActionCall, AttemptOutcome, CodeCall, Command, Event, RunEnd, RunState},
+    engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState},
     journal::{self, RunError},
     kernel::Kernel,
     replies::Outcome,
@@ -252,16 +252,19 @@ impl Driver {
                     calls.push(call);
                     continue;
                 }
-                Command::RunCode(call) if !begun(&call.path) => {
-                    self.begin_code(call);
-                    continue;
-                }
+                Command::RunCode(call) if !begun(&call.path) => match self.begin_code(call).await? {
+                    None => continue,
+                    stopped => stopped,
+                },
                 _ => continue,
             };
             return Ok(stopped.map_or(Begun::Again, Begun::Stopped));
         }
         if calls.is_empty() {
             return Ok(Begun::Nothing);
+        }
+        if let Some(begun) = self.refuse_unbound(&calls).await? {
+            return Ok(begun);
         }
         match self.begin_actions(calls).await? {
             Some(stopped) => Ok(Begun::Stopped(stopped)),
@@ -270,7 +273,7 @@ impl Driver {
     }
 
     /// What the action does outside, if it does anything.
-    fn effect_of(&self, call: &ActionCall) -> Option<Effect> {
+    pub(super) fn effect_of(&self, call: &ActionCall) -> Option<Effect> {
         let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
         (effect != Effect::None).then_some(effect)
     }
@@ -295,7 +298,6 @@ impl Driver {
     async fn begin_actions(&mut self, calls: Vec<ActionCall>) -> Result<Option<Stopped>, RunError> {
         let effects: Vec<Option<Effect>> = calls.iter().map(|call| self.effect_of(call)).collect();
         if effects.iter().any(Option::is_some) {
-            self.refresh_credentials().await?;
             for (call, effect) in calls.iter().zip(&effects) {
                 let Some(effect) = effect else { continue };
                 if !call.planned {
@@ -330,49 +332,16 @@ impl Driver {
                 return Ok(stopped);
             }
         }
-        for call in calls {
+        for (call, effect) in calls.into_iter().zip(effects) {
             let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
-            let (kernel, flow) = (Arc::clone(&self.kernel), Arc::clone(&self.flow));
-            let credentials = self.credentials.current();
-            let outcome = async move { attempt::action(&kernel, &flow, &call, &credentials).await };
+            let outcome = self.action(call, effect.is_some());
             self.begin(path, attempt, timeout, outcome);
         }
         Ok(None)
     }
 
-    /// Looks the connections up again: again and again if something is under way, which must not be broken off because the
-    /// store is out of reach.
-    async fn refresh_credentials(&mut self) -> Result<(), RunError> {
-        loop {
-            match self.credentials.refresh(&self.kernel, &self.keys).await {
-                Err(RunError::Store(error))
-                    if error.is_retryable()
-                        && !self.under_way.is_empty()
-                        && !self.signals.lost.is_cancelled()
-                        && !self.signals.stop.is_cancelled() =>
-                {
-                    tracing::warn!(run = %self.lease.run, %error, "connections are looked up again");
-                }
-                done => return done,
-            }
-            let until = self.kernel.clock.now().saturating_add(LOOK_UP_AGAIN);
-            tokio::select! {
-                biased;
-                () = self.signals.lost.cancelled() => {}
-                () = self.signals.stop.cancelled() => {}
-                () = self.kernel.clock.sleep_until(until) => {}
-            }
-        }
-    }
-
-    fn begin_code(&mut self, call: CodeCall) {
-        let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
-        let kernel = Arc::clone(&self.kernel);
-        self.begin(path, attempt, timeout, async move { attempt::code(&kernel, &call).await });
-    }
-
     /// Begins an attempt under its own time limit.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         path: StepPath,
         attempt: u32,
@@ -548,7 +517,7 @@ impl Driver {
 }
 
 /// What beginning work came to.
-enum Begun {
+pub(super) enum Begun {
     /// Something was done at once: look again.
     Again,
     /// Everything that is to be done is under way.
@@ -589,8 +558,6 @@ const fn attempt_of(command: &Command) -> Option<u32> {
 pub(super) const FIRST_EPOCH: u64 = 1;
 /// Every so many turns a driver looks at what has happened besides. Unit: turns.
 const LOOK_UP: u32 = 32;
-/// How long a driver rests that could not look something up.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 /// How long a run that was taken up while it waits is kept before it is let go of again. Its time may have come by the store's
 /// clock and not yet by ours: letting go at once would have it claimed at once, over and over, with a longer journal each time.
 const LINGER: Duration = Duration::from_secs(30);

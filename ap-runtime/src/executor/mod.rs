@@ -7,6 +7,7 @@
 mod admission;
 mod attempt;
 mod carry;
+mod credential;
 mod driver;
 mod loops;
 mod outside;

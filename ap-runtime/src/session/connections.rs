@@ -1,19 +1,23 @@
-//! Connections: written once, never read back.
+//! Connections: those of a project.
 
 use ap_auth::{
     audit::AuditEvent,
-    permission::{ConnectionDelete, ConnectionRead, ConnectionWrite},
+    permission::{ConnectionDelete, ConnectionRead, ConnectionReveal, ConnectionWrite},
 };
 use ap_core::{
-    connection::{Connection, Field, Origin, Placement},
-    id::ConnectionId,
-    store::{Page, PageRequest, Precondition, Revision, StoreError},
+    connection::{Connection, ConnectionStatus, ConnectionTerms, FaultReason, Field, OAuthTokens, Origin, Placement},
+    id::{ConnectionId, FlowId},
+    property::Properties,
+    scope::Scope,
+    store::{Entity, Page, PageRequest, Precondition, Revision, StoreError},
     time::Timestamp,
 };
+use ap_crypto::vault::TenantKeys;
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{ProjectSession, SessionError, records_failed};
-use crate::{records, store::ConnectionRecord};
+use super::{ProjectSession, Session, SessionError, records_failed};
+use crate::{credentials::Found, records, store::ConnectionRecord};
 
 /// What can be seen of a connection: everything but its secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,10 +26,20 @@ use crate::{records, store::ConnectionRecord};
 pub struct ConnectionSummary {
     /// Its id.
     pub id: ConnectionId,
-    /// The name flows use.
+    /// The name flows use; what the reference product calls the external id.
     pub name: String,
+    /// Its terms: name for people, pieces, end, and whether scripts see its secrets.
+    pub terms: ConnectionTerms,
     /// Wire name of its type.
     pub type_name: &'static str,
+    /// How it stands now.
+    pub status: ConnectionStatus,
+    /// What the provider said against it.
+    pub fault: Option<FaultReason>,
+    /// When its access token ends, if it has one that does.
+    pub token_expires: Option<Timestamp>,
+    /// Whether it is the platform's, lent to the project.
+    pub of_platform: bool,
     /// Names of its clear fields.
     pub clear_fields: Vec<String>,
     /// Names of its secret fields.
@@ -40,77 +54,218 @@ pub struct ConnectionSummary {
     pub revision: Revision,
 }
 
+/// A flow that names a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ConnectionUsage {
+    /// The flow.
+    pub flow: FlowId,
+    /// Whether its draft names it.
+    pub draft: bool,
+    /// Whether its published version does.
+    pub published: bool,
+}
+
+/// What to do with a connection that flows still name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfUsed {
+    /// Delete it; the flows fail where they use it.
+    DeleteAnyway,
+    /// Keep it.
+    Refuse,
+}
+
 impl ProjectSession {
-    /// Stores a connection under its name, replacing one that has it. Needs `connection.write`.
+    /// Stores a connection under its name, replacing one that has it. Needs `connection.write`; for one that is revealed to code,
+    /// or was, `connection.reveal` as well.
     ///
-    /// Runs under way use the new value with their next request.
+    /// Runs under way use the new value with their next request. The name is the host's external id as well: writing under it
+    /// again is an upsert.
     ///
     /// # Errors
+    /// [`SessionError::InvalidArgument`] for a predefined connection, which is the platform's to write;
     /// [`StoreError::Conflict`] if somebody else wrote it at the same time; [`SessionError`] lists the rest.
     pub async fn put_connection(&self, connection: &Connection) -> Result<ConnectionId, SessionError> {
         let proof = self.authorize::<ConnectionWrite, _>(())?;
-        let kernel = &self.session.parts.kernel;
-        let (keys, now, project) = (self.keys().await?, kernel.clock.now(), proof.target());
-        let name = records::connection_name(&keys, connection.name());
-        let (id, created, precondition) = match kernel.backend.connection(name, project).await {
-            Ok(existing) => (existing.id, existing.created, Precondition::Revision(existing.revision)),
-            Err(StoreError::NotFound { .. }) => {
-                let entropy = kernel.id_entropy().map_err(records_failed)?;
-                (ConnectionId::from_parts(now, entropy), now, Precondition::Absent)
-            }
-            Err(error) => return Err(error.into()),
+        let keys = self.keys().await?;
+        let owner = Scope::from(proof.target());
+        let existing = self.session.own(&keys, owner, connection.name()).await?;
+        if connection.terms().predefined {
+            return Err(predefined(connection.name()));
+        }
+        if let Some(Found { connection, .. }) = &existing {
+            refuse_predefined(connection)?;
+        }
+        let was_revealed = existing.as_ref().is_some_and(|found| found.connection.terms().reveal_to_code);
+        let event = AuditEvent::of(&proof, self.session.parts.kernel.clock.now());
+        let event = if connection.terms().reveal_to_code || was_revealed {
+            let _reveal = self.authorize::<ConnectionReveal, _>(())?;
+            event.with_detail("revealToCode", connection.terms().reveal_to_code)
+        } else {
+            event
         };
-        let revision = precondition.resulting_revision();
-        let sealed = records::seal_connection(&keys, (id, project), revision, connection, &*kernel.entropy)?;
-        let record = ConnectionRecord { id, project, name, created, updated: now, revision, sealed };
-        let event = AuditEvent::of(&proof, now)
-            .with_resource(id)
-            .with_detail("name", connection.name())
-            .with_detail("type", connection.value().type_name())
-            .with_detail("revision", revision.0);
-        let audit = [kernel.seal_event(&keys, &event)?];
-        let _forget = self.session.parts.routes.forget_afterwards(project);
-        kernel.backend.write_connection(record, precondition, &audit).await?;
-        Ok(id)
+        let _forget = self.session.parts.routes.forget_afterwards(proof.target());
+        self.session.write(&keys, owner, existing, connection, event).await
     }
 
-    /// Lists connections, without their secrets. Needs `connection.read`.
+    /// As [`ProjectSession::put_connection`], from JSON: see [`Connection::from_json`] for its forms. Which fields of a
+    /// `CUSTOM_AUTH` connection are secret says the piece that `pieceName` names, if it says so.
+    ///
+    /// # Errors
+    /// [`SessionError::InvalidConnection`] names the member at fault; as [`ProjectSession::put_connection`] besides.
+    pub async fn put_connection_json(&self, name: &str, json: &[u8]) -> Result<ConnectionId, SessionError> {
+        let kernel = &self.session.parts.kernel;
+        let schema = self.custom_auth_of(json);
+        self.put_connection(&Connection::from_json(name, json, schema.as_ref(), kernel.clock.now())?).await
+    }
+
+    /// Lists the project's own connections, without their secrets. Needs `connection.read`.
     ///
     /// # Errors
     /// [`SessionError`].
     pub async fn connections(&self, page: &PageRequest) -> Result<Page<ConnectionSummary>, SessionError> {
         let proof = self.authorize::<ConnectionRead, _>(())?;
         let keys = self.keys().await?;
-        let Page { items, next } = self.session.parts.kernel.backend.connections(proof.target(), page).await?;
-        let summaries =
-            items.iter().map(|record| Ok(summary(record, &records::open_listed_connection(&keys, record)?)));
+        self.session.summaries(&keys, proof.target().into(), page).await
+    }
+
+    /// Lists the platform's connections that the project may use. Needs `connection.read`.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn shared_connections(&self, page: &PageRequest) -> Result<Page<ConnectionSummary>, SessionError> {
+        let proof = self.authorize::<ConnectionRead, _>(())?;
+        let kernel = &self.session.parts.kernel;
+        let keys = self.keys().await?;
+        let platform = kernel.keyring.tenant(self.session.parts.platform.into()).await?;
+        let Page { items, next } = kernel.backend.shared_connections(proof.target(), page).await?;
+        let now = kernel.clock.now();
+        let summaries = items.iter().map(|(shared, record)| {
+            let connection = records::open_shared_connection((&keys, &platform), (shared, record))?;
+            Ok(summary(record, &connection, now))
+        });
         Ok(Page { items: summaries.collect::<Result<_, SessionError>>()?, next })
     }
 
-    /// Deletes the connection of this name. Needs `connection.delete`. Flows that use it fail where they do.
+    /// Shows one connection, the project's own or one it may use. Needs `connection.read`.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`SessionError`] lists the rest.
-    pub async fn delete_connection(&self, name: &str) -> Result<(), SessionError> {
+    pub async fn connection(&self, name: &str) -> Result<ConnectionSummary, SessionError> {
+        let proof = self.authorize::<ConnectionRead, _>(())?;
+        let kernel = &self.session.parts.kernel;
+        let keys = self.keys().await?;
+        let found = kernel.find_connection(&keys, proof.target(), name).await?.ok_or(NOT_FOUND)?;
+        Ok(summary(&found.record, &found.connection, kernel.clock.now()))
+    }
+
+    /// Gives a connection another name for people. Flows go on using [`ConnectionSummary::name`]. Needs `connection.write`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`SessionError`] lists the rest.
+    pub async fn rename_connection(&self, name: &str, display_name: &str) -> Result<(), SessionError> {
+        let proof = self.authorize::<ConnectionWrite, _>(())?;
+        let keys = self.keys().await?;
+        let owner = Scope::from(proof.target());
+        let found = self.session.own(&keys, owner, name).await?.ok_or(NOT_FOUND)?;
+        refuse_predefined(&found.connection)?;
+        let terms = ConnectionTerms { display_name: Some(display_name.to_owned()), ..found.connection.terms().clone() };
+        let Found { record, connection } = found;
+        let connection = connection.with_terms(terms)?;
+        let event =
+            AuditEvent::of(&proof, self.session.parts.kernel.clock.now()).with_detail("displayName", display_name);
+        self.session.rewrite(&keys, record, &connection, event).await
+    }
+
+    /// Deletes the project's connection of this name. Needs `connection.delete`.
+    ///
+    /// # Errors
+    /// [`SessionError::ConnectionInUse`] if drafts or published versions name it, unless that is no matter;
+    /// [`StoreError::NotFound`]; [`SessionError`] lists the rest.
+    pub async fn delete_connection(&self, name: &str, if_used: IfUsed) -> Result<(), SessionError> {
         let proof = self.authorize::<ConnectionDelete, _>(())?;
         let kernel = &self.session.parts.kernel;
         let (keys, project) = (self.keys().await?, proof.target());
-        let record = kernel.backend.connection(records::connection_name(&keys, name), project).await?;
-        let event = AuditEvent::of(&proof, kernel.clock.now()).with_resource(record.id).with_detail("name", name);
+        let found = self.session.own(&keys, project.into(), name).await?.ok_or(NOT_FOUND)?;
+        refuse_predefined(&found.connection)?;
+        let used = self.usage(&keys, name).await?;
+        if if_used == IfUsed::Refuse && !used.is_empty() {
+            return Err(SessionError::ConnectionInUse { flows: used.iter().map(|usage| usage.flow).collect() });
+        }
+        let event = AuditEvent::of(&proof, kernel.clock.now())
+            .with_resource(found.record.id)
+            .with_detail("name", name)
+            .with_detail("flows", used.len() as u64);
         let audit = [kernel.seal_event(&keys, &event)?];
         let _forget = self.session.parts.routes.forget_afterwards(project);
-        kernel.backend.delete_connection(record.id, project, record.revision, &audit).await?;
+        let (id, revision) = (found.record.id, found.record.revision);
+        kernel.backend.delete_connection(id, project.into(), revision, &audit).await?;
         Ok(())
     }
 
-    /// Names of all connections of the project.
+    /// Which flows name a connection, in their draft or published version. Needs `connection.read`.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn connection_usage(&self, name: &str) -> Result<Vec<ConnectionUsage>, SessionError> {
+        let _proof = self.authorize::<ConnectionRead, _>(())?;
+        let keys = self.keys().await?;
+        self.usage(&keys, name).await
+    }
+
+    async fn usage(&self, keys: &TenantKeys, name: &str) -> Result<Vec<ConnectionUsage>, SessionError> {
+        let backend = &self.session.parts.kernel.backend;
+        let (mut page, mut used) = (PageRequest::first(PageRequest::MAX_LIMIT), Vec::new());
+        loop {
+            let Page { items, next } = backend.flows(self.project, &page).await?;
+            for flow in items {
+                let mut names = [false; 2];
+                for (version, named) in [flow.draft, flow.published].into_iter().zip(&mut names) {
+                    let Some(version) = version else { continue };
+                    let record = match backend.flow_version(version, self.project).await {
+                        Ok(record) => record,
+                        // It was changed in this instant.
+                        Err(StoreError::NotFound { .. }) => continue,
+                        Err(error) => return Err(error.into()),
+                    };
+                    let source = records::open_flow_version(keys, &record)?;
+                    *named = serde_json::from_slice(&source).is_ok_and(|source| names_connection(&source, name));
+                }
+                let [draft, published] = names;
+                if draft || published {
+                    used.push(ConnectionUsage { flow: flow.id, draft, published });
+                }
+            }
+            match next {
+                Some(cursor) => page = page.after(cursor),
+                None => return Ok(used),
+            }
+        }
+    }
+
+    /// Names of all connections the project may use.
     pub(super) async fn connection_names(&self) -> Result<Vec<String>, SessionError> {
+        let kernel = &self.session.parts.kernel;
         let keys = self.keys().await?;
         let (mut page, mut names) = (PageRequest::first(PageRequest::MAX_LIMIT), Vec::new());
         loop {
-            let Page { items, next } = self.session.parts.kernel.backend.connections(self.project, &page).await?;
+            let Page { items, next } = kernel.backend.connections(self.project.into(), &page).await?;
             for record in &items {
                 names.push(records::open_listed_connection(&keys, record)?.name().to_owned());
+            }
+            match next {
+                Some(cursor) => page = page.after(cursor),
+                None => break,
+            }
+        }
+        let platform = kernel.keyring.tenant(self.session.parts.platform.into()).await?;
+        let mut page = PageRequest::first(PageRequest::MAX_LIMIT);
+        loop {
+            let Page { items, next } = kernel.backend.shared_connections(self.project, &page).await?;
+            for (shared, record) in &items {
+                let connection = records::open_shared_connection((&keys, &platform), (shared, record))?;
+                names.push(connection.name().to_owned());
             }
             match next {
                 Some(cursor) => page = page.after(cursor),
@@ -118,9 +273,102 @@ impl ProjectSession {
             }
         }
     }
+
+    /// What the piece that the JSON names says about the fields of its connections.
+    fn custom_auth_of(&self, json: &[u8]) -> Option<Properties> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Named {
+            piece_name: String,
+        }
+        let Named { piece_name } = serde_json::from_slice(json).ok()?;
+        let name = piece_name.strip_prefix("@activepieces/piece-").unwrap_or(&piece_name);
+        self.session.parts.kernel.pieces.piece(name)?.custom_auth()
+    }
 }
 
-fn summary(record: &ConnectionRecord, connection: &Connection) -> ConnectionSummary {
+impl Session {
+    /// What `owner` itself has under this name.
+    pub(super) async fn own(&self, keys: &TenantKeys, owner: Scope, name: &str) -> Result<Option<Found>, SessionError> {
+        match self.parts.kernel.backend.connection(records::connection_name(keys, name), owner).await {
+            Ok(record) => {
+                let connection = records::open_connection(keys, &record, name)?;
+                Ok(Some(Found { record, connection }))
+            }
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a connection over what is there, or anew.
+    pub(super) async fn write(
+        &self,
+        keys: &TenantKeys,
+        owner: Scope,
+        existing: Option<Found>,
+        connection: &Connection,
+        event: AuditEvent,
+    ) -> Result<ConnectionId, SessionError> {
+        let kernel = &self.parts.kernel;
+        let now = kernel.clock.now();
+        let (id, created, precondition) = match existing {
+            Some(Found { record, .. }) => (record.id, record.created, Precondition::Revision(record.revision)),
+            None => {
+                let entropy = kernel.id_entropy().map_err(records_failed)?;
+                (ConnectionId::from_parts(now, entropy), now, Precondition::Absent)
+            }
+        };
+        let name = records::connection_name(keys, connection.name());
+        let revision = precondition.resulting_revision();
+        let sealed = records::seal_connection(keys, (id, owner), revision, connection, &*kernel.entropy)?;
+        let record = ConnectionRecord { id, owner, name, created, updated: now, revision, sealed };
+        let event = event
+            .with_resource(id)
+            .with_detail("name", connection.name())
+            .with_detail("type", connection.value().type_name())
+            .with_detail("revision", revision.0);
+        let audit = [kernel.seal_event(keys, &event)?];
+        kernel.backend.write_connection(record, precondition, &audit).await?;
+        Ok(id)
+    }
+
+    /// Writes the next revision of a connection that was read.
+    pub(super) async fn rewrite(
+        &self,
+        keys: &TenantKeys,
+        record: ConnectionRecord,
+        connection: &Connection,
+        event: AuditEvent,
+    ) -> Result<(), SessionError> {
+        let kernel = &self.parts.kernel;
+        let precondition = Precondition::Revision(record.revision);
+        let next = kernel.resealed(keys, record, connection)?;
+        let event = event
+            .with_resource(next.id)
+            .with_detail("name", connection.name())
+            .with_detail("revision", next.revision.0);
+        let audit = [kernel.seal_event(keys, &event)?];
+        kernel.backend.write_connection(next, precondition, &audit).await?;
+        Ok(())
+    }
+
+    /// One page of what `owner` has.
+    pub(super) async fn summaries(
+        &self,
+        keys: &TenantKeys,
+        owner: Scope,
+        page: &PageRequest,
+    ) -> Result<Page<ConnectionSummary>, SessionError> {
+        let kernel = &self.parts.kernel;
+        let Page { items, next } = kernel.backend.connections(owner, page).await?;
+        let now = kernel.clock.now();
+        let summaries =
+            items.iter().map(|record| Ok(summary(record, &records::open_listed_connection(keys, record)?, now)));
+        Ok(Page { items: summaries.collect::<Result<_, SessionError>>()?, next })
+    }
+}
+
+pub(super) fn summary(record: &ConnectionRecord, connection: &Connection, now: Timestamp) -> ConnectionSummary {
     let names = |wanted: fn(&Field<'_>) -> bool| {
         let fields = connection.value().fields().into_iter().filter(|(_, field)| wanted(field));
         fields.map(|(name, _)| name.to_owned()).collect()
@@ -128,12 +376,78 @@ fn summary(record: &ConnectionRecord, connection: &Connection) -> ConnectionSumm
     ConnectionSummary {
         id: record.id,
         name: connection.name().to_owned(),
+        terms: connection.terms().clone(),
         type_name: connection.value().type_name(),
+        status: connection.status(now),
+        fault: connection.fault().map(|fault| fault.reason),
+        token_expires: connection.oauth().and_then(|oauth| oauth.tokens()).and_then(OAuthTokens::expires),
+        of_platform: record.owner.project().is_none(),
         clear_fields: names(|field| matches!(field, Field::Clear(_))),
         secret_fields: names(|field| matches!(field, Field::Secret(_))),
         placements: connection.placements().to_vec(),
         origins: connection.origins().to_vec(),
         updated: record.updated,
         revision: record.revision,
+    }
+}
+
+pub(super) fn refuse_predefined(connection: &Connection) -> Result<(), SessionError> {
+    if connection.terms().predefined { Err(predefined(connection.name())) } else { Ok(()) }
+}
+
+fn predefined(name: &str) -> SessionError {
+    let reason = format!("connection `{name}` is predefined: only the platform writes and deletes those");
+    SessionError::InvalidArgument { reason }
+}
+
+/// Whether any text of a flow reads the connection, in a template or in a script: `connections.name`, `connections?.name` or
+/// `connections['name']`. In doubt it does.
+fn names_connection(source: &Value, name: &str) -> bool {
+    match source {
+        Value::String(text) => text.match_indices(ROOT).any(|(at, _)| {
+            let rest = text.get(at + ROOT.len()..).unwrap_or_default().trim_start();
+            let rest = rest.strip_prefix('?').unwrap_or(rest);
+            let rest = rest.strip_prefix('.').unwrap_or(rest).trim_start();
+            let quoted =
+                rest.strip_prefix('[').map(str::trim_start).and_then(|rest| rest.strip_prefix(['\'', '"', '`']));
+            let token = quoted.unwrap_or(rest);
+            let end = token.find(|char: char| !char.is_ascii_alphanumeric() && char != '_' && char != '-');
+            let token = token.get(..end.unwrap_or(token.len())).unwrap_or_default();
+            // `a-1` may be the connection `a-1`, or `a` less one.
+            token == name || token.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+        }),
+        Value::Array(items) => items.iter().any(|item| names_connection(item, name)),
+        Value::Object(members) => members.values().any(|member| names_connection(member, name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+const ROOT: &str = "connections";
+pub(super) const NOT_FOUND: StoreError = StoreError::NotFound { entity: Entity::Connection };
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_way_to_name_a_connection_is_seen() {
+        for text in [
+            "{{connections.api}}",
+            "Bearer {{ connections.api.token }}",
+            "{{connections['api'].token}}",
+            "{{ connections[ \"api\" ] }}",
+            "{{connections?.api?.token}}",
+            "const { token } = params.connections.api;",
+            "{{connections.api-1}}",
+        ] {
+            assert!(names_connection(&json!({ "a": [{ "b": text }] }), "api"), "{text}");
+        }
+        for text in
+            ["{{connections.apis}}", "{{connections.api_2}}", "{{connection.api}}", "connections", "{{steps.api}}"]
+        {
+            assert!(!names_connection(&json!([text]), "api"), "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use ap_auth::authorizer::Denied;
 use ap_core::{
     connection::ConnectionError,
     flow::Diagnostics,
+    id::FlowId,
     store::{Entity, StoreError},
     time::Timestamp,
 };
@@ -15,6 +16,18 @@ use crate::journal::RunError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
+    /// A connection could not be connected. Its tokens, if it had some, are what they were.
+    #[error("the connection was not connected: {reason}")]
+    Authorization {
+        /// What failed.
+        reason: String,
+    },
+    /// Flows name the connection.
+    #[error("{} flows use the connection: change them first, or delete it all the same", flows.len())]
+    ConnectionInUse {
+        /// Which.
+        flows: Vec<FlowId>,
+    },
     /// The principal may not do that.
     #[error(transparent)]
     Denied(#[from] Denied),

@@ -3,10 +3,13 @@
 //! Every call authorises first (deny by default), acts on the ids of the resulting proof, and writes its audit record in
 //! the transaction of the change. A record of another project does not exist. No call returns a credential.
 
+mod authorization;
+mod connection_check;
 mod connections;
 mod error;
 mod flows;
 mod live;
+mod platform_connections;
 mod queues;
 mod runs;
 mod steps;
@@ -26,7 +29,9 @@ use ap_core::{
 use ap_crypto::vault::TenantKeys;
 
 pub use self::{
-    connections::ConnectionSummary,
+    authorization::AuthorizationStart,
+    connection_check::ConnectionCheck,
+    connections::{ConnectionSummary, ConnectionUsage, IfUsed},
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
     live::{LiveRun, PublishReport},

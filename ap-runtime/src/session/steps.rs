@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::{ProjectSession, SessionError, records_failed};
 use crate::{
-    credentials::CredentialLoader,
+    credentials::{CredentialLoader, piece_of},
     engine::{AttemptOutcome, RunState, StepSample, StepTrial, named, named_error, named_text},
     executor, records,
     store::{Claimed, Lease},
@@ -118,8 +118,21 @@ impl ProjectSession {
                 return Ok(StepTested { input: None, output: None, error, console: Vec::new() });
             }
         };
-        if let StepTrial::Action(call) = &trial {
-            audit.extend(loader.audit_uses(kernel, &keys, call)?);
+        let mut refused = None;
+        match &trial {
+            StepTrial::Action(call) => {
+                let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
+                let in_test = |event: AuditEvent| event.with_resource(run).with_detail("step", step);
+                match loader.denied((kernel, &keys), (piece, &call.input), in_test)? {
+                    Some((error, denied)) => {
+                        audit.push(denied);
+                        refused = Some(error);
+                    }
+                    None => audit.extend(loader.audit_uses(kernel, &keys, call)?),
+                }
+            }
+            StepTrial::Code(call) => audit.extend(loader.audit_reveals(kernel, &keys, call)?),
+            StepTrial::Decided(_) => {}
         }
         kernel.backend.append_audit(&audit).await?;
         let input = match &trial {
@@ -127,7 +140,18 @@ impl ProjectSession {
             StepTrial::Code(call) => Some(named(&call.params, &views)),
             StepTrial::Decided(_) => None,
         };
-        let (output, error, console) = match executor::trial(kernel, &flow, trial, &loader.current()).await {
+        let credentials = match (&refused, &trial) {
+            (None, StepTrial::Action(call)) => {
+                let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
+                loader.ready(kernel, &keys, (piece, &call.input)).await.map_err(|failed| failed.error)
+            }
+            _ => Ok(loader.current()),
+        };
+        let outcome = match (refused, credentials) {
+            (Some(error), _) | (None, Err(error)) => AttemptOutcome::failed(error, None),
+            (None, Ok(credentials)) => executor::trial(kernel, &flow, trial, &credentials).await,
+        };
+        let (output, error, console) = match outcome {
             AttemptOutcome::Succeeded { output, console, .. } => (Some(named(&output, &views)), None, console),
             AttemptOutcome::Failed { error, console, .. } => (None, Some(named_error(&error, &views)), console),
         };

@@ -26,7 +26,7 @@ use crate::{
         Accept, Accepted, AuditStore, Beat, ClaimRequest, Claimed, ClaimedTrigger, ConnectionRecord, ConnectionStore,
         FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, HeldJobs, JobRequest, JournalEntry,
         Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore, Route, RunCommit, RunFilter,
-        RunRecord, RunStore, SignalRecord, Signaled, SystemStore, TriggerFire, WorkerRecord,
+        RunRecord, RunStore, SharedConnection, SignalRecord, Signaled, SystemStore, TriggerFire, WorkerRecord,
     },
 };
 
@@ -153,23 +153,87 @@ impl ConnectionStore for SimBackend {
         other!(self, "write connection", audit, inner.write_connection(connection, precondition, audit))
     }
 
-    async fn connection(&self, name: LookupHash, project: ProjectId) -> Result<ConnectionRecord, StoreError> {
-        read!(self, self.shared.store.inner.connection(name, project))
+    async fn write_leased_connection(
+        &self,
+        connection: ConnectionRecord,
+        lease: (Revision, u64),
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        self.shared.store.look("connection", &connection.sealed);
+        let inner = &self.shared.store.inner;
+        other!(self, "write leased connection", audit, inner.write_leased_connection(connection, lease, audit))
     }
 
-    async fn connections(&self, project: ProjectId, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
-        read!(self, self.shared.store.inner.connections(project, page))
+    async fn connection(&self, name: LookupHash, owner: Scope) -> Result<ConnectionRecord, StoreError> {
+        read!(self, self.shared.store.inner.connection(name, owner))
+    }
+
+    async fn connections(&self, owner: Scope, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
+        read!(self, self.shared.store.inner.connections(owner, page))
     }
 
     async fn delete_connection(
         &self,
         id: ConnectionId,
-        project: ProjectId,
+        owner: Scope,
         revision: Revision,
         audit: &[AuditRecord],
     ) -> Result<(), StoreError> {
         let inner = &self.shared.store.inner;
-        other!(self, "delete connection", audit, inner.delete_connection(id, project, revision, audit))
+        other!(self, "delete connection", audit, inner.delete_connection(id, owner, revision, audit))
+    }
+
+    async fn lease_connection(
+        &self,
+        id: ConnectionId,
+        owner: Scope,
+        revision: Revision,
+        lease: Duration,
+    ) -> Result<Option<u64>, StoreError> {
+        let inner = &self.shared.store.inner;
+        other!(self, "lease connection", &[], inner.lease_connection(id, owner, revision, lease))
+    }
+
+    async fn release_connection(
+        &self,
+        id: ConnectionId,
+        owner: Scope,
+        epoch: u64,
+        rest: Duration,
+    ) -> Result<(), StoreError> {
+        let inner = &self.shared.store.inner;
+        other!(self, "release connection", &[], inner.release_connection(id, owner, epoch, rest))
+    }
+
+    async fn share_connection(&self, shared: SharedConnection, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        self.shared.store.look("shared connection", &shared.sealed);
+        other!(self, "share connection", audit, self.shared.store.inner.share_connection(shared, audit))
+    }
+
+    async fn unshare_connection(
+        &self,
+        connection: ConnectionId,
+        project: ProjectId,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        let inner = &self.shared.store.inner;
+        other!(self, "unshare connection", audit, inner.unshare_connection(connection, project, audit))
+    }
+
+    async fn shared_connection(
+        &self,
+        name: LookupHash,
+        project: ProjectId,
+    ) -> Result<(SharedConnection, ConnectionRecord), StoreError> {
+        read!(self, self.shared.store.inner.shared_connection(name, project))
+    }
+
+    async fn shared_connections(
+        &self,
+        project: ProjectId,
+        page: &PageRequest,
+    ) -> Result<Page<(SharedConnection, ConnectionRecord)>, StoreError> {
+        read!(self, self.shared.store.inner.shared_connections(project, page))
     }
 }
 

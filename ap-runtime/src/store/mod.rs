@@ -28,7 +28,7 @@ use ap_crypto::keyring::KeyStore;
 pub use self::{
     accept::{Accept, Accepted, Debounce, Dedupe, Gate, Pace, Route, RunControl},
     audit::AuditStore,
-    connection::{ConnectionRecord, ConnectionStore},
+    connection::{ConnectionRecord, ConnectionStore, SharedConnection},
     file::{FileRecord, FileStore},
     flow::{
         ClaimedTrigger, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, TriggerChange, TriggerFire, VersionState,

@@ -6,6 +6,7 @@
 
 use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use ap_auth::audit::AuditEvent;
 use ap_core::{
     expr::{Environment, Key, Lookup, Path},
     flow::PollSettings,
@@ -49,7 +50,7 @@ impl Firing<'_> {
         let standing = self.standing(settings)?;
         let mut credentials = CredentialLoader::for_trigger(self.poller()?, &self.flow);
         credentials.refresh(self.kernel, &self.keys).await?;
-        let asked = self.ask(settings, &credentials, standing.cursor.as_ref()).await?;
+        let asked = self.ask(settings, &mut credentials, standing.cursor.as_ref()).await?;
         let now = self.kernel.clock.now();
         match asked {
             Ok(found) => {
@@ -81,7 +82,7 @@ impl Firing<'_> {
     async fn ask(
         &self,
         settings: &PollSettings,
-        credentials: &CredentialLoader,
+        credentials: &mut CredentialLoader,
         cursor: Option<&Value>,
     ) -> Result<Result<PollOutcome, ActionError>, RunError> {
         let kernel = self.kernel;
@@ -96,13 +97,21 @@ impl Firing<'_> {
             Ok(input) => input,
             Err(error) => return Ok(Err(error.into())),
         };
+        let of_flow = |event: AuditEvent| event.with_resource(self.claimed.flow);
+        if let Some((error, audit)) = credentials.denied((kernel, &self.keys), (&settings.piece, &input), of_flow)? {
+            kernel.backend.append_audit(&[audit]).await?;
+            return Ok(Err(error.into()));
+        }
         let uses = credentials.audit_uses_in(kernel, &self.keys, &input, |event| {
             event.with_resource(self.claimed.flow).with_detail("trigger", settings.trigger.as_str())
         })?;
         if !uses.is_empty() {
             kernel.backend.append_audit(&uses).await?;
         }
-        let bound = credentials.current();
+        let bound = match credentials.ready(kernel, &self.keys, (&settings.piece, &input)).await {
+            Ok(bound) => bound,
+            Err(failed) => return Ok(Err(failed)),
+        };
         let ways = kernel.egress.for_attempt(&bound);
         let key = format!("{}/poll/{}", self.claimed.flow, self.claimed.epoch);
         let context = ways.context((&key, false), POLL_TIMEOUT, kernel.clock.now());

@@ -11,11 +11,11 @@ use std::{
 };
 
 use ap_core::{
-    connection::{Connection, Field},
+    connection::{Connection, ConnectionStatus, Field},
     expr::{Key, Template},
     flow::{TriggerKind, ValidFlow, WebhookAuthentication, WebhookSettings},
     id::ProjectId,
-    store::{LookupHash, StoreError},
+    store::LookupHash,
     time::Timestamp,
 };
 use ap_crypto::{
@@ -186,12 +186,17 @@ impl Routes {
             ["connections", name, field] => (*name, Some(*field)),
             _ => return Err(internal(&"the trigger's secret is no reference to a connection")),
         };
-        let record = match self.kernel.backend.connection(records::connection_name(keys, name), project).await {
-            Ok(record) => record,
-            Err(StoreError::NotFound { .. }) => return Err(missing(name)),
-            Err(error) => return Err(internal(&error)),
-        };
-        let connection = records::open_connection(keys, &record, name).map_err(|error| internal(&error))?;
+        let found = self.kernel.find_connection(keys, project, name).await.map_err(|error| internal(&error))?;
+        let connection = found.ok_or_else(|| missing(name))?.connection;
+        let expired = connection.status(self.kernel.clock.now()) == ConnectionStatus::Expired;
+        if expired || !connection.allows_piece("webhook") {
+            tracing::warn!(
+                connection = name,
+                expired,
+                "a webhook refuses everyone: its connection is not for it, or over"
+            );
+            return Err(Rejection::Unauthenticated);
+        }
         field_of(&connection, field, wanted).ok_or_else(|| missing(name))
     }
 

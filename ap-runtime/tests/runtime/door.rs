@@ -158,7 +158,7 @@ async fn only_the_right_secret_opens_the_door_and_it_stays_outside() {
     let new = post(&world, &path, &[("x-api-key", "another-secret")], r#"{"name":"x"}"#).await;
     assert_eq!(new.status(), StatusCode::ACCEPTED);
     // Without the connection nobody gets in.
-    world.admin().delete_connection("api_secret").await.unwrap();
+    world.admin().delete_connection("api_secret", IfUsed::DeleteAnyway).await.unwrap();
     let none = post(&world, &path, &[("x-api-key", "another-secret")], "{}").await;
     assert_eq!(none.status(), StatusCode::UNAUTHORIZED);
 }

@@ -51,7 +51,7 @@ async fn nothing_of_another_project_exists() {
     missing(theirs.start_run(flow, json!({})).await);
     missing(theirs.run(run).await);
     missing(theirs.wait_for_run(run, std::time::Duration::ZERO).await);
-    missing(theirs.delete_connection("api").await);
+    missing(theirs.delete_connection("api", IfUsed::DeleteAnyway).await);
     assert!(theirs.flows(&PageRequest::default()).await.unwrap().items.is_empty());
     assert!(theirs.flow_versions(flow, &PageRequest::default()).await.unwrap().items.is_empty());
     assert!(theirs.runs(RunFilter::default(), &PageRequest::default()).await.unwrap().items.is_empty());
@@ -91,7 +91,7 @@ async fn a_viewer_reads_and_changes_nothing() {
     denied(viewer.webhook_token(flow).await.map(|_| ()));
     denied(viewer.start_run(flow, json!({})).await);
     denied(viewer.put_connection(&connection("x")).await);
-    denied(viewer.delete_connection("x").await);
+    denied(viewer.delete_connection("x", IfUsed::DeleteAnyway).await);
     denied(viewer.audit(&PageRequest::default()).await);
     assert!(matches!(viewer.run(RunId::from_u128(1)).await, Err(SessionError::Store(_))));
 }
@@ -116,7 +116,7 @@ async fn every_change_leaves_an_audit_record_with_who_and_what() {
     let tick = || tokio::time::sleep(std::time::Duration::from_millis(1));
     world.admin().put_connection(&connection("api")).await.unwrap();
     tick().await;
-    world.admin().delete_connection("api").await.unwrap();
+    world.admin().delete_connection("api", IfUsed::DeleteAnyway).await.unwrap();
     tick().await;
     world.admin().start_run(flow, json!({})).await.unwrap();
     let trail = world.admin().audit(&PageRequest::first(500)).await.unwrap();

@@ -1,16 +1,16 @@
-//! Flows, their versions, and connections.
+//! Flows and their versions.
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ConnectionId, FlowId, FlowVersionId, ProjectId},
-    store::{Entity, LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
+    id::{FlowId, FlowVersionId, ProjectId},
+    store::{Entity, Page, PageRequest, Precondition, StoreError},
 };
 use async_trait::async_trait;
 
 use super::{MemoryBackend, State, page_of};
 use crate::{
     backend::{check_flow_write, check_precondition},
-    store::{ConnectionRecord, ConnectionStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, VersionState},
+    store::{FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, VersionState},
 };
 
 #[async_trait]
@@ -67,59 +67,6 @@ impl FlowStore for MemoryBackend {
         let of_flow = |version: &&FlowVersionRecord| version.project == project && version.flow == flow;
         let rows = state.versions.values().filter(of_flow).map(|version| (version.id.as_u128(), version));
         Ok(page_of(rows, page))
-    }
-}
-
-#[async_trait]
-impl ConnectionStore for MemoryBackend {
-    async fn write_connection(
-        &self,
-        connection: ConnectionRecord,
-        precondition: Precondition,
-        audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        let key = (connection.project, connection.id);
-        state.check_exists(connection.project)?;
-        let stored = state.connections.get(&key).map(|stored| stored.revision);
-        check_precondition(Entity::Connection, precondition, connection.revision, stored)?;
-        let taken = |other: &ConnectionRecord| {
-            other.project == connection.project && other.name == connection.name && other.id != connection.id
-        };
-        if state.connections.values().any(taken) {
-            return Err(StoreError::AlreadyExists { entity: Entity::Connection });
-        }
-        state.append_audit(audit)?;
-        state.connections.insert(key, connection);
-        Ok(())
-    }
-
-    async fn connection(&self, name: LookupHash, project: ProjectId) -> Result<ConnectionRecord, StoreError> {
-        let state = self.lock();
-        let found = state.connections.values().find(|stored| stored.project == project && stored.name == name);
-        found.cloned().ok_or(StoreError::NotFound { entity: Entity::Connection })
-    }
-
-    async fn connections(&self, project: ProjectId, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
-        let state = self.lock();
-        let own = state.connections.values().filter(|connection| connection.project == project);
-        Ok(page_of(own.map(|connection| (connection.id.as_u128(), connection)), page))
-    }
-
-    async fn delete_connection(
-        &self,
-        id: ConnectionId,
-        project: ProjectId,
-        revision: Revision,
-        audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        let stored = state.connections.get(&(project, id)).map(|stored| stored.revision);
-        let precondition = Precondition::Revision(revision);
-        check_precondition(Entity::Connection, precondition, precondition.resulting_revision(), stored)?;
-        state.append_audit(audit)?;
-        state.connections.remove(&(project, id));
-        Ok(())
     }
 }
 

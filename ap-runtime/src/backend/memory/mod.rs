@@ -6,6 +6,7 @@
 
 mod accept;
 mod claim;
+mod connection;
 mod file;
 mod flow;
 mod gate;
@@ -50,8 +51,8 @@ use super::{check_project, check_share};
 use crate::{
     clock::Clock,
     store::{
-        AuditStore, ConnectionRecord, FileRecord, FlowRecord, FlowVersionRecord, ProjectRecord, ProjectShare,
-        ProjectStore, WorkerRecord,
+        AuditStore, FileRecord, FlowRecord, FlowVersionRecord, ProjectRecord, ProjectShare, ProjectStore,
+        SharedConnection, WorkerRecord,
     },
 };
 
@@ -93,6 +94,7 @@ impl MemoryBackend {
             });
         }
         state.free_triggers();
+        state.connections.values_mut().for_each(|stored| stored.leased = None);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -187,7 +189,8 @@ struct State {
     flows: BTreeMap<(ProjectId, FlowId), FlowRecord>,
     webhooks: BTreeMap<LookupHash, (ProjectId, FlowId)>,
     versions: BTreeMap<(ProjectId, FlowVersionId), FlowVersionRecord>,
-    connections: BTreeMap<(ProjectId, ConnectionId), ConnectionRecord>,
+    connections: BTreeMap<(Scope, ConnectionId), connection::Stored>,
+    shared: BTreeMap<(ProjectId, ConnectionId), SharedConnection>,
     triggers: BTreeMap<(ProjectId, FlowId), Trigger>,
     runs: BTreeMap<RunKey, Run>,
     /// Runs that have not ended.

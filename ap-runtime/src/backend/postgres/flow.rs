@@ -1,9 +1,9 @@
-//! Flows, their versions, and connections.
+//! Flows and their versions.
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ConnectionId, FlowId, FlowVersionId, ProjectId},
-    store::{Entity, LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
+    id::{FlowId, FlowVersionId, ProjectId},
+    store::{Entity, Page, PageRequest, Precondition, StoreError},
 };
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::{check_flow_write, check_precondition},
-    store::{ConnectionRecord, ConnectionStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, VersionState},
+    store::{FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, VersionState},
 };
 
 #[async_trait]
@@ -48,39 +48,6 @@ impl FlowStore for PostgresBackend {
     ) -> Result<Page<FlowVersionRecord>, StoreError> {
         let query = sqlx::query(VERSIONS).bind(Id::from(project)).bind(Id::from(flow));
         self.page(query, page, read_version, |version| version.id.as_u128()).await
-    }
-}
-
-#[async_trait]
-impl ConnectionStore for PostgresBackend {
-    async fn write_connection(
-        &self,
-        connection: ConnectionRecord,
-        precondition: Precondition,
-        audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        let operation = WriteConnection { connection, precondition, audit: audit.to_vec() };
-        self.writer.write_after_all(operation).await
-    }
-
-    async fn connection(&self, name: LookupHash, project: ProjectId) -> Result<ConnectionRecord, StoreError> {
-        let query = sqlx::query(CONNECTION).bind(Id::from(project)).bind(name.0.to_vec());
-        self.row(query, read_connection).await?.ok_or(StoreError::NotFound { entity: Entity::Connection })
-    }
-
-    async fn connections(&self, project: ProjectId, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
-        let query = sqlx::query(CONNECTIONS).bind(Id::from(project));
-        self.page(query, page, read_connection, |connection| connection.id.as_u128()).await
-    }
-
-    async fn delete_connection(
-        &self,
-        id: ConnectionId,
-        project: ProjectId,
-        revision: Revision,
-        audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        self.writer.write_after_all(DeleteConnection { id, project, revision, audit: audit.to_vec() }).await
     }
 }
 
@@ -210,77 +177,6 @@ impl Transaction<'_> {
     }
 }
 
-struct WriteConnection {
-    connection: ConnectionRecord,
-    precondition: Precondition,
-    audit: Vec<AuditRecord>,
-}
-
-#[async_trait]
-impl Operation for WriteConnection {
-    type Output = ();
-
-    fn bytes(&self) -> usize {
-        self.connection.sealed.as_bytes().len() + audit_bytes(&self.audit)
-    }
-
-    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), Failure> {
-        let connection = &self.connection;
-        transaction.lock_project(connection.project).await?;
-        let stored = transaction.revision_of_connection(connection.id, connection.project).await?;
-        check_precondition(Entity::Connection, self.precondition, connection.revision, stored)?;
-        // A name that is taken fails the statement.
-        sqlx::query(if stored.is_some() { UPDATE_CONNECTION } else { INSERT_CONNECTION })
-            .bind(Id::from(connection.project))
-            .bind(Id::from(connection.id))
-            .bind(connection.name.0.as_slice())
-            .bind(connection.created.as_micros())
-            .bind(connection.updated.as_micros())
-            .bind(signed(connection.revision.0))
-            .bind(connection.sealed.as_bytes().as_ref())
-            .execute(&mut *transaction.connection)
-            .await?;
-        transaction.insert_audit(&self.audit).await?;
-        Ok(())
-    }
-}
-
-struct DeleteConnection {
-    id: ConnectionId,
-    project: ProjectId,
-    revision: Revision,
-    audit: Vec<AuditRecord>,
-}
-
-#[async_trait]
-impl Operation for DeleteConnection {
-    type Output = ();
-
-    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), Failure> {
-        let stored = transaction.revision_of_connection(self.id, self.project).await?;
-        let precondition = Precondition::Revision(self.revision);
-        check_precondition(Entity::Connection, precondition, precondition.resulting_revision(), stored)?;
-        sqlx::query("DELETE FROM ap_connections WHERE project = $1 AND id = $2")
-            .bind(Id::from(self.project))
-            .bind(Id::from(self.id))
-            .execute(&mut *transaction.connection)
-            .await?;
-        transaction.insert_audit(&self.audit).await?;
-        Ok(())
-    }
-}
-
-impl Transaction<'_> {
-    async fn revision_of_connection(&mut self, id: ConnectionId, project: ProjectId) -> sqlx::Result<Option<Revision>> {
-        let row = sqlx::query("SELECT revision FROM ap_connections WHERE project = $1 AND id = $2 FOR UPDATE")
-            .bind(Id::from(project))
-            .bind(Id::from(id))
-            .fetch_optional(&mut *self.connection)
-            .await?;
-        row.map(|row| Columns::of(&row).revision()).transpose()
-    }
-}
-
 fn read_flow(row: &PgRow) -> sqlx::Result<FlowRecord> {
     let mut columns = Columns::of(row);
     Ok(FlowRecord {
@@ -316,19 +212,6 @@ fn read_version(row: &PgRow) -> sqlx::Result<FlowVersionRecord> {
     })
 }
 
-fn read_connection(row: &PgRow) -> sqlx::Result<ConnectionRecord> {
-    let mut columns = Columns::of(row);
-    Ok(ConnectionRecord {
-        id: columns.id()?,
-        project: columns.id()?,
-        name: columns.hash()?,
-        created: columns.time()?,
-        updated: columns.time()?,
-        revision: columns.revision()?,
-        sealed: columns.sealed()?,
-    })
-}
-
 const FLOW: &str = "SELECT id, project, created, updated, revision, enabled, published, draft, webhook, generation, sealed \
     FROM ap_flows WHERE project = $1 AND id = $2";
 const FLOWS: &str = "SELECT id, project, created, updated, revision, enabled, published, draft, webhook, generation, \
@@ -349,11 +232,3 @@ const PUT_VERSION: &str = "INSERT INTO ap_flow_versions (project, id, flow, numb
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
     ON CONFLICT (project, id) DO UPDATE SET flow = excluded.flow, number = excluded.number, state = excluded.state, \
     created = excluded.created, revision = excluded.revision, sealed = excluded.sealed";
-const CONNECTION: &str = "SELECT id, project, name, created, updated, revision, sealed \
-    FROM ap_connections WHERE project = $1 AND name = $2";
-const CONNECTIONS: &str = "SELECT id, project, name, created, updated, revision, sealed \
-    FROM ap_connections WHERE project = $1 AND id >= $2 ORDER BY id LIMIT $3";
-const INSERT_CONNECTION: &str = "INSERT INTO ap_connections (project, id, name, created, updated, revision, sealed) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7)";
-const UPDATE_CONNECTION: &str = "UPDATE ap_connections SET name = $3, created = $4, updated = $5, revision = $6, sealed = $7 \
-    WHERE project = $1 AND id = $2";

@@ -23,8 +23,10 @@ pub(super) struct Migration {
 }
 
 /// Every migration, in order. A released one is never changed.
-pub(super) const ALL: &[Migration] =
-    &[Migration { version: 1, name: "records", text: include_str!("migrations/001_records.sql") }];
+pub(super) const ALL: &[Migration] = &[
+    Migration { version: 1, name: "records", text: include_str!("migrations/001_records.sql") },
+    Migration { version: 4, name: "connections", text: include_str!("migrations/004_connections.sql") },
+];
 
 /// Applies those of `migrations` that `schema` lacks.
 pub(super) async fn run(
@@ -139,7 +141,8 @@ mod tests {
     };
 
     /// For every released version of the tables, rows as that release wrote them.
-    const RELEASED: &[&str] = &[include_str!("migrations/released/001.sql")];
+    const RELEASED: &[&str] =
+        &[include_str!("migrations/released/001.sql"), include_str!("migrations/released/004.sql")];
 
     struct Schema(String, PostgresOptions);
 
@@ -185,7 +188,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_missing_is_applied_once_and_wholly() {
         let (schema, mut connection) = Schema::new("forward").await;
-        let next = |text| Migration { version: ALL.len() as i64 + 1, name: "next", text };
+        let last = ALL.last().expect("there are some").version;
+        let next = |text| Migration { version: last + 1, name: "next", text };
         run(&mut connection, &schema.0, ALL).await.expect("the tables");
         let broken = [ALL, &[next("CREATE TABLE ap_next (id bigint); CREATE TABLE ap_next (id bigint)")]].concat();
         let error = run(&mut connection, &schema.0, &broken).await.expect_err("refused");

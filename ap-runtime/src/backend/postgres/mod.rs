@@ -6,6 +6,7 @@
 mod accept;
 mod claim;
 mod commit;
+mod connection;
 mod error;
 mod flow;
 mod gate;

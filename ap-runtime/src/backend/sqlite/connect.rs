@@ -88,6 +88,7 @@ pub(super) fn row<T>(
 pub(super) const RECOVER: &[&str] = &[
     "UPDATE ap_runs SET epoch = epoch + 1, lease = NULL, status = 'QUEUED', ready = 1 WHERE lease IS NOT NULL",
     "UPDATE ap_triggers SET epoch = epoch + 1, lease = NULL WHERE lease IS NOT NULL",
+    "UPDATE ap_connections SET leased = NULL WHERE leased IS NOT NULL",
 ];
 
 /// How long a connection waits for another one's lock.

@@ -1,9 +1,9 @@
-//! Flows, their versions, and connections.
+//! Flows and their versions.
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ConnectionId, FlowId, FlowVersionId, ProjectId},
-    store::{Entity, LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
+    id::{FlowId, FlowVersionId, ProjectId},
+    store::{Entity, Page, PageRequest, Precondition, StoreError},
 };
 use async_trait::async_trait;
 use rusqlite::params;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     backend::{check_flow_write, check_precondition},
-    store::{ConnectionRecord, ConnectionStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, VersionState},
+    store::{FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, VersionState},
 };
 
 #[async_trait]
@@ -60,42 +60,6 @@ impl FlowStore for SqliteBackend {
     }
 }
 
-#[async_trait]
-impl ConnectionStore for SqliteBackend {
-    async fn write_connection(
-        &self,
-        connection: ConnectionRecord,
-        precondition: Precondition,
-        audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        self.writer.write(WriteConnection { connection, precondition, audit: audit.to_vec() }).await
-    }
-
-    async fn connection(&self, name: LookupHash, project: ProjectId) -> Result<ConnectionRecord, StoreError> {
-        let sql = "SELECT id, project, name, created, updated, revision, sealed \
-            FROM ap_connections WHERE project = ? AND name = ?";
-        let read = move |open: &_| connect::row(open, sql, params![project.as_bytes(), name.0], read_connection);
-        self.readers.read(read).await?.ok_or(StoreError::NotFound { entity: Entity::Connection })
-    }
-
-    async fn connections(&self, project: ProjectId, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
-        let sql = "SELECT id, project, name, created, updated, revision, sealed \
-            FROM ap_connections WHERE project = ? AND id > ? ORDER BY id LIMIT ?";
-        let of = [project.as_bytes().to_vec()];
-        self.page(sql, of, page, read_connection, |connection| connection.id.as_u128()).await
-    }
-
-    async fn delete_connection(
-        &self,
-        id: ConnectionId,
-        project: ProjectId,
-        revision: Revision,
-        audit: &[AuditRecord],
-    ) -> Result<(), StoreError> {
-        self.writer.write(DeleteConnection { id, project, revision, audit: audit.to_vec() }).await
-    }
-}
-
 struct WriteFlow {
     write: FlowWrite,
     audit: Vec<AuditRecord>,
@@ -120,77 +84,6 @@ impl Operation for WriteFlow {
             put_version(transaction, version)?;
         }
         trigger::change(transaction, flow, trigger)?;
-        append(transaction, &self.audit)
-    }
-}
-
-struct WriteConnection {
-    connection: ConnectionRecord,
-    precondition: Precondition,
-    audit: Vec<AuditRecord>,
-}
-
-impl Operation for WriteConnection {
-    type Output = ();
-
-    fn bytes(&self) -> usize {
-        self.connection.sealed.as_bytes().len() + audit_bytes(&self.audit)
-    }
-
-    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
-        let ConnectionRecord { id, project, name, created, updated, revision, sealed } = &self.connection;
-        let entity = Entity::Connection;
-        require_project(transaction, *project)?;
-        let stored = connection_revision(transaction, *id, *project)?;
-        check_precondition(entity, self.precondition, *revision, stored)?;
-        let taken = transaction.exists(
-            "SELECT 1 FROM ap_connections WHERE project = ? AND name = ? AND id <> ?",
-            params![project.as_bytes(), name.0, id.as_bytes()],
-        )?;
-        if taken {
-            return Err(StoreError::AlreadyExists { entity }.into());
-        }
-        transaction.run(
-            "INSERT INTO ap_connections (project, id, name, created, updated, revision, sealed) \
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, id) DO UPDATE SET name = excluded.name, \
-             created = excluded.created, updated = excluded.updated, revision = excluded.revision, \
-             sealed = excluded.sealed",
-            params![
-                project.as_bytes(),
-                id.as_bytes(),
-                name.0,
-                created.as_micros(),
-                updated.as_micros(),
-                uint(revision.0)?,
-                sealed.as_bytes().as_ref()
-            ],
-        )?;
-        append(transaction, &self.audit)
-    }
-}
-
-struct DeleteConnection {
-    id: ConnectionId,
-    project: ProjectId,
-    revision: Revision,
-    audit: Vec<AuditRecord>,
-}
-
-impl Operation for DeleteConnection {
-    type Output = ();
-
-    fn bytes(&self) -> usize {
-        audit_bytes(&self.audit)
-    }
-
-    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
-        let stored = connection_revision(transaction, self.id, self.project)?;
-        let precondition = Precondition::Revision(self.revision);
-        check_precondition(Entity::Connection, precondition, precondition.resulting_revision(), stored)?;
-        transaction.run(
-            "DELETE FROM ap_connections WHERE project = ? AND id = ?",
-            [self.project.as_bytes(), self.id.as_bytes()],
-        )?;
         append(transaction, &self.audit)
     }
 }
@@ -235,18 +128,6 @@ fn check_version(
         params![version.project.as_bytes(), version.flow.as_bytes(), version.number, version.id.as_bytes()],
     )?;
     if taken { Err(StoreError::AlreadyExists { entity }.into()) } else { Ok(()) }
-}
-
-fn connection_revision(
-    transaction: &Transaction<'_>,
-    id: ConnectionId,
-    project: ProjectId,
-) -> rusqlite::Result<Option<Revision>> {
-    transaction.row(
-        "SELECT revision FROM ap_connections WHERE project = ? AND id = ?",
-        [project.as_bytes(), id.as_bytes()],
-        |columns| columns.revision(),
-    )
 }
 
 fn put_flow(transaction: &Transaction<'_>, flow: &FlowRecord) -> rusqlite::Result<()> {
@@ -324,16 +205,4 @@ fn read_version(columns: &mut Columns<'_>) -> rusqlite::Result<FlowVersionRecord
 fn read_state(text: &str) -> rusqlite::Result<VersionState> {
     let states = [VersionState::Draft, VersionState::Locked];
     states.into_iter().find(|state| state.as_str() == text).ok_or_else(|| decode("not a version state"))
-}
-
-fn read_connection(columns: &mut Columns<'_>) -> rusqlite::Result<ConnectionRecord> {
-    Ok(ConnectionRecord {
-        id: columns.id(ConnectionId::from_slice)?,
-        project: columns.id(ProjectId::from_slice)?,
-        name: columns.hash()?,
-        created: columns.time()?,
-        updated: columns.time()?,
-        revision: columns.revision()?,
-        sealed: columns.sealed()?,
-    })
 }

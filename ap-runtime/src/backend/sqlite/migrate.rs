@@ -20,6 +20,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, description: "records", sql: include_str!("migrations/001_records.sql") },
     Migration { version: 2, description: "durable", sql: include_str!("migrations/002_durable.sql") },
+    Migration { version: 4, description: "connections", sql: include_str!("migrations/004_connections.sql") },
 ];
 
 /// What is found in the table instead of what was written there.

@@ -7,6 +7,7 @@ mod accept;
 mod claim;
 mod commit;
 mod connect;
+mod connection;
 mod error;
 mod file;
 mod flow;

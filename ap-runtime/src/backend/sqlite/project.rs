@@ -257,7 +257,7 @@ fn read_audit(columns: &mut Columns<'_>) -> rusqlite::Result<AuditRecord> {
     })
 }
 
-fn read_scope(bytes: &[u8]) -> rusqlite::Result<Scope> {
+pub(super) fn read_scope(bytes: &[u8]) -> rusqlite::Result<Scope> {
     match bytes.split_first() {
         Some((b'P', id)) => PlatformId::from_slice(id).map(Scope::Platform).map_err(decode),
         Some((b'p', id)) => ProjectId::from_slice(id).map(Scope::Project).map_err(decode),

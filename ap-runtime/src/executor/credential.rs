@@ -1,0 +1,108 @@
+//! What a run does with its connections: looks them up again, refuses what they are not for, shows them to scripts.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use super::{
+    attempt,
+    driver::{Begun, Driver, Stopped},
+};
+use crate::{
+    credentials::piece_of,
+    engine::{ActionCall, AttemptOutcome, CodeCall},
+    journal::RunError,
+    store::RunChange,
+};
+
+impl Driver {
+    /// Looks the connections up again: again and again if something is under way, which must not be broken off because the
+    /// store is out of reach.
+    async fn refresh_credentials(&mut self) -> Result<(), RunError> {
+        loop {
+            match self.credentials.refresh(&self.kernel, &self.keys).await {
+                Err(RunError::Store(error))
+                    if error.is_retryable()
+                        && !self.under_way.is_empty()
+                        && !self.signals.lost.is_cancelled()
+                        && !self.signals.stop.is_cancelled() =>
+                {
+                    tracing::warn!(run = %self.lease.run, %error, "connections are looked up again");
+                }
+                done => return done,
+            }
+            let until = self.kernel.clock.now().saturating_add(LOOK_UP_AGAIN);
+            tokio::select! {
+                biased;
+                () = self.signals.lost.cancelled() => {}
+                () = self.signals.stop.cancelled() => {}
+                () = self.kernel.clock.sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Looks the connections up before calls that act outside, and refuses the first one that names a connection which is not
+    /// for its piece: nothing was planned or sent, and the audit says so.
+    pub(super) async fn refuse_unbound(&mut self, calls: &[ActionCall]) -> Result<Option<Begun>, RunError> {
+        let outside: Vec<&ActionCall> = calls.iter().filter(|call| self.effect_of(call).is_some()).collect();
+        if outside.is_empty() {
+            return Ok(None);
+        }
+        self.refresh_credentials().await?;
+        for call in outside {
+            let Some(piece) = piece_of(&self.flow, call.step.as_str()) else { continue };
+            let run = self.lease.run;
+            let denied = self.credentials.denied((&self.kernel, &self.keys), (piece, &call.input), |event| {
+                event.with_resource(run).with_detail("step", call.path.as_str())
+            })?;
+            if let Some((error, audit)) = denied {
+                self.carry.audit.push(audit);
+                let stopped = self.refuse((call.path.clone(), call.attempt), error).await?;
+                return Ok(Some(stopped.map_or(Begun::Again, Begun::Stopped)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Carries an action out. Before one that acts outside, the connections it uses are made ready.
+    pub(super) fn action(
+        &self,
+        call: ActionCall,
+        outside: bool,
+    ) -> impl Future<Output = AttemptOutcome> + Send + use<> {
+        let (kernel, flow, keys) = (Arc::clone(&self.kernel), Arc::clone(&self.flow), Arc::clone(&self.keys));
+        let mut loader = self.credentials.clone();
+        async move {
+            if !outside {
+                return attempt::action(&kernel, &flow, &call, &loader.current()).await;
+            }
+            let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
+            match loader.ready(&kernel, &keys, (piece, &call.input)).await {
+                Ok(credentials) => {
+                    let outcome = attempt::action(&kernel, &flow, &call, &credentials).await;
+                    // The driver does not know tokens that were got for this attempt.
+                    let scrubs = kernel.egress.scrubs();
+                    if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
+                }
+                Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
+            }
+        }
+    }
+
+    /// Begins a script. What it is shown of connections is in the audit before.
+    pub(super) async fn begin_code(&mut self, call: CodeCall) -> Result<Option<Stopped>, RunError> {
+        if !self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?.is_empty() {
+            self.refresh_credentials().await?;
+            let reveals = self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?;
+            self.carry.audit.extend(reveals);
+            if let Some(stopped) = self.commit(RunChange::Stay).await? {
+                return Ok(Some(stopped));
+            }
+        }
+        let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
+        let (kernel, credentials) = (Arc::clone(&self.kernel), self.credentials.current());
+        self.begin(path, attempt, timeout, async move { attempt::code(&kernel, &call, &credentials).await });
+        Ok(None)
+    }
+}
+
+/// How long a driver rests that could not look something up.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);

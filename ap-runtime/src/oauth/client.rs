@@ -1,0 +1,68 @@
+//! One exchange with a token endpoint.
+
+use std::time::Duration;
+
+use ap_core::{
+    capability::HttpRequest,
+    connection::{ClientAuth, Connection, ConnectionValue, OAuth2, OAuthApp, OAuthTokens, Origin, Placement},
+    id::ConnectionId,
+};
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    request::{TokenRequest, basic_part},
+    response::{self, TokenFailure},
+};
+use crate::{
+    egress::credential::{RunConnection, RunCredentials, Stands},
+    kernel::Kernel,
+};
+
+/// Asks the token endpoint of `oauth`'s client. Whatever happens to the future, the provider may have acted.
+pub(crate) async fn ask(
+    kernel: &Kernel,
+    oauth: &OAuth2,
+    request: TokenRequest<'_>,
+) -> Result<OAuthTokens, TokenFailure> {
+    let app = oauth.app().ok_or_else(|| TokenFailure::Refused("the connection has no client".to_owned()))?;
+    let (credentials, credential) = client_in_header(app, oauth.client_secret())?;
+    let mut http = HttpRequest::new("POST", app.token_url.as_str());
+    http.headers = vec![
+        ("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned()),
+        ("Accept".to_owned(), "application/json".to_owned()),
+    ];
+    http.body = Some(Bytes::from_owner(request.form(app, oauth.client_secret())));
+    http.credential = credential;
+    (http.timeout, http.max_response_bytes, http.max_redirects) = (TIMEOUT, MAX_RESPONSE_BYTES, 0);
+    let answer = kernel.egress.for_tokens(credentials).send(http).await.map_err(response::failed)?;
+    // From when the answer came: nothing is called good for longer than it is by less than the time of the exchange.
+    response::read(&answer, kernel.clock.now(), oauth.tokens())
+}
+
+/// The client as HTTP Basic, bound to its token endpoint, if that is how it authenticates.
+fn client_in_header(
+    app: &OAuthApp,
+    secret: Option<&SecretString>,
+) -> Result<(RunCredentials, Option<String>), TokenFailure> {
+    let Some(secret) = secret.filter(|_| app.client_auth == ClientAuth::Header) else {
+        return Ok((RunCredentials::default(), None));
+    };
+    let refused =
+        |_: &dyn std::error::Error| TokenFailure::Refused("the client cannot authenticate by HTTP Basic".to_owned());
+    let password = SecretString::from(basic_part(secret.expose_secret()).as_str());
+    let value = ConnectionValue::BasicAuth { username: basic_part(&app.client_id).to_string(), password };
+    let origin = Origin::of_url(&app.token_url).map_err(|error| refused(&error))?;
+    let connection = Connection::new("oauth-client", value, vec![Placement::Basic], vec![origin]);
+    let connection = connection.map_err(|error| refused(&error))?;
+    let placeholders = vec![(CLIENT.to_owned(), Stands::Whole)];
+    let bound = RunConnection { id: ConnectionId::from_u128(0), connection, placeholders };
+    let credentials = RunCredentials::new(vec![bound]).map_err(|error| refused(&error))?;
+    Ok((credentials, Some(CLIENT.to_owned())))
+}
+
+/// Not the form of a placeholder, so nothing that is sent can hold it by chance.
+const CLIENT: &str = "client of the token endpoint";
+/// Longest exchange: well under a lease, so that a holder is done before it is replaced.
+const TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_RESPONSE_BYTES: usize = 256 << 10;
