@@ -375,7 +375,7 @@ async fn a_database_of_the_first_release_goes_forward() {
         assert_eq!(project.share, ProjectShare::default());
         backend.flow(FLOW, PROJECT).await.expect("the flow");
         backend.flow_version(VERSION, PROJECT).await.expect("the version");
-        backend.connection(LookupHash([3; 32]), PROJECT).await.expect("the connection");
+        backend.connection(LookupHash([3; 32]), PROJECT.into()).await.expect("the connection");
         assert_eq!(backend.keys(PROJECT.into()).await.expect("keys").len(), 1);
         assert_eq!(backend.audit(PROJECT.into(), &PageRequest::default()).await.expect("a page").items.len(), 4);
         let runs = backend.runs(RunFilter::default(), PROJECT, &PageRequest::default()).await.expect("a page").items;

@@ -43,7 +43,7 @@ pub(crate) fn hash(keys: &TenantKeys, state: &str) -> LookupHash {
 /// A code verifier with 256 bits of entropy (RFC 7636 §7.1).
 pub(crate) fn verifier(entropy: &dyn Entropy) -> Result<SecretString, VaultError> {
     let bytes = Zeroizing::new(random_array::<32>(entropy)?);
-    Ok(SecretString::from(URL_SAFE_NO_PAD.encode(&*bytes)))
+    Ok(SecretString::from(URL_SAFE_NO_PAD.encode(*bytes)))
 }
 
 /// The parameters of a callback (RFC 6749 §4.1.2).

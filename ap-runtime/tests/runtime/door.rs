@@ -8,7 +8,7 @@ use ap_core::{
     run::RunStatus,
     store::PageRequest,
 };
-use ap_runtime::{config::WebhookOptions, webhook::ClientAddress};
+use ap_runtime::{config::WebhookOptions, session::IfUsed, webhook::ClientAddress};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;

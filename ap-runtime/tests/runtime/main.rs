@@ -10,6 +10,7 @@
 )]
 
 mod answer;
+mod connections;
 mod determinism;
 mod door;
 mod engine;

@@ -8,7 +8,7 @@ use ap_core::{
     store::{PageRequest, Revision, StoreError},
 };
 use ap_runtime::{
-    session::{ProjectSession, SessionError},
+    session::{IfUsed, ProjectSession, SessionError},
     store::RunFilter,
 };
 use serde_json::json;
