@@ -1,6 +1,6 @@
 //! [`Principal`]: who acts, from where, and with which roles.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use ap_core::{id::UserId, scope::Scope};
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,25 @@ pub enum Identity {
     Service(Arc<str>),
     /// A user of the host.
     User(UserId),
+}
+
+/// The text names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an identity")]
+pub struct IdentityError;
+
+/// Reads what [`Identity`] displays as.
+impl FromStr for Identity {
+    type Err = IdentityError;
+
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        match (text, text.strip_prefix("service ")) {
+            ("anonymous", _) => Ok(Self::Anonymous),
+            ("engine", _) => Ok(Self::Engine),
+            (_, Some(name)) => Ok(Self::Service(name.into())),
+            (user, None) => user.parse().map(Self::User).map_err(|_| IdentityError),
+        }
+    }
 }
 
 impl fmt::Display for Identity {

@@ -84,8 +84,7 @@ impl Kernel {
     pub(crate) fn seal_event(&self, keys: &TenantKeys, event: &AuditEvent) -> Result<AuditRecord, RunError> {
         let id = AuditId::from_parts(event.at(), self.id_entropy()?);
         let body = event.to_record_body().map_err(|_| RunError::Encoding(serde::ser::Error::custom("audit event")))?;
-        let sealed = records::seal_audit(keys, &id, event.scope(), &body, &*self.entropy)?;
-        Ok(event.clone().into_record(id, sealed))
+        Ok(records::seal_audit(keys, id, event, &body, &*self.entropy)?)
     }
 
     /// As [`Kernel::seal_event`], looking the keys up.

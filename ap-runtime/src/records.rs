@@ -1,11 +1,13 @@
 //! How each kind of record is sealed: one place for the contexts, so that sealing and opening name the same one.
 
+use ap_auth::audit::AuditEvent;
 use ap_core::{
-    audit::AuditRecord,
+    audit::{AuditOutcome, AuditRecord},
     connection::Connection,
     id::{AuditId, ConnectionId, FileId, FlowId, JobId, ProjectId, RunId, SignalId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed},
+    time::Timestamp,
 };
 use ap_crypto::{
     connection::{decode_connection, encode_connection},
@@ -125,18 +127,21 @@ pub(crate) fn open_listed_connection(keys: &TenantKeys, record: &ConnectionRecor
     decode_connection(&keys.open(&connection(&record.id, record.owner, record.revision), &record.sealed)?)
 }
 
+/// Seals the body of `event`, bound to everything that its record says in clear.
 pub(crate) fn seal_audit(
     keys: &TenantKeys,
-    id: &AuditId,
-    scope: Scope,
+    id: AuditId,
+    event: &AuditEvent,
     body: &[u8],
     entropy: &dyn Entropy,
-) -> Result<Sealed, VaultError> {
-    keys.seal(&audit(id, scope), body, entropy)
+) -> Result<AuditRecord, VaultError> {
+    let key = audit_key(id, event.at(), event.outcome(), event.action());
+    Ok(event.to_record(id, keys.seal(&audit(&key, event.scope()), body, entropy)?))
 }
 
 pub(crate) fn open_audit(keys: &TenantKeys, record: &AuditRecord) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    keys.open(&audit(&record.id, record.scope), &record.body)
+    let key = audit_key(record.id, record.at, record.outcome, &record.action);
+    keys.open(&audit(&key, record.scope), &record.body)
 }
 
 /// The hash under which a connection's name is looked up.
@@ -223,8 +228,23 @@ fn connection(id: &ConnectionId, scope: Scope, revision: Revision) -> SealContex
     SealContext { scope, table: "connections", record: id.as_bytes(), field: "value", version, purpose: AT_REST }
 }
 
-fn audit(id: &AuditId, scope: Scope) -> SealContext<'_> {
-    SealContext { scope, table: "audit", record: id.as_bytes(), field: "body", version: 1, purpose: AT_REST }
+fn audit(key: &[u8], scope: Scope) -> SealContext<'_> {
+    SealContext { scope, table: "audit", record: key, field: "body", version: 1, purpose: AT_REST }
+}
+
+/// What the body of an audit record is sealed for: id, time, outcome and action. None of them can be changed in the store
+/// without the body refusing to open, so the body does not repeat them.
+fn audit_key(id: AuditId, at: Timestamp, outcome: AuditOutcome, action: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(25 + action.len());
+    key.extend_from_slice(id.as_bytes());
+    key.extend_from_slice(&at.as_micros().to_be_bytes());
+    key.push(match outcome {
+        AuditOutcome::Denied => b'D',
+        AuditOutcome::Failure => b'F',
+        AuditOutcome::Success => b'S',
+    });
+    key.extend_from_slice(action.as_bytes());
+    key
 }
 
 /// The slot of a cancel: a run is canceled once.
@@ -292,7 +312,8 @@ const AT_REST: &str = "at-rest";
 mod tests {
     use std::sync::Arc;
 
-    use ap_core::{id::KeyId, time::Timestamp};
+    use ap_auth::principal::{Actor, Identity};
+    use ap_core::id::KeyId;
     use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
 
     use super::*;
@@ -316,6 +337,29 @@ mod tests {
         assert!(!opens(RunId::from_u128(9), id, slot));
         assert!(!opens(run, SignalId::from_u128(9), slot));
         assert!(!opens(run, id, LookupHash([9; 32])), "an answer counts for somebody else");
+    }
+
+    #[test]
+    fn a_changed_clear_field_of_an_audit_record_is_noticed() {
+        let keys = keys();
+        let at = Timestamp::from_millis(1_767_323_045_000);
+        let event = AuditEvent::by(&Actor::new(Identity::Engine), "flow.publish", PROJECT.into(), at)
+            .with_resource(FlowId::from_u128(3));
+        let body = event.to_record_body().expect("serialises");
+        let honest = seal_audit(&keys, AuditId::from_u128(4), &event, &body, &SystemEntropy).expect("sealed");
+        let opened = open_audit(&keys, &honest).expect("opened");
+        assert_eq!(AuditEvent::from_record(&honest, &opened), Ok(event));
+        for forged in [
+            AuditRecord { id: AuditId::from_u128(5), ..honest.clone() },
+            AuditRecord { scope: ProjectId::from_u128(2).into(), ..honest.clone() },
+            AuditRecord { at: Timestamp::EPOCH, ..honest.clone() },
+            AuditRecord { action: "flow.read".to_owned(), ..honest.clone() },
+            AuditRecord { action: String::new(), ..honest.clone() },
+            AuditRecord { outcome: AuditOutcome::Denied, ..honest.clone() },
+            AuditRecord { outcome: AuditOutcome::Failure, ..honest },
+        ] {
+            assert!(matches!(open_audit(&keys, &forged), Err(VaultError::Unopenable)), "{forged:?}");
+        }
     }
 
     #[test]

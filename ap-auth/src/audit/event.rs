@@ -1,6 +1,6 @@
 //! [`AuditEvent`]: who did what, when, from where, on what, and how it ended.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr};
 
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
@@ -28,7 +28,6 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuditEvent {
-    version: Version,
     at: Timestamp,
     scope: Scope,
     actor: Identity,
@@ -46,6 +45,46 @@ pub struct AuditEvent {
     details: BTreeMap<String, Detail>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
+}
+
+/// What is sealed of an event: all that the clear fields of its record do not say. The version is the format's; it is left
+/// out of the first one.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body<'a> {
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    v: u8,
+    #[serde(rename = "by")]
+    actor: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip: Option<IpAddr>,
+    #[serde(rename = "agent", default, skip_serializing_if = "Option::is_none")]
+    user_agent: Option<Cow<'a, str>>,
+    #[serde(rename = "on", default, skip_serializing_if = "is_empty")]
+    resources: Cow<'a, [String]>,
+    #[serde(rename = "why", default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+    #[serde(rename = "with", default, skip_serializing_if = "has_none")]
+    details: Cow<'a, BTreeMap<String, Detail>>,
+    #[serde(rename = "cut", default, skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+const fn first() -> u8 {
+    FORMAT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_first(version: &u8) -> bool {
+    *version == FORMAT
+}
+
+fn is_empty(resources: &[String]) -> bool {
+    resources.is_empty()
+}
+
+fn has_none(details: &BTreeMap<String, Detail>) -> bool {
+    details.is_empty()
 }
 
 impl AuditEvent {
@@ -78,7 +117,6 @@ impl AuditEvent {
     #[must_use]
     pub fn by(actor: &Actor, action: &str, scope: Scope, at: Timestamp) -> Self {
         Self {
-            version: Version::V1,
             at,
             scope,
             actor: match actor.identity() {
@@ -191,32 +229,57 @@ impl AuditEvent {
         self.truncated
     }
 
-    /// The bytes to seal under the key of [`AuditEvent::scope`].
+    /// The bytes to seal under the key of [`AuditEvent::scope`]. They do not repeat what the clear fields of the record say:
+    /// id, scope, time, action and outcome. The seal has to be bound to those, so that none can be changed.
     ///
     /// # Errors
     /// [`AuditBodyError::Malformed`], should the event not serialise.
     pub fn to_record_body(&self) -> Result<Vec<u8>, AuditBodyError> {
-        serde_json::to_vec(self).map_err(|_| AuditBodyError::Malformed)
+        let body = Body {
+            v: FORMAT,
+            actor: Cow::Owned(self.actor.to_string()),
+            ip: self.ip,
+            user_agent: self.user_agent.as_deref().map(Cow::Borrowed),
+            resources: Cow::Borrowed(&self.resources),
+            reason: self.reason.as_deref().map(Cow::Borrowed),
+            details: Cow::Borrowed(&self.details),
+            truncated: self.truncated,
+        };
+        serde_json::to_vec(&body).map_err(|_| AuditBodyError::Malformed)
     }
 
     /// The record for the store, once the body is sealed.
     #[must_use]
-    pub fn into_record(self, id: AuditId, body: Sealed) -> AuditRecord {
-        AuditRecord { id, scope: self.scope, at: self.at, action: self.action, outcome: self.outcome, body }
+    pub fn to_record(&self, id: AuditId, body: Sealed) -> AuditRecord {
+        let (scope, at, outcome) = (self.scope, self.at, self.outcome);
+        AuditRecord { id, scope, at, action: self.action.clone(), outcome, body }
     }
 
     /// Reads an event back from the opened body of `record`.
     ///
     /// # Errors
-    /// [`AuditBodyError::Malformed`] if the bytes are no event; [`AuditBodyError::Mismatch`] if the clear fields of the
-    /// record do not say what the sealed body says: somebody changed them in the store.
+    /// [`AuditBodyError::Malformed`] if the bytes are no event of a known version.
+    ///
+    /// # Security
+    /// The clear fields of the record are believed: a body that was opened must have been bound to them.
     pub fn from_record(record: &AuditRecord, body: &[u8]) -> Result<Self, AuditBodyError> {
-        let event: Self = serde_json::from_slice(body).map_err(|_| AuditBodyError::Malformed)?;
-        let same = event.scope == record.scope
-            && event.at == record.at
-            && event.action == record.action
-            && event.outcome == record.outcome;
-        if same { Ok(event) } else { Err(AuditBodyError::Mismatch) }
+        let body: Body<'_> = serde_json::from_slice(body).map_err(|_| AuditBodyError::Malformed)?;
+        if body.v != FORMAT {
+            return Err(AuditBodyError::Malformed);
+        }
+        Ok(Self {
+            at: record.at,
+            scope: record.scope,
+            actor: body.actor.parse().map_err(|_| AuditBodyError::Malformed)?,
+            ip: body.ip,
+            user_agent: body.user_agent.map(Cow::into_owned),
+            action: record.action.clone(),
+            resources: body.resources.into_owned(),
+            outcome: record.outcome,
+            reason: body.reason.map(Cow::into_owned),
+            details: body.details.into_owned(),
+            truncated: body.truncated,
+        })
     }
 }
 
@@ -289,27 +352,21 @@ impl SafeText {
     }
 }
 
-/// Why a stored event cannot be read. Either means that the store's content is not what was written.
+/// Why a stored event cannot be read: the store's content is not what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditBodyError {
     /// The body is no event of a known version.
     #[error("the audit record's body cannot be read")]
     Malformed,
-    /// The clear fields of the record contradict its body.
-    #[error("the audit record's fields contradict its body")]
-    Mismatch,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Version {
-    #[serde(rename = "1")]
-    V1,
 }
 
 fn safe(text: &str) -> String {
     neutralise(text, AuditEvent::MAX_TEXT_BYTES)
 }
+
+/// The version of the stored form; never reused.
+const FORMAT: u8 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -339,7 +396,7 @@ mod tests {
     }
 
     fn record(event: &AuditEvent) -> AuditRecord {
-        event.clone().into_record(AuditId::from_u128(1), Sealed::from_bytes(vec![1].into()))
+        event.to_record(AuditId::from_u128(1), Sealed::from_bytes(vec![1].into()))
     }
 
     #[test]
@@ -348,41 +405,34 @@ mod tests {
         assert_eq!(
             String::from_utf8(body).expect("text"),
             concat!(
-                r#"{"version":"1","at":"2026-01-02T03:04:05Z","#,
-                r#""scope":{"type":"project","id":"proj_00000000000000000000000001"},"#,
-                r#""actor":{"type":"USER","id":"user_00000000000000000000000002"},"#,
-                r#""ip":"203.0.113.7","userAgent":"browser/1","action":"flow.publish","#,
-                r#""resources":["flow_00000000000000000000000003"],"outcome":"SUCCESS","#,
-                r#""reason":"role EDITOR in proj_00000000000000000000000001","#,
-                r#""details":{"enabled":true,"name":"Sync","version":4}}"#
+                r#"{"by":"user_00000000000000000000000002","#,
+                r#""ip":"203.0.113.7","agent":"browser/1","on":["flow_00000000000000000000000003"],"#,
+                r#""why":"role EDITOR in proj_00000000000000000000000001","#,
+                r#""with":{"enabled":true,"name":"Sync","version":4}}"#
             )
         );
     }
 
     #[test]
     fn events_come_back_from_their_records() {
-        let service = Actor::new(Identity::Service("sync".into()));
-        for event in [published(), AuditEvent::by(&service, "webhook.accept", PROJECT.into(), AT)] {
+        let by = |identity| AuditEvent::by(&Actor::new(identity), "webhook.accept", PROJECT.into(), AT);
+        let service = |name: &str| by(Identity::Service(name.into()));
+        let others = [by(Identity::Anonymous), by(Identity::Engine), service("sync"), service("engine"), service("")];
+        for event in std::iter::once(published()).chain(others) {
             let body = event.to_record_body().expect("serialises");
             assert_eq!(AuditEvent::from_record(&record(&event), &body), Ok(event));
         }
     }
 
     #[test]
-    fn a_changed_clear_field_is_noticed() {
+    fn what_is_no_event_of_a_known_version_is_refused() {
         let event = published();
-        let body = event.to_record_body().expect("serialises");
-        let honest = record(&event);
-        for forged in [
-            AuditRecord { scope: ProjectId::from_u128(2).into(), ..honest.clone() },
-            AuditRecord { at: Timestamp::EPOCH, ..honest.clone() },
-            AuditRecord { action: "flow.read".to_owned(), ..honest.clone() },
-            AuditRecord { outcome: AuditOutcome::Denied, ..honest.clone() },
-        ] {
-            assert_eq!(AuditEvent::from_record(&forged, &body), Err(AuditBodyError::Mismatch));
+        let (record, body) = (record(&event), event.to_record_body().expect("serialises"));
+        let text = String::from_utf8(body.clone()).expect("text");
+        let (later, nobody) = (text.replacen('{', "{\"v\":2,", 1), text.replacen("user_", "who_", 1));
+        for body in [&b"{}"[..], &body[1..], later.as_bytes(), nobody.as_bytes()] {
+            assert_eq!(AuditEvent::from_record(&record, body), Err(AuditBodyError::Malformed));
         }
-        assert_eq!(AuditEvent::from_record(&honest, b"{}"), Err(AuditBodyError::Malformed));
-        assert_eq!(AuditEvent::from_record(&honest, &body[1..]), Err(AuditBodyError::Malformed));
     }
 
     #[test]
