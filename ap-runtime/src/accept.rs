@@ -49,8 +49,8 @@ impl Kernel {
         let run = RunId::from_parts(at, self.id_entropy()?);
         let RunStart { project, flow: flow_id, version, generation, dedupe, parent, control, payload } = start;
         let parent_run = parent.as_ref().map(|parent| parent.run);
-        let first = Event::Accepted { at, run, trigger: payload, limits: self.run_limits.engine(), parent };
-        let state = RunState::accepted(&first, self.resume_tokens(keys, (project, run)))?;
+        let first = Event::Accepted { at, trigger: payload, limits: self.run_limits.engine(), parent };
+        let state = RunState::accepted(run, &first, self.resume_tokens(keys, (project, run)))?;
         let mut batch = Batch::default();
         batch.push(&first)?;
         let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;

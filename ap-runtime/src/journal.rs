@@ -17,7 +17,6 @@ use ap_crypto::{
     redact::RedactError,
     vault::TenantKeys,
 };
-use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -69,13 +68,6 @@ impl RunError {
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Encoding(_) | Self::Redact(_) | Self::Seal(_))
     }
-}
-
-/// One entry, opened. The version is the format's, and is never reused.
-#[derive(Deserialize)]
-struct Plain {
-    v: u8,
-    events: Vec<Event>,
 }
 
 /// Events on their way into one entry, already in their stored form.
@@ -220,18 +212,14 @@ pub(crate) async fn unspill(
     Ok(())
 }
 
-/// Opens one entry.
+/// Opens one entry. The first format is a list of events; what begins otherwise is of a later one, and is not read here.
 pub(crate) fn open(
     keys: &TenantKeys,
     (project, run): (ProjectId, RunId),
     entry: &JournalEntry,
 ) -> Result<Vec<Event>, RunError> {
     let plain = keys.open(&context(project, &run, entry.seq), &entry.sealed).map_err(RunError::Seal)?;
-    let decoded: Plain = serde_json::from_slice(&plain).map_err(RunError::Encoding)?;
-    if decoded.v != FORMAT {
-        return Err(RunError::Encoding(serde::de::Error::custom("unknown journal format")));
-    }
-    Ok(decoded.events)
+    serde_json::from_slice(&plain).map_err(RunError::Encoding)
 }
 
 /// A run rebuilt from its journal.
@@ -256,7 +244,7 @@ pub(crate) async fn replay(
         for mut event in open(keys, ids, entry)? {
             unspill(backend, keys, ids.0, &mut event).await?;
             match &mut state {
-                None => state = Some(RunState::accepted(&event, Arc::clone(&resume))?),
+                None => state = Some(RunState::accepted(ids.1, &event, Arc::clone(&resume))?),
                 Some(state) => {
                     state.apply(flow, &event)?;
                 }
@@ -278,9 +266,8 @@ fn context<'a>(project: ProjectId, run: &'a RunId, seq: u64) -> SealContext<'a> 
     }
 }
 
-const FORMAT: u8 = 1;
-const PREFIX: &[u8] = br#"{"v":1,"events":["#;
-const SUFFIX: &[u8] = b"]}";
+const PREFIX: &[u8] = b"[";
+const SUFFIX: &[u8] = b"]";
 /// Longest JSON text of a value in an event: the rest of what can be sealed is for the events before it. Unit: bytes.
 pub(crate) const MAX_VALUE_BYTES: usize = 60 << 20;
 /// Unit: events.
@@ -355,7 +342,6 @@ mod tests {
         batch
             .push(&Event::Accepted {
                 at: Timestamp::EPOCH,
-                run: IDS.1,
                 trigger,
                 limits: RunLimits::default().engine(),
                 parent: None,

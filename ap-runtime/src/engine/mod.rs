@@ -68,24 +68,50 @@ pub struct ConnectionView {
 
 /// What one run may use. Journalled with the acceptance, so that a changed configuration does not change a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct EngineLimits {
     /// How many steps the run may execute, every loop iteration counted.
+    #[serde(skip_serializing_if = "usual_step_executions")]
     pub step_executions: u32,
     /// How large inputs, outputs and errors of all its steps may be together. Unit: bytes, roughly those of their JSON.
+    #[serde(skip_serializing_if = "usual_log_bytes")]
     pub log_bytes: u64,
     /// Longest time the run may execute, pauses not counted. Unit: milliseconds.
-    #[serde(default = "default_timeout")]
+    #[serde(skip_serializing_if = "usual_timeout_ms")]
     pub timeout_ms: u64,
     /// How large outputs may be together that are kept as files. Unit: bytes, roughly those of their JSON.
-    #[serde(default = "default_spill")]
+    #[serde(skip_serializing_if = "usual_spill_bytes")]
     pub spill_bytes: u64,
 }
 
-const fn default_spill() -> u64 {
-    256 << 20
+/// The usual limits: those that the journal leaves out. They belong to its format and never change, whatever becomes of the
+/// defaults of the configuration.
+impl Default for EngineLimits {
+    fn default() -> Self {
+        USUAL
+    }
 }
 
-const fn default_timeout() -> u64 {
-    300_000
+impl EngineLimits {
+    fn is_usual(&self) -> bool {
+        *self == USUAL
+    }
 }
+
+const USUAL: EngineLimits =
+    EngineLimits { step_executions: 10_000, log_bytes: 50 << 20, timeout_ms: 300_000, spill_bytes: 256 << 20 };
+
+macro_rules! usual {
+    ($($name:ident: $field:ident $kind:ty),*) => {$(
+        const fn $name(value: &$kind) -> bool {
+            *value == USUAL.$field
+        }
+    )*};
+}
+
+usual!(
+    usual_step_executions: step_executions u32,
+    usual_log_bytes: log_bytes u64,
+    usual_timeout_ms: timeout_ms u64,
+    usual_spill_bytes: spill_bytes u64
+);

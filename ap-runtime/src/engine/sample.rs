@@ -59,9 +59,9 @@ impl RunState {
         if !matches!(step.kind, StepKind::Branch(_) | StepKind::Code(_) | StepKind::Piece(_) | StepKind::Router(_)) {
             return Err(refuse("only actions, scripts, branches and routers can be tested by themselves"));
         }
-        let accepted = Event::Accepted { at, run, trigger: Arc::new(sample.trigger), limits, parent: None };
+        let accepted = Event::Accepted { at, trigger: Arc::new(sample.trigger), limits, parent: None };
         let internal = |_| StepError::new(StepErrorKind::Internal, "the sample cannot be set up");
-        let mut state = Self::accepted(&accepted, resume).map_err(internal)?;
+        let mut state = Self::accepted(run, &accepted, resume).map_err(internal)?;
         state.set_connections(connections);
         for (other, output) in sample.outputs {
             let path = StepPath::top(&other);

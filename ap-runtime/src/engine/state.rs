@@ -114,16 +114,16 @@ pub struct ApplyError {
 }
 
 impl RunState {
-    /// The state of a run right after it was accepted; `event` is the first of its journal.
+    /// The state of `run` right after it was accepted; `event` is the first of its journal.
     ///
     /// # Errors
     /// [`ApplyError`] if the event is not [`Event::Accepted`].
-    pub fn accepted(event: &Event, resume: Arc<ResumeTokens>) -> Result<Self, ApplyError> {
-        let Event::Accepted { at, run, trigger, limits, parent } = event else {
+    pub fn accepted(run: RunId, event: &Event, resume: Arc<ResumeTokens>) -> Result<Self, ApplyError> {
+        let Event::Accepted { at, trigger, limits, parent } = event else {
             return Err(ApplyError { reason: "it does not begin with an acceptance" });
         };
         Ok(Self {
-            run: *run,
+            run,
             trigger: Arc::clone(trigger),
             parent: parent.clone(),
             limits: *limits,
@@ -174,7 +174,9 @@ impl RunState {
         match event {
             Event::Accepted { .. } => Err(ApplyError { reason: "it was accepted twice" }),
             Event::AttemptFinished { at, path, attempt, outcome, entropy } => {
-                self.entropy = *entropy;
+                if *entropy != 0 {
+                    self.entropy = *entropy;
+                }
                 self.attempt_finished(flow, *at, (path, *attempt), outcome)
             }
             Event::ChildStarted { at, path, run } => self.child_started(flow, *at, path, *run),

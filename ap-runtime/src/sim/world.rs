@@ -385,7 +385,7 @@ impl<'a> World<'a> {
         for event in &mut events {
             journal::unspill(store, keys, record.project, event).await?;
             let Some(state) = &mut replaying else {
-                replaying = Some(RunState::accepted(event, Arc::clone(&tokens))?);
+                replaying = Some(RunState::accepted(record.id, event, Arc::clone(&tokens))?);
                 continue;
             };
             if let Event::WaitOver { at, path } = event {

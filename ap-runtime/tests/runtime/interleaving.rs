@@ -76,14 +76,8 @@ fn answer(command: &Command, at: Timestamp) -> Event {
 
 fn play(flow: &ValidFlow, trigger: &Value, mut pick: impl FnMut(usize) -> usize) -> Outcome {
     let at = Timestamp::from_millis(1_000);
-    let first = Event::Accepted {
-        at,
-        run: RunId::from_u128(1),
-        trigger: Arc::new(trigger.clone()),
-        limits: LIMITS,
-        parent: None,
-    };
-    let mut state = RunState::accepted(&first, resume()).unwrap();
+    let first = Event::Accepted { at, trigger: Arc::new(trigger.clone()), limits: LIMITS, parent: None };
+    let mut state = RunState::accepted(RunId::from_u128(1), &first, resume()).unwrap();
     state.apply(flow, &Event::Started { at, connections: Arc::default() }).unwrap();
     while state.end().is_none() {
         let outstanding = state.outstanding();

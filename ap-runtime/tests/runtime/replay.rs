@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::support::{FakePiece, Peer, SeededEntropy, root_key};
 
+const RUN: RunId = RunId::from_u128(1);
 const LIMITS: EngineLimits =
     EngineLimits { step_executions: 300, log_bytes: 40_000, timeout_ms: 300_000, spill_bytes: 1 << 20 };
 
@@ -29,7 +30,7 @@ pub(crate) fn resume() -> Arc<ResumeTokens> {
     let ring = Keyring::new(root_key(), Arc::new(MemoryBackend::new(Arc::new(SystemClock))));
     let entropy = SeededEntropy::new(1);
     let created = ring.create_tenant_key(project.into(), KeyId::from_u128(1), Timestamp::EPOCH, &entropy);
-    let key = created.unwrap().1.resume_key(RunId::from_u128(1));
+    let key = created.unwrap().1.resume_key(RUN);
     Arc::new(ResumeTokens { project, key, base: Some("https://host.example/resume".into()) })
 }
 
@@ -194,9 +195,8 @@ fn answer(state: &RunState, dice: &SeededEntropy, at: Timestamp) -> Event {
 fn play(flow: &ValidFlow, trigger: Value, seed: u64) -> (Vec<Event>, Vec<RunState>) {
     let dice = SeededEntropy::new(seed);
     let mut now = Timestamp::from_millis(1_000);
-    let first =
-        Event::Accepted { at: now, run: RunId::from_u128(1), trigger: Arc::new(trigger), limits: LIMITS, parent: None };
-    let mut state = RunState::accepted(&first, resume()).unwrap();
+    let first = Event::Accepted { at: now, trigger: Arc::new(trigger), limits: LIMITS, parent: None };
+    let mut state = RunState::accepted(RUN, &first, resume()).unwrap();
     let (mut events, mut states) = (vec![first], vec![state.clone()]);
     let mut next = Event::Started { at: now, connections: Arc::default() };
     loop {
@@ -229,7 +229,7 @@ proptest! {
         let stored = serde_json::to_string(&events).unwrap();
         let read: Vec<Event> = serde_json::from_str(&stored).unwrap();
         prop_assert_eq!(&read, &events);
-        let mut replayed = RunState::accepted(&read[0], resume()).unwrap();
+        let mut replayed = RunState::accepted(RUN, &read[0], resume()).unwrap();
         prop_assert_eq!(&replayed, &states[0]);
         for (event, expected) in read.iter().zip(&states).skip(1) {
             replayed.apply(&flow, event).unwrap();
@@ -245,7 +245,7 @@ proptest! {
         let holes: Vec<usize> = (1..events.len() - 1).filter(|index| matters(&events[*index])).collect();
         prop_assume!(!holes.is_empty());
         events.remove(holes[hole.index(holes.len())]);
-        let mut state = RunState::accepted(&events[0], resume()).unwrap();
+        let mut state = RunState::accepted(RUN, &events[0], resume()).unwrap();
         let applied = events.iter().skip(1).try_for_each(|event| state.apply(&flow, event).map(|_| ()));
         prop_assert!(applied.is_err() || Some(&state) != states.last());
     }
