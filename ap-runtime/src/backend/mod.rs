@@ -153,7 +153,7 @@ pub(crate) const fn can_reopen(status: RunStatus) -> bool {
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn entity_of_table(table: &str) -> Option<Entity> {
     Some(match table {
-        "ap_audit" => Entity::AuditRecord,
+        "ap_audit" | "ap_audit_ids" => Entity::AuditRecord,
         "ap_connections" | "ap_shared_connections" => Entity::Connection,
         "ap_files" => Entity::File,
         "ap_flow_versions" => Entity::FlowVersion,

@@ -71,5 +71,5 @@ const ROW_BYTES: &str = "SELECT \
     (SELECT avg(17 + 16 + 8 + length(action) + length(outcome) + length(sealed)) \
         FROM ap_audit WHERE action = 'run.start') AS audit";
 const RUNS: &str = "SELECT run.id, run.status, \
-    (SELECT count(*) FROM ap_journal AS entry WHERE entry.project = run.project AND entry.run = run.id) \
+    (SELECT count(*) FROM ap_journal AS entry WHERE entry.run = run.number) \
     FROM ap_runs AS run";

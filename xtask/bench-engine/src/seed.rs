@@ -28,14 +28,19 @@ pub fn sqlite(database: &Path, tenants: &[Tenant], stored: usize) -> Result<()> 
     )?;
     let columns = |table: &str| -> Result<Vec<String>> {
         let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?)")?;
-        let names = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>();
-        Ok(names?)
+        let names = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>();
+        // A run's number is given to it.
+        Ok(names?.into_iter().filter(|name| name != "number").collect())
     };
-    let copies: Vec<String> = copies(&columns("ap_runs")?, &columns("ap_journal")?, &columns("ap_audit")?)
+    let mut copies: Vec<String> = copies(&columns("ap_runs")?, &columns("ap_journal")?, &columns("ap_audit")?)
         .map(|(table, columns, values, condition)| {
             format!("INSERT INTO {table} ({columns}) SELECT {values} FROM {table} AS t CROSS JOIN seed AS s WHERE {condition} ORDER BY s.n")
         })
         .to_vec();
+    if let [_, journal, audit] = copies.as_mut_slice() {
+        JOURNAL.clone_into(journal);
+        AUDIT.clone_into(audit);
+    }
     for (number, tenant) in tenants.iter().enumerate() {
         let transaction = connection.unchecked_transaction()?;
         connection.execute("DELETE FROM seed", ())?;
@@ -56,14 +61,18 @@ pub fn sqlite(database: &Path, tenants: &[Tenant], stored: usize) -> Result<()> 
             .context("a tenant has no run that has ended")?;
         let scope = scope(tenant)?;
         let audit: Vec<u8> = connection.query_row(
-            "SELECT id FROM ap_audit WHERE scope = ? AND action = 'run.start' LIMIT 1",
+            "SELECT key.id FROM ap_audit_ids AS key JOIN ap_audit AS record ON record.number = key.number \
+             WHERE key.scope = ? AND record.action = 'run.start' LIMIT 1",
             [&scope],
             |row| row.get(0),
         )?;
         let keys = [(&tenant.project, &template), (&tenant.project, &template), (&scope, &audit)];
+        let behind: i64 = connection.query_row("SELECT max(number) FROM ap_audit", (), |row| row.get(0))?;
         for (sql, key) in copies.iter().zip(keys) {
             connection.execute(sql, key)?;
         }
+        let ids = "INSERT INTO ap_audit_ids (scope, id, number) SELECT ?1, s.id, ?2 + 1 + s.n FROM seed AS s";
+        connection.execute(ids, (&scope, behind))?;
         transaction.commit()?;
     }
     connection.execute_batch("ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)")?;
@@ -153,5 +162,13 @@ fn identity(tenant: usize, n: usize, share: usize, first: i64) -> (Vec<u8>, i64)
     (id, at)
 }
 
+/// Copies of a journal in SQLite: it knows runs by number.
+const JOURNAL: &str = "INSERT INTO ap_journal (run, seq, sealed) SELECT run.number, entry.seq, entry.sealed FROM seed AS s \
+    CROSS JOIN ap_runs AS run ON run.project = ?1 AND run.id = s.id \
+    CROSS JOIN ap_journal AS entry ON entry.run = (SELECT number FROM ap_runs WHERE project = ?1 AND id = ?2) ORDER BY s.n, entry.seq";
+/// Copies of an audit record in SQLite, behind those that are there; whose they are is told elsewhere.
+const AUDIT: &str = "INSERT INTO ap_audit (at, action, outcome, sealed) \
+    SELECT s.at, t.action, t.outcome, t.sealed FROM seed AS s CROSS JOIN ap_audit AS t \
+    ON t.number = (SELECT number FROM ap_audit_ids WHERE scope = ?1 AND id = ?2) ORDER BY s.n";
 /// How far back stored runs go, in microseconds: thirty days.
 const AGE: i64 = 30 * 86_400_000_000;

@@ -29,7 +29,7 @@ pub fn row_bytes(database: &Path, flow: Flow) -> Result<Vec<usize>> {
         // A run has as many entries as commits.
         let entry = average(
             "SELECT avg(16 * 2 + 8 + length(sealed)) FROM ap_journal AS entry WHERE seq = ?1 AND \
-             (SELECT max(seq) FROM ap_journal AS other WHERE other.project = entry.project AND other.run = entry.run) = ?2",
+             (SELECT max(seq) FROM ap_journal AS other WHERE other.run = entry.run) = ?2",
             &[seq, last],
         )?;
         let also = match seq {

@@ -179,7 +179,7 @@ pub(super) fn create(transaction: &Transaction<'_>, accept: &Accept, terms: &Ter
             terms.series.map(|(_, until)| until.as_micros()),
         ],
     )?;
-    append_entry(transaction, run.project, run.id, entry)?;
+    append_entry(transaction, transaction.connection.last_insert_rowid(), entry)?;
     if let Some(gate) = left {
         gate::promote(transaction, run.project, &gate)?;
     }

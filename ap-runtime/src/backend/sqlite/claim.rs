@@ -48,19 +48,22 @@ fn lease(
     request: &ClaimRequest,
 ) -> rusqlite::Result<Option<Claimed>> {
     let until = transaction.now.saturating_add(request.lease);
-    transaction.row(
-        "UPDATE ap_runs SET epoch = epoch + 1, status = 'RUNNING', lease = ?, ready = 0, due = NULL \
-         WHERE project = ? AND id = ? RETURNING epoch, flow, version",
-        params![until.as_micros(), project.as_bytes(), run.as_bytes()],
+    // Two statements rather than one with `RETURNING`, for which SQLite makes a table each time.
+    let found = transaction.row(
+        "SELECT number, epoch + 1, flow, version FROM ap_runs WHERE project = ? AND id = ?",
+        [project.as_bytes(), run.as_bytes()],
         |columns| {
-            let lease = Lease { project, run, epoch: columns.uint()? };
-            Ok(Claimed {
-                lease,
-                flow: columns.id(FlowId::from_slice)?,
-                version: columns.id(FlowVersionId::from_slice)?,
-            })
+            let (number, lease) = (columns.int()?, Lease { project, run, epoch: columns.uint()? });
+            let (flow, version) = (columns.id(FlowId::from_slice)?, columns.id(FlowVersionId::from_slice)?);
+            Ok((number, Claimed { lease, flow, version }))
         },
-    )
+    )?;
+    let Some((number, claimed)) = found else { return Ok(None) };
+    transaction.run(
+        "UPDATE ap_runs SET epoch = epoch + 1, status = 'RUNNING', lease = ?, ready = 0, due = NULL WHERE number = ?",
+        params![until.as_micros(), number],
+    )?;
+    Ok(Some(claimed))
 }
 
 /// What there is to claim.
@@ -220,9 +223,9 @@ impl Lane {
 }
 
 /// What time has made ready.
-pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = 1, due = NULL WHERE (project, id) IN \
-    (SELECT project, id FROM ap_runs WHERE passed = 1 AND due <= ? ORDER BY due LIMIT ?)";
-// By name: the primary key starts with the project too, and to SQLite that looks as good.
+pub(super) const PASS_TIMERS: &str = "UPDATE ap_runs SET ready = 1, due = NULL WHERE number IN \
+    (SELECT number FROM ap_runs WHERE passed = 1 AND due <= ? ORDER BY due LIMIT ?)";
+// By name: the key of the table starts with the project too, and to SQLite that looks as good.
 
 pub(super) const RUNNING: &str =
     "SELECT project, count(*) FROM ap_runs INDEXED BY ap_runs_lease WHERE lease IS NOT NULL GROUP BY project";

@@ -46,9 +46,9 @@ impl Operation for Commit {
     fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
         let RunCommit { lease, entries, files, change, taken, signals, starts, jobs, job_ends } = &self.commit;
         let (project, run) = (lease.project, lease.run);
-        let gate = change_held(transaction, lease, change)?.ok_or(StoreError::Fenced)?;
+        let (number, gate) = change_held(transaction, lease, change)?.ok_or(StoreError::Fenced)?;
         for entry in entries {
-            append_entry(transaction, project, run, entry)?;
+            append_entry(transaction, number, entry)?;
         }
         for file in files {
             file::put(transaction, file)?;
@@ -82,7 +82,7 @@ impl Operation for Commit {
                     gate::promote(transaction, project, &gate)?;
                 }
             }
-            RunChange::Park { due } => park(transaction, lease, *due)?,
+            RunChange::Park { due } => park(transaction, lease, number, *due)?,
             RunChange::Release | RunChange::Stay => {}
         }
         append(transaction, &self.audit)
@@ -90,51 +90,51 @@ impl Operation for Commit {
 }
 
 /// Changes the run's own row if the lease is held, parking apart: that needs to know which signals are left. `None` if the
-/// lease is not held, else the run's gate if it ended.
+/// lease is not held, else the run's number, and its gate if it ended.
+///
+/// Two statements rather than one with `RETURNING`, for which SQLite makes a table each time.
 fn change_held(
     transaction: &Transaction<'_>,
     lease: &Lease,
     change: &RunChange,
-) -> rusqlite::Result<Option<Option<LookupHash>>> {
-    let (project, run, epoch) = (lease.project.as_bytes(), lease.run.as_bytes(), uint(lease.epoch)?);
+) -> rusqlite::Result<Option<(i64, Option<LookupHash>)>> {
+    let Some((number, gate)) = held(transaction, lease)? else { return Ok(None) };
     match change {
-        RunChange::End { status, at } => transaction.row(
-            "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL \
-             WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING' RETURNING gate",
-            params![status.as_str(), at.as_micros(), project, run, epoch],
-            |columns| columns.maybe_hash(),
-        ),
-        RunChange::Release => {
-            let changed = transaction.run(
-                "UPDATE ap_runs SET status = 'QUEUED', lease = NULL, ready = 1 \
-                 WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'",
-                params![project, run, epoch],
+        RunChange::End { status, at } => {
+            transaction.run(
+                "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL WHERE number = ?",
+                params![status.as_str(), at.as_micros(), number],
             )?;
-            Ok((changed > 0).then_some(None))
+            Ok(Some((number, gate)))
         }
-        RunChange::Park { .. } | RunChange::Stay => Ok(is_held(transaction, lease)?.then_some(None)),
+        RunChange::Release => {
+            transaction
+                .run("UPDATE ap_runs SET status = 'QUEUED', lease = NULL, ready = 1 WHERE number = ?", [number])?;
+            Ok(Some((number, None)))
+        }
+        RunChange::Park { .. } | RunChange::Stay => Ok(Some((number, None))),
     }
 }
 
 /// Whether this lease is the right to write to its run. An expired one is, until somebody claims the run.
 pub(super) fn is_held(transaction: &Transaction<'_>, lease: &Lease) -> rusqlite::Result<bool> {
-    transaction.exists(
-        "SELECT 1 FROM ap_runs WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'",
+    Ok(held(transaction, lease)?.is_some())
+}
+
+/// The number and the gate of the run, if the lease is held.
+fn held(transaction: &Transaction<'_>, lease: &Lease) -> rusqlite::Result<Option<(i64, Option<LookupHash>)>> {
+    transaction.row(
+        "SELECT number, gate FROM ap_runs WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'",
         params![lease.project.as_bytes(), lease.run.as_bytes(), uint(lease.epoch)?],
+        |columns| Ok((columns.int()?, columns.maybe_hash()?)),
     )
 }
 
-fn park(transaction: &Transaction<'_>, lease: &Lease, due: Option<Timestamp>) -> rusqlite::Result<()> {
+fn park(transaction: &Transaction<'_>, lease: &Lease, number: i64, due: Option<Timestamp>) -> rusqlite::Result<()> {
     let ready = due.is_some_and(|due| due <= transaction.now) || is_signaled(transaction, lease.project, lease.run)?;
     transaction.run(
-        "UPDATE ap_runs SET status = ?, lease = NULL, ready = ?, due = ? WHERE project = ? AND id = ?",
-        params![
-            RunStatus::Paused.as_str(),
-            ready,
-            due.filter(|_| !ready).map(Timestamp::as_micros),
-            lease.project.as_bytes(),
-            lease.run.as_bytes()
-        ],
+        "UPDATE ap_runs SET status = ?, lease = NULL, ready = ?, due = ? WHERE number = ?",
+        params![RunStatus::Paused.as_str(), ready, due.filter(|_| !ready).map(Timestamp::as_micros), number],
     )?;
     Ok(())
 }

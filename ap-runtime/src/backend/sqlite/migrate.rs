@@ -21,6 +21,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, description: "records", sql: include_str!("migrations/001_records.sql") },
     Migration { version: 2, description: "durable", sql: include_str!("migrations/002_durable.sql") },
     Migration { version: 4, description: "connections", sql: include_str!("migrations/004_connections.sql") },
+    Migration { version: 5, description: "compact", sql: include_str!("migrations/005_compact.sql") },
 ];
 
 /// What is found in the table instead of what was written there.

@@ -65,9 +65,7 @@ impl AuditStore for SqliteBackend {
     }
 
     async fn audit(&self, scope: Scope, page: &PageRequest) -> Result<Page<AuditRecord>, StoreError> {
-        let sql = "SELECT scope, id, at, action, outcome, sealed FROM ap_audit \
-            WHERE scope = ? AND id > ? ORDER BY id LIMIT ?";
-        self.page(sql, [scope.to_bytes().to_vec()], page, read_audit, |record| record.id.as_u128()).await
+        self.page(AUDIT, [scope.to_bytes().to_vec()], page, read_audit, |record| record.id.as_u128()).await
     }
 }
 
@@ -163,15 +161,17 @@ impl Operation for AppendAudit {
 pub(super) fn append(transaction: &Transaction<'_>, records: &[AuditRecord]) -> Result<(), Failure> {
     for record in records {
         transaction.run(
-            "INSERT INTO ap_audit (scope, id, at, action, outcome, sealed) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO ap_audit (at, action, outcome, sealed) VALUES (?, ?, ?, ?)",
             params![
-                record.scope.to_bytes(),
-                record.id.as_bytes(),
                 record.at.as_micros(),
                 record.action,
                 outcome_text(record.outcome),
                 record.body.as_bytes().as_ref()
             ],
+        )?;
+        transaction.run(
+            "INSERT INTO ap_audit_ids (scope, id, number) VALUES (?, ?, last_insert_rowid())",
+            params![record.scope.to_bytes(), record.id.as_bytes()],
         )?;
     }
     Ok(())
@@ -265,5 +265,7 @@ pub(super) fn read_scope(bytes: &[u8]) -> rusqlite::Result<Scope> {
     }
 }
 
+pub(super) const AUDIT: &str = "SELECT key.scope, key.id, at, action, outcome, sealed FROM ap_audit_ids AS key \
+    CROSS JOIN ap_audit AS record ON record.number = key.number WHERE key.scope = ? AND key.id > ? ORDER BY key.id LIMIT ?";
 /// What a row takes beside its payload, roughly.
 const ROW_BYTES: usize = 100;

@@ -165,7 +165,11 @@ pub(super) fn end(transaction: &Transaction<'_>, lease: &Lease, job: JobId, end:
 
 /// Gives back every job the run holds.
 pub(super) fn give_back(transaction: &Transaction<'_>, project: ProjectId, run: RunId) -> rusqlite::Result<()> {
-    transaction.run(GIVE_BACK, [project.as_bytes(), run.as_bytes()])?;
+    let key = [project.as_bytes(), run.as_bytes()];
+    // Most runs hold none, and the update makes tables of its own before it finds that out.
+    if transaction.exists(HOLDS, key)? {
+        transaction.run(GIVE_BACK, key)?;
+    }
     Ok(())
 }
 
@@ -184,5 +188,6 @@ const DEAD: i64 = 2;
 const COUNTS: &str = "SELECT waiting, held, dead FROM ap_queues WHERE project = ? AND queue = ?";
 pub(super) const OLDEST: &str =
     "SELECT id FROM ap_jobs WHERE project = ? AND queue = ? AND state = ? ORDER BY id LIMIT ?";
+pub(super) const HOLDS: &str = "SELECT 1 FROM ap_jobs WHERE project = ? AND run = ? LIMIT 1";
 pub(super) const GIVE_BACK: &str =
     "UPDATE ap_jobs SET state = 0, run = NULL, holder = NULL, start = NULL WHERE project = ? AND run = ?";

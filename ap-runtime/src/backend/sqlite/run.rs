@@ -74,18 +74,15 @@ impl RunStore for SqliteBackend {
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
+        let Some(sql) = listing(&filter) else { return self.live_runs(project, page).await };
         let mut of = vec![project.as_bytes().to_vec()];
         of.extend(filter.parent.map(|parent| parent.as_bytes().to_vec()));
         of.extend(filter.flow.map(|flow| flow.as_bytes().to_vec()));
-        self.page(listing(&filter), of, page, read_run, |run| run.id.as_u128()).await
+        self.page(sql, of, page, read_run, |run| run.id.as_u128()).await
     }
 
     async fn journal(&self, id: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError> {
-        // One statement, hence one state of the database: a run without entries is one row without a sequence number.
-        let sql = "SELECT entry.seq, entry.sealed FROM ap_runs AS run \
-            LEFT JOIN ap_journal AS entry ON entry.project = run.project AND entry.run = run.id \
-            WHERE run.project = ? AND run.id = ? ORDER BY entry.seq";
-        let read = move |open: &_| connect::rows(open, sql, [project.as_bytes(), id.as_bytes()], read_entry);
+        let read = move |open: &_| connect::rows(open, JOURNAL, [project.as_bytes(), id.as_bytes()], read_entry);
         let rows = self.readers.read(read).await?;
         if rows.is_empty() {
             return Err(StoreError::NotFound { entity: Entity::Run });
@@ -94,25 +91,69 @@ impl RunStore for SqliteBackend {
     }
 }
 
+impl SqliteBackend {
+    /// A page of all live runs of a project: what the flows have, in the order of the ids. No index has them in that order,
+    /// because every run would write to it.
+    async fn live_runs(&self, project: ProjectId, page: &PageRequest) -> Result<Page<RunRecord>, StoreError> {
+        let after = page.start_after().map(|id| id.to_be_bytes().to_vec()).unwrap_or_default();
+        // One more than asked for tells whether there are more.
+        let limit = page.limit().saturating_add(1);
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let found = self.readers.read(move |open| {
+            let flows = connect::rows(open, FLOWS, [project.as_bytes()], |columns| columns.id(FlowId::from_slice))?;
+            let mut found: Vec<RunRecord> = Vec::new();
+            for flow in flows {
+                // Only what does not come after the last of those that are enough.
+                let last = found.get(most.saturating_sub(1)).map_or(RunId::from_u128(u128::MAX), |run| run.id);
+                let arguments = params![project.as_bytes(), flow.as_bytes(), after, last.as_bytes(), limit];
+                let more = connect::rows(open, LIVE_BEFORE, arguments, read_run)?;
+                found.extend(more);
+                found.sort_unstable_by_key(|run| run.id);
+                found.truncate(most);
+            }
+            Ok(found)
+        });
+        Ok(Page::from_rows(found.await?, page, |run| run.id.as_u128()))
+    }
+}
+
+/// A journal: one statement, hence one state of the database. A run without entries is one row without a sequence number.
+pub(super) const JOURNAL: &str = "SELECT entry.seq, entry.sealed FROM ap_runs AS run \
+    LEFT JOIN ap_journal AS entry ON entry.run = run.number WHERE run.project = ? AND run.id = ? ORDER BY entry.seq";
+/// The flows of a project.
+const FLOWS: &str = "SELECT id FROM ap_flows WHERE project = ?";
+/// Live runs of one flow.
+pub(super) const LIVE_BEFORE: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+    INDEXED BY ap_runs_live WHERE project = ? AND flow = ? AND finished IS NULL AND id > ? AND id <= ? ORDER BY id LIMIT ?";
+
 /// The listing that a filter asks for: its arguments are the project, the parent and the flow, as far as they are asked for,
-/// the id to start behind and the number of rows.
-pub(super) fn listing(filter: &RunFilter) -> &'static str {
-    macro_rules! listing {
+/// the id to start behind and the number of rows. `None`: see [`SqliteBackend::live_runs`].
+pub(super) fn listing(filter: &RunFilter) -> Option<&'static str> {
+    macro_rules! of {
         ($index:literal, $condition:literal) => {
             concat!(
                 "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs ",
                 $index,
-                " WHERE project = ? ",
-                $condition,
-                " AND id > ? ORDER BY id LIMIT ?"
+                " WHERE project = ?1 ",
+                $condition
             )
         };
     }
-    // By name: the primary key starts with the project too, and to SQLite that looks as good.
-    match (filter.parent.is_some(), filter.flow.is_some(), filter.live) {
+    macro_rules! listing {
+        ($index:literal, $condition:literal) => {
+            concat!(of!($index, $condition), " AND id > ? ORDER BY id LIMIT ?")
+        };
+    }
+    // By name: the key of the table starts with the project too, and to SQLite that looks as good.
+    Some(match (filter.parent.is_some(), filter.flow.is_some(), filter.live) {
         (false, false, false) => listing!("", ""),
-        (false, false, true) => listing!("INDEXED BY ap_runs_live", "AND finished IS NULL"),
-        (false, true, false) => listing!("INDEXED BY ap_runs_flow", "AND flow = ?"),
+        (false, false, true) => return None,
+        (false, true, false) => concat!(
+            of!("INDEXED BY ap_runs_live", "AND flow = ?2 AND finished IS NULL AND id > ?3"),
+            " UNION ALL ",
+            of!("INDEXED BY ap_runs_ended", "AND flow = ?2 AND finished IS NOT NULL AND id > ?3"),
+            " ORDER BY id LIMIT ?4"
+        ),
         (false, true, true) => listing!("INDEXED BY ap_runs_live", "AND flow = ? AND finished IS NULL"),
         (true, false, false) => listing!("INDEXED BY ap_runs_parent", "AND parent = ?"),
         (true, false, true) => listing!("INDEXED BY ap_runs_parent", "AND parent = ? AND finished IS NULL"),
@@ -120,7 +161,7 @@ pub(super) fn listing(filter: &RunFilter) -> &'static str {
         (true, true, true) => {
             listing!("INDEXED BY ap_runs_parent", "AND parent = ? AND flow = ? AND finished IS NULL")
         }
-    }
+    })
 }
 
 struct Reopen {
@@ -141,16 +182,17 @@ impl Operation for Reopen {
     fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
         let key = [self.project.as_bytes(), self.id.as_bytes()];
         let stored = transaction.row(
-            "SELECT status, gate, gate_limit, \
-             (SELECT max(seq) FROM ap_journal AS entry WHERE entry.project = run.project AND entry.run = run.id) \
+            "SELECT number, status, gate, gate_limit, \
+             (SELECT max(seq) FROM ap_journal AS entry WHERE entry.run = run.number) \
              FROM ap_runs AS run WHERE project = ? AND id = ?",
             key,
             |columns| {
-                let status = columns.text()?.parse::<RunStatus>().map_err(decode)?;
-                Ok((status, columns.maybe_hash()?, columns.get::<Option<u32>>()?, columns.get::<Option<i64>>()?))
+                let (number, status) = (columns.int()?, columns.text()?.parse::<RunStatus>().map_err(decode)?);
+                let gate = (columns.maybe_hash()?, columns.get::<Option<u32>>()?);
+                Ok((number, status, gate, columns.get::<Option<i64>>()?))
             },
         )?;
-        let (status, gate, limit, last) = stored.ok_or(StoreError::NotFound { entity: Entity::Run })?;
+        let (number, status, (gate, limit), last) = stored.ok_or(StoreError::NotFound { entity: Entity::Run })?;
         if !can_reopen(status) || uint(self.entry.seq)? != last.map_or(0, |last| last.saturating_add(1)) {
             return Err(StoreError::Conflict { entity: Entity::Run, current: Revision(0) }.into());
         }
@@ -168,7 +210,7 @@ impl Operation for Reopen {
         for slot in &self.used {
             use_slot(transaction, (self.project, self.id), slot)?;
         }
-        append_entry(transaction, self.project, self.id, &self.entry)?;
+        append_entry(transaction, number, &self.entry)?;
         append(transaction, &self.audit)
     }
 }
@@ -265,16 +307,11 @@ pub(super) fn forget(transaction: &Transaction<'_>, project: ProjectId, run: Run
     queue::give_back(transaction, project, run)
 }
 
-/// Appends an entry; one whose sequence number is taken fails the transaction.
-pub(super) fn append_entry(
-    transaction: &Transaction<'_>,
-    project: ProjectId,
-    run: RunId,
-    entry: &JournalEntry,
-) -> rusqlite::Result<()> {
+/// Appends an entry to the journal of the run with this number; one whose sequence number is taken fails the transaction.
+pub(super) fn append_entry(transaction: &Transaction<'_>, number: i64, entry: &JournalEntry) -> rusqlite::Result<()> {
     transaction.run(
-        "INSERT INTO ap_journal (project, run, seq, sealed) VALUES (?, ?, ?, ?)",
-        params![project.as_bytes(), run.as_bytes(), uint(entry.seq)?, entry.sealed.as_bytes().as_ref()],
+        "INSERT INTO ap_journal (run, seq, sealed) VALUES (?, ?, ?)",
+        params![number, uint(entry.seq)?, entry.sealed.as_bytes().as_ref()],
     )?;
     Ok(())
 }

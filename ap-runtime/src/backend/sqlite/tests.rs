@@ -12,7 +12,7 @@ use std::{
 use ap_core::{id::ProjectId, store::StoreError};
 
 use super::{
-    accept, claim, gate, queue, run, system, trigger,
+    accept, claim, gate, project, queue, run, system, trigger,
     writer::{Failure, Operation, Transaction},
     *,
 };
@@ -326,7 +326,10 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
     let directory = tempfile::tempdir().expect("a directory");
     let backend = backend(&directory).await;
     let parent = run::listing(&RunFilter { parent: Some(ap_core::id::RunId::from_u128(1)), ..RunFilter::default() });
-    let live = run::listing(&RunFilter { live: true, ..RunFilter::default() });
+    let flow = Some(ap_core::id::FlowId::from_u128(1));
+    let of_flow = run::listing(&RunFilter { flow, ..RunFilter::default() });
+    let live = run::listing(&RunFilter { flow, live: true, ..RunFilter::default() });
+    let all = run::listing(&RunFilter::default());
     let mut slow = Vec::new();
     for (sql, index) in [
         (claim::PASS_TIMERS, "ap_runs_due (due<?)"),
@@ -338,9 +341,16 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
         (gate::NEXT, "ap_runs_gate (project=? AND gate=? AND passed=?)"),
         (gate::HOLDERS, "COVERING INDEX ap_runs_gate (project=? AND gate=? AND passed=?)"),
         (accept::WAITING_FOR_QUIET, "ap_runs_debounce (project=? AND debounce=? AND debounce_until>?)"),
-        (parent, "ap_runs_parent (project=? AND parent=? AND id>?)"),
-        (live, "ap_runs_live (project=? AND id>?)"),
+        (all.expect("a listing"), "sqlite_autoindex_ap_runs_1 (project=? AND id>?)"),
+        (parent.expect("a listing"), "ap_runs_parent (project=? AND parent=? AND id>?)"),
+        (of_flow.expect("a listing"), "ap_runs_live (flow=? AND id>?)"),
+        (of_flow.expect("a listing"), "ap_runs_ended (flow=? AND id>?)"),
+        (live.expect("a listing"), "ap_runs_live (flow=? AND id>?)"),
+        (run::LIVE_BEFORE, "ap_runs_live (flow=? AND id>? AND id<?)"),
+        (project::AUDIT, "key USING PRIMARY KEY (scope=? AND id>?)"),
+        (run::JOURNAL, "sqlite_autoindex_ap_journal_1 (run=?)"),
         (queue::OLDEST, "ap_jobs_queue (project=? AND queue=? AND state=?)"),
+        (queue::HOLDS, "ap_jobs_run (project=? AND run=?)"),
         (queue::GIVE_BACK, "ap_jobs_run (project=? AND run=?)"),
         (trigger::DUE_TRIGGERS, "ap_triggers_due (due<?)"),
         (system::NEXT_DUE, "ap_triggers_lease"),
