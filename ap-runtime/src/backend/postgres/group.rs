@@ -1,11 +1,12 @@
 //! [`Group`]: acceptances and commits that share one transaction, each with a result of its own.
 //!
-//! Rows are locked and read first, what is refused is found in memory, and the rest is written with a statement per table.
+//! Rows are locked and read first, what is refused is found in memory, and the rest is written with one statement.
 //! What cannot be foreseen, such as an id that is taken, fails a statement; then the operations are repeated one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ap_core::{
+    audit::AuditRecord,
     id::{FlowId, FlowVersionId, ProjectId, RunId},
     store::{LookupHash, StoreError},
     time::Timestamp,
@@ -15,11 +16,11 @@ use sqlx::postgres::PgRow;
 
 use super::{
     link::{Failure, Transaction, Work},
-    rows::{NewRun, Stored},
+    rows::{Change, NewRun, Stored},
     value::{Columns, Id},
     writer::{PendingAccept, PendingCommit, RunKey},
 };
-use crate::store::{Accept, Accepted, JournalEntry, RunCommit};
+use crate::store::{Accept, Accepted, JournalEntry, RunChange, RunCommit};
 
 /// Operations of different runs. Acceptances of one dedupe key follow the first of them.
 #[derive(Default)]
@@ -125,23 +126,15 @@ impl Group {
         self.followers.into_iter().for_each(|(_, accept)| accept.answer(Err(error())));
     }
 
-    /// Writes what the commits do to their runs; returns what became of each.
-    async fn change_runs(&self, transaction: &mut Transaction<'_>) -> sqlx::Result<Vec<Result<(), StoreError>>> {
+    /// Locks the runs of the commits; returns which commits hold their leases, and what those do to their runs.
+    async fn lock_runs(&self, transaction: &mut Transaction<'_>) -> sqlx::Result<(Vec<bool>, Vec<Change>)> {
         let stored = transaction.lock_runs(self.commits.iter().map(|commit| key_of(&commit.operation))).await?;
         let held = |commit: &RunCommit| -> Option<&Stored> {
             stored.get(&key_of(commit)).filter(|stored| stored.is_held_under(&commit.lease))
         };
-        let changes: Vec<_> = self
-            .commits
-            .iter()
-            .filter_map(|commit| {
-                let commit = &commit.operation;
-                Some((key_of(commit), commit.change, *held(commit)?))
-            })
-            .collect();
-        transaction.change_runs(&changes).await?;
-        let result = |commit: &PendingCommit| held(&commit.operation).map(|_| ()).ok_or(StoreError::Fenced);
-        Ok(self.commits.iter().map(result).collect())
+        let commits = || self.commits.iter().map(|commit| &commit.operation);
+        let changes = commits().filter_map(|commit| Some((key_of(commit), commit.change, *held(commit)?)));
+        Ok((commits().map(|commit| held(commit).is_some()).collect(), changes.collect()))
     }
 
     /// Finds out which acceptances make a run, and uses up their dedupe keys.
@@ -175,10 +168,17 @@ impl Work for Group {
     type Output = Results;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Results, Failure> {
-        let commits = self.change_runs(transaction).await?;
+        let (held, mut changes) = self.lock_runs(transaction).await?;
+        // What the end of a run does to others comes before anything else is locked.
+        if changes.iter().any(|(_, change, stored)| matches!(change, RunChange::End { .. }) && stored.has_followers()) {
+            transaction.change_runs(&changes).await?;
+            changes.clear();
+        }
+        let commits = held.into_iter().map(|held| if held { Ok(()) } else { Err(StoreError::Fenced) }).collect();
         let accepts = if self.accepts.is_empty() { Vec::new() } else { self.decide(transaction).await? };
         let now = transaction.now;
-        let done = self.commits.iter().zip(&commits).filter(|(_, result)| result.is_ok());
+        let done =
+            self.commits.iter().zip(&commits).filter(|(_, result): &(_, &Result<(), StoreError>)| result.is_ok());
         let done: Vec<&PendingCommit> = done.map(|(commit, _)| commit).collect();
         let created =
             self.accepts.iter().zip(&accepts).filter(|(_, result)| matches!(result, Accepted::Created { .. }));
@@ -195,11 +195,10 @@ impl Work for Group {
             let lease = lease.map(|lease| now.saturating_add(lease));
             runs.push(NewRun { run, lease, priority: control.priority, due: None, gate: None, passed: true });
         }
-        transaction.insert_runs(&runs).await?;
-        transaction.insert_journal(&entries).await?;
-        transaction.insert_files(done.iter().flat_map(|commit| &commit.operation.files)).await?;
         let audit = done.iter().flat_map(|commit| &commit.audit);
-        transaction.insert_audit(audit.chain(created.iter().flat_map(|accept| &accept.audit))).await?;
+        let audit: Vec<&AuditRecord> = audit.chain(created.iter().flat_map(|accept| &accept.audit)).collect();
+        transaction.write(&changes, &runs, &entries, &audit).await?;
+        transaction.insert_files(done.iter().flat_map(|commit| &commit.operation.files)).await?;
         Ok(Results { now, accepts, commits })
     }
 }
