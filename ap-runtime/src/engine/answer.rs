@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AnswerDecision, ChildCall, Command,
+    begin::object,
     join::input_error,
     state::{ApplyError, RunState},
     strand::{AnswerWait, ChildWait, Pending, StrandId},
@@ -213,7 +214,7 @@ fn output_of(wait: &AnswerWait) -> Option<Value> {
         WaitMode::Webhook => wait.answers.values().next().map(|(_, body)| (**body).clone()),
         WaitMode::Barrier { required: count, .. } => (wait.answers.len() >= required(count)).then(|| {
             let parties = wait.answers.iter().map(|(name, (_, body))| (name.to_string(), (**body).clone()));
-            json!({ "parties": parties.collect::<Map<_, _>>() })
+            object("parties", Value::Object(parties.collect()))
         }),
         WaitMode::Approval { approvers, required: count } => {
             let who = |decision| {

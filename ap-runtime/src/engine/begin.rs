@@ -159,7 +159,7 @@ impl RunState {
         if chosen.is_empty() {
             chosen.push(router.branches.len());
         }
-        let output = Arc::new(json!({ "branches": judged }));
+        let output = Arc::new(object("branches", Value::Array(judged)));
         let first = chosen.remove(0);
         self.enter(moment.id, step, path, (first, None, Then::Succeed { rest: chosen, output }));
         Ok(())
@@ -255,9 +255,11 @@ impl RunState {
             headers: reply_headers(self.resolve(moment, &respond.headers)?)?,
             body: Arc::new(self.resolve(moment, &respond.body)?),
         };
-        let output = Arc::new(json!({ "status": reply.status, "body": *reply.body }));
+        let mut output = Map::new();
+        output.insert("status".to_owned(), Value::from(reply.status));
+        output.insert("body".to_owned(), (*reply.body).clone());
         self.set_reply(reply);
-        self.succeed(moment.id, path, at, output);
+        self.succeed(moment.id, path, at, Arc::new(Value::Object(output)));
         if respond.stop && self.end.is_none() {
             self.close_around(moment.id, at);
             self.stop_all(at);
@@ -443,6 +445,11 @@ struct Moment<'a> {
     flow: &'a ValidFlow,
     id: StrandId,
     at: Timestamp,
+}
+
+/// An object with one member. `json!` would copy the value.
+pub(super) fn object(name: &str, value: Value) -> Value {
+    Value::Object(Map::from_iter([(name.to_owned(), value)]))
 }
 
 fn own_key(value: Value) -> Result<String, StepError> {

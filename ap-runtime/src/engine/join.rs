@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Command, JobsCall, TakenJob,
+    begin::object,
     environment::status_text,
     failure::retry_delay,
     frame::{Frame, Items, Iteration, List, Nested, Place, Then},
@@ -300,7 +301,7 @@ impl RunState {
             }
             (branch.name.to_string(), Value::Object(member))
         });
-        json!({ "branches": branches.collect::<Map<_, _>>() })
+        object("branches", Value::Object(branches.collect()))
     }
 
     /// `{ iterations: [ { stepName: { output, status } } ] }`, with the steps directly in the body.
@@ -310,11 +311,14 @@ impl RunState {
             let steps = body.iter().filter_map(|step| {
                 let state = self.steps.get(&path.in_iteration(iteration, step.name.as_str()))?;
                 let output = state.output.as_deref().cloned().unwrap_or_default();
-                Some((step.name.to_string(), json!({ "output": output, "status": status_text(state.status) })))
+                let mut member = Map::new();
+                member.insert("output".to_owned(), output);
+                member.insert("status".to_owned(), Value::from(status_text(state.status)));
+                Some((step.name.to_string(), Value::Object(member)))
             });
             Value::Object(steps.collect())
         });
-        json!({ "iterations": iterations.collect::<Vec<_>>() })
+        object("iterations", Value::Array(iterations.collect()))
     }
 
     /// A queue's waiting time is over, or a job's turn has come.

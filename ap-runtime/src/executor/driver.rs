@@ -225,6 +225,9 @@ impl Driver {
     /// Drops attempts that the engine does not want any more; returns what is to be done.
     fn drop_unwanted(&mut self) -> Vec<Command> {
         let outstanding = self.state.outstanding();
+        if self.under_way.is_empty() {
+            return outstanding;
+        }
         let wanted: BTreeSet<(&StepPath, u32)> =
             outstanding.iter().filter_map(|command| Some((command.path()?, attempt_of(command)?))).collect();
         self.under_way.retain(|one| wanted.contains(&(&one.path, one.attempt)));
@@ -354,7 +357,8 @@ impl Driver {
             tokio::select! {
                 biased;
                 outcome = outcome => outcome,
-                () = clock.sleep_until(until) => attempt::timed_out(timeout),
+                // Made only if the attempt is not done at once, as most are that touch nothing outside.
+                () = async { clock.sleep_until(until).await } => attempt::timed_out(timeout),
             }
         };
         self.under_way.push(UnderWay { path, attempt, outcome: Box::pin(bounded) });
@@ -372,17 +376,19 @@ impl Driver {
         let timer = self.state.next_timer();
         let first = timer.as_ref().map_or(deadline, |(until, _)| (*until).min(deadline));
         let linger = Some(now.saturating_add(LINGER)).filter(|linger| self.lingers && *linger < first);
-        let (kernel, signals) = (Arc::clone(&self.kernel), self.signals.clone());
+        let (clock, signals) = (&self.kernel.clock, &self.signals);
         let happened = tokio::select! {
             biased;
             done = next_outcome(&mut self.under_way) => Happened::Outcome(done),
-            () = signals.lost.cancelled() => return Ok(Some(Stopped::LeaseLost)),
-            () = signals.stop.cancelled() => return self.give_back().await.map(Some),
+            () = signals.lost.cancelled() => Happened::Lost,
+            () = signals.stop.cancelled() => Happened::Stop,
             () = signals.signaled.notified() => Happened::Signaled,
-            () = kernel.clock.sleep_until(linger.unwrap_or(first)) => Happened::Time,
+            () = async { clock.sleep_until(linger.unwrap_or(first)).await } => Happened::Time,
         };
         self.lingers = false;
         match (happened, timer) {
+            (Happened::Lost, _) => Ok(Some(Stopped::LeaseLost)),
+            (Happened::Stop, _) => self.give_back().await.map(Some),
             (Happened::Outcome(done), _) => self.finished(done).await,
             (Happened::Signaled, _) => self.take_signals().await,
             (Happened::Time, _) if linger.is_some() => Ok(None),
@@ -397,7 +403,11 @@ impl Driver {
         (path, attempt, outcome): (StepPath, u32, AttemptOutcome),
     ) -> Result<Option<Stopped>, RunError> {
         let outcome = self.kept(self.redacted(outcome))?;
-        let (at, entropy) = (self.kernel.clock.now(), self.kernel.random_u32()?);
+        let entropy = match &outcome {
+            AttemptOutcome::Failed { .. } => self.kernel.random_u32()?,
+            AttemptOutcome::Succeeded { .. } => 0,
+        };
+        let at = self.kernel.clock.now();
         self.record(Event::AttemptFinished { at, path, attempt, outcome, entropy }).await
     }
 
@@ -527,7 +537,9 @@ pub(super) enum Begun {
 
 /// What happened next.
 enum Happened {
+    Lost,
     Outcome((StepPath, u32, AttemptOutcome)),
+    Stop,
     Signaled,
     Time,
 }

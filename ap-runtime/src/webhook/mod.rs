@@ -194,7 +194,7 @@ impl Door {
         let collected = tokio::select! {
             biased;
             collected = Limited::new(body, limit).collect() => collected,
-            () = self.kernel.clock.sleep_until(until) => return Err(Rejection::RequestTimeout),
+            () = async { self.kernel.clock.sleep_until(until).await } => return Err(Rejection::RequestTimeout),
         };
         match collected {
             Ok(collected) => Ok(collected.to_bytes()),

@@ -247,6 +247,8 @@ async fn a_new_version_serves_the_next_request_and_rolling_back_the_one_after() 
     let sync = format!("{path}/sync");
     assert_eq!(body(&post(&world, &sync, &[], "{}").await), json!(1));
     let first = admin.flow(flow).await.unwrap();
+    // Versions are listed in the order of time.
+    tokio::time::advance(std::time::Duration::from_millis(1)).await;
     let source = json!({
         "displayName": "Second",
         "triggers": [{ "name": "hook", "type": "webhook", "settings": { "authentication": { "type": "NONE" } } }],
