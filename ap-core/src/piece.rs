@@ -22,7 +22,7 @@ pub trait Piece: fmt::Debug + Send + Sync {
     fn description(&self) -> &str;
     /// Which credential its actions take, if any.
     fn auth(&self) -> Option<AuthSchema>;
-    /// The fields of its `CUSTOM_AUTH` connections; those that are [`sensitive`](crate::property::Property::sensitive) are
+    /// The fields of its `CUSTOM_AUTH` connections; those that are sensitive ([`Property`](crate::property::Property)) are
     /// secret. `None`, as for most pieces: whoever makes a connection says it.
     fn custom_auth(&self) -> Option<Properties> {
         None

@@ -7,6 +7,7 @@
 mod bench;
 mod check_add;
 mod leak;
+mod oauth;
 mod services;
 mod soak;
 mod test;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["leak", rest @ ..] => leak::run(rest),
+        ["oauth", rest @ ..] => oauth::run(rest),
         ["services", rest @ ..] => services::run(rest),
         ["soak", rest @ ..] => soak::run(rest),
         ["test", rest @ ..] => test::run(rest),
@@ -58,6 +60,8 @@ Usage: cargo xtask <command>
                      crashes processes, disks and simulated systems for as long as wanted; see `soak --help`
   leak [sqlite|postgres|memory]
                      runs flows whose peers give every credential back, and searches stores, logs, replies and memory
+  oauth [arguments]  runs the tests of OAuth 2.0 connections, also against a certified provider (needs Node.js, else it
+                     says that those did not run); arguments go to the tests
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the workspace.
 //!
-//! PostgreSQL and Redis are found, or installed, and started in private for it ([`crate::services`]); SQLite is bundled, and
+//! PostgreSQL and Redis are found, or installed, and started in private for it ([`crate::services`]), and a certified OAuth
+//! provider where Node.js is present; SQLite is bundled, and
 //! HTTP peers run inside the tests. One `cargo test` with all features runs unit, integration and documentation tests, the conformance suite (feature
 //! `conformance`) and the sandbox's tests (feature `code`): features are additive, so nothing is compiled twice. What
 //! that one build cannot show is checked without running anything: that the smaller feature sets compile.
@@ -14,7 +15,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let root = tool::root()?;
     let started = Instant::now();
     // They stop when this is dropped, whatever became of the tests.
-    let services = Services::start()?;
+    let services = Services::start()?.with_provider(&root);
     let mut all = tool::cargo(&root, &["test", "--locked", "--workspace", "--all-features"]);
     tool::run(all.args(arguments).envs(services.variables()))?;
     drop(services);

@@ -11,6 +11,7 @@
 #![cfg(feature = "http")]
 
 mod authorization;
+mod certified;
 mod provider;
 mod renewal;
 mod world;

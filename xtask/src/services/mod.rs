@@ -5,6 +5,7 @@
 //! this process, and where `setpriv` exists (Linux) the kernel ends them even when this process is killed.
 
 mod certificate;
+mod oidc;
 mod postgres;
 mod redis;
 
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{postgres::Postgres, redis::Redis};
+use self::{oidc::Oidc, postgres::Postgres, redis::Redis};
 
 /// `cargo xtask services [command …]`: runs the command with the services and their variables, or keeps them up and prints
 /// the variables.
@@ -49,7 +50,8 @@ pub(crate) struct Services {
     // In the order in which they are dropped: the directory goes last.
     postgres: Option<Postgres>,
     redis: Option<Redis>,
-    _directory: Directory,
+    oidc: Option<Oidc>,
+    directory: Directory,
 }
 
 impl Services {
@@ -78,7 +80,19 @@ impl Services {
             None => Some(Redis::start(&directory.0, account.as_ref())?),
         };
         println!("xtask: services are up after {} ms", started.elapsed().as_millis());
-        Ok(Self { postgres, redis, _directory: directory })
+        Ok(Self { postgres, redis, oidc: None, directory })
+    }
+
+    /// Starts the certified OAuth provider as well. Where there is none, says so and goes on: its tests then say the same.
+    pub(crate) fn with_provider(mut self, root: &Path) -> Self {
+        if given(oidc::ISSUER).is_some() {
+            return self;
+        }
+        match Oidc::start(root, &self.directory.0) {
+            Ok(provider) => self.oidc = Some(provider),
+            Err(reason) => println!("xtask: NOT RUN: tests against a certified OAuth provider ({reason})"),
+        }
+        self
     }
 
     /// The environment variables through which tests find the services.
@@ -86,6 +100,7 @@ impl Services {
         let mut variables = Vec::new();
         variables.extend(self.postgres.iter().flat_map(Postgres::variables));
         variables.extend(self.redis.iter().map(Redis::variable));
+        variables.extend(self.oidc.iter().map(Oidc::variable));
         variables
     }
 }
