@@ -1,0 +1,106 @@
+//! What peers send back of a credential.
+
+use super::*;
+
+fn echoes() -> Vec<(&'static str, Vec<u8>)> {
+    let hex: String = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let percent: String = url::form_urlencoded::byte_serialize(CANARY.as_bytes()).collect();
+    vec![
+        ("raw", CANARY.as_bytes().to_vec()),
+        ("base64", STANDARD.encode(CANARY).into_bytes()),
+        ("base64 shifted", STANDARD.encode(format!("x{CANARY}")).into_bytes()),
+        ("base64 shifted twice", STANDARD.encode(format!("xy{CANARY}yz")).into_bytes()),
+        ("hex", hex.to_uppercase().into_bytes()),
+        ("hex in lower case", hex.into_bytes()),
+        ("percent", percent.into_bytes()),
+        ("JSON", CANARY.replace('/', "\\/").into_bytes()),
+        ("UTF-16", CANARY.encode_utf16().flat_map(u16::to_le_bytes).collect()),
+    ]
+}
+
+#[tokio::test]
+async fn an_echoed_credential_is_masked_in_body_and_headers() {
+    for (form, echo) in echoes() {
+        let body = [b"{\"echo\":\"", echo.as_slice(), b"\"}"].concat();
+        let (sent, header) = (body.clone(), String::from_utf8_lossy(&echo).replace('\0', ""));
+        let peer = Peer::start(move |_| Act::Reply(reply("400 Bad", &format!("x-echo: {header}\r\n"), &sent))).await;
+        let guard = Guard::new(open_plain(), Arc::new(Script(vec![], AtomicUsize::new(0))));
+        let safe = HttpEgress::builder(guard.clone()).build().expect("client");
+        let bare = HttpEgress::builder(guard).dangerous().without_response_scrubbing().build().expect("client");
+        let credentials = Arc::new(one(vec![], &peer.origin()));
+        let send = async |egress: HttpEgress| {
+            let client = egress.for_run(Arc::clone(&credentials));
+            client.send(with_credential("GET", peer.origin())).await.expect("an answer")
+        };
+        let masked = send(safe).await;
+        assert_eq!(masked.status, 400);
+        assert!(text(&masked).contains("‹redacted:api›"), "{form}: {}", text(&masked));
+        assert!(masked.header("x-echo").is_some_and(|value| value.contains("‹redacted:api›")), "{form}: {masked:?}");
+        assert!(!credentials.redactor().contains(&masked.body), "{form}");
+        // Without the scrubber the same assertions fail.
+        let leaked = send(bare).await;
+        assert_eq!(leaked.body, body, "{form}");
+        assert!(credentials.redactor().contains(&leaked.body), "{form}");
+    }
+}
+
+/// A gzip file of one stored block (RFC 1951 §3.2.4, RFC 1952).
+fn stored_gzip(body: &[u8]) -> Vec<u8> {
+    let mut crc = u32::MAX;
+    for byte in body {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    let length = u16::try_from(body.len()).expect("one stored block");
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1];
+    out.extend(length.to_le_bytes());
+    out.extend((!length).to_le_bytes());
+    out.extend_from_slice(body);
+    out.extend((!crc).to_le_bytes());
+    out.extend(u32::from(length).to_le_bytes());
+    out
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_decoded_or_refused() {
+    let peer = Peer::start(|request| {
+        let coded =
+            |coding: &str, body: Vec<u8>| Act::Reply(reply("200 OK", &format!("content-encoding: {coding}\r\n"), body));
+        match request.split(' ').nth(1).unwrap_or_default() {
+            "/gzip" => coded("gzip", stored_gzip(CANARY.as_bytes())),
+            "/large" => coded("gzip", stored_gzip(&[b'x'; 2000])),
+            "/head" => {
+                Act::Reply(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 9999\r\n\r\n".to_vec())
+            }
+            "/identity" => coded("Identity", b"plain".to_vec()),
+            "/broken" => coded("gzip", b"no gzip".to_vec()),
+            "/twice" => coded("gzip, gzip", stored_gzip(&stored_gzip(CANARY.as_bytes()))),
+            "/two-lines" => coded("gzip\r\ncontent-encoding: gzip", stored_gzip(&stored_gzip(CANARY.as_bytes()))),
+            "/one-of-two" => coded("gzip\r\ncontent-encoding: br", stored_gzip(CANARY.as_bytes())),
+            other => coded(other.trim_start_matches('/'), b"unreadable".to_vec()),
+        }
+    })
+    .await;
+    let client = with_token(open_plain(), &peer);
+    let send = async |method: &str, path: &str| {
+        let mut request = with_credential(method, format!("{}{path}", peer.origin()));
+        request.max_response_bytes = 1999;
+        client.send(request).await
+    };
+    assert_eq!(send("HEAD", "/head").await.expect("no body").status, 200);
+    assert_eq!(text(&send("GET", "/identity").await.expect("plain")), "plain");
+    if cfg!(feature = "gzip") {
+        assert_eq!(text(&send("GET", "/gzip").await.expect("decoded")), "‹redacted:api›");
+        let large = send("GET", "/large").await.expect_err("2000 bytes");
+        assert_eq!(large, HttpError::ResponseTooLarge { limit_bytes: 1999 });
+    } else {
+        assert!(matches!(send("GET", "/gzip").await, Err(HttpError::Interrupted { .. })));
+    }
+    for path in
+        ["/br", "/deflate", "/zstd", "/compress", "/x-unknown", "/twice", "/two-lines", "/one-of-two", "/broken"]
+    {
+        assert!(matches!(send("GET", path).await, Err(HttpError::Interrupted { .. })), "{path}");
+    }
+}
