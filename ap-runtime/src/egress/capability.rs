@@ -11,12 +11,24 @@ use ap_core::{
 use super::credential::RunCredentials;
 #[cfg(feature = "http")]
 use super::http::HttpEgress;
+#[cfg(feature = "mail")]
+use super::mail::MailEgress;
+#[cfg(feature = "objects")]
+use super::objects::ObjectEgress;
+#[cfg(feature = "sql")]
+use super::sql::SqlEgress;
 
 /// What pieces reach the outside through: one layer per protocol, each given by the host or missing.
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
     #[cfg(feature = "http")]
     http: Option<HttpEgress>,
+    #[cfg(feature = "mail")]
+    mail: Option<MailEgress>,
+    #[cfg(feature = "objects")]
+    objects: Option<ObjectEgress>,
+    #[cfg(feature = "sql")]
+    sql: Option<SqlEgress>,
 }
 
 impl Egress {
@@ -26,7 +38,37 @@ impl Egress {
         Self {
             #[cfg(feature = "http")]
             http: None,
+            #[cfg(feature = "mail")]
+            mail: None,
+            #[cfg(feature = "objects")]
+            objects: None,
+            #[cfg(feature = "sql")]
+            sql: None,
         }
+    }
+
+    /// Adds object stores.
+    #[cfg(feature = "objects")]
+    #[must_use]
+    pub fn with_objects(mut self, objects: ObjectEgress) -> Self {
+        self.objects = Some(objects);
+        self
+    }
+
+    /// Adds mail servers.
+    #[cfg(feature = "mail")]
+    #[must_use]
+    pub fn with_mail(mut self, mail: MailEgress) -> Self {
+        self.mail = Some(mail);
+        self
+    }
+
+    /// Adds databases.
+    #[cfg(feature = "sql")]
+    #[must_use]
+    pub fn with_sql(mut self, sql: SqlEgress) -> Self {
+        self.sql = Some(sql);
+        self
     }
 
     /// The capabilities of one attempt.
@@ -39,6 +81,18 @@ impl Egress {
         #[cfg(feature = "http")]
         if let Some(http) = &self.http {
             ways.http = Box::new(http.for_run(Arc::clone(credentials)));
+        }
+        #[cfg(feature = "mail")]
+        if let Some(mail) = &self.mail {
+            ways.mail = Box::new(mail.for_run(Arc::clone(credentials)));
+        }
+        #[cfg(feature = "objects")]
+        if let Some(objects) = &self.objects {
+            ways.objects = Box::new(objects.for_run(Arc::clone(credentials)));
+        }
+        #[cfg(feature = "sql")]
+        if let Some(sql) = &self.sql {
+            ways.sql = Box::new(sql.for_run(Arc::clone(credentials)));
         }
         let _ = credentials;
         ways

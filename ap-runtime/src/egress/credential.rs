@@ -7,13 +7,14 @@ use ap_core::{
     connection::{Connection, Field, Origin, Placement},
     id::ConnectionId,
     json::{self, DuplicateKeys, JsonError, JsonLimits},
+    time::Timestamp,
 };
 use ap_crypto::{
     placeholder::{CredentialRef, find_placeholders},
     redact::{RedactError, Redactor},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, Method, header::AUTHORIZATION};
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded;
 
@@ -57,6 +58,10 @@ pub enum Stands {
 /// A request on its way out, as the author wrote it: placeholders where secrets will be.
 #[derive(Clone)]
 pub struct PreparedRequest {
+    /// What it does.
+    pub method: Method,
+    /// When it is sent: what signatures say.
+    pub at: Timestamp,
     /// Where it goes. Judged already.
     pub url: CheckedUrl,
     /// Header fields.
@@ -80,15 +85,20 @@ pub struct CredentialUse {
     pub place: Place,
 }
 
-/// A place in a request that can hold a secret.
+/// A place in a request that can hold a secret, or what was made with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Place {
     /// A member of the JSON body, by RFC 6901 pointer.
     Body(String),
     /// A header field, by lower-case name.
     Header(String),
+    /// The log-in of a protocol other than HTTP.
+    Login,
     /// A query parameter, by name.
     Query(String),
+    /// A signature; the secret itself is not sent.
+    Signature,
 }
 
 impl RunCredentials {
@@ -116,6 +126,12 @@ impl RunCredentials {
             })
             .collect();
         Ok(Self { connections, placeholders, redactor })
+    }
+
+    /// The connection that a placeholder of this run stands for, whether for all of it or for a field.
+    #[cfg(any(feature = "tls", feature = "objects"))]
+    pub(super) fn connection(&self, placeholder: &str) -> Option<&RunConnection> {
+        self.placeholders.get(placeholder).and_then(|(index, _)| self.connections.get(*index))
     }
 
     /// Masks the secrets of these connections in anything that leaves the run.
@@ -335,8 +351,18 @@ impl RunConnection {
                 self.connection.name()
             )));
         }
-        for placement in self.connection.placements() {
+        let placements = self.connection.placements();
+        // Signatures last: they are over everything else.
+        let (signing, placing): (Vec<_>, Vec<_>) = placements.iter().partition(|placement| placement.signs());
+        for placement in placing.into_iter().chain(signing) {
             let place = match placement {
+                signing if signing.signs() => {
+                    // Not bound, not signed: what is signed could be of use elsewhere.
+                    let used = self.used(request.url.origin(), Place::Signature)?;
+                    self.sign(signing, request)?;
+                    uses.push(used);
+                    continue;
+                }
                 Placement::Basic => {
                     let value = place::basic_value(self.text("username")?, self.text("password")?);
                     self.place_header(request, AUTHORIZATION, value)?
@@ -426,7 +452,19 @@ impl RunConnection {
         })
     }
 
+    /// A secret field.
+    pub(super) fn secret_field(&self, wanted: &str) -> Option<&SecretString> {
+        self.connection.value().fields().into_iter().find_map(|(name, field)| match field {
+            Field::Secret(secret) if name == wanted => Some(secret),
+            Field::Secret(_) | Field::Clear(_) => None,
+        })
+    }
+
     /// The text of a field, secret or not.
+    pub(super) fn field_text(&self, wanted: &str) -> Result<&str, HttpError> {
+        self.text(wanted)
+    }
+
     fn text(&self, wanted: &str) -> Result<&str, HttpError> {
         let fields = self.connection.value().fields();
         let found = fields.into_iter().find(|(name, _)| *name == wanted).map(|(_, field)| match field {
@@ -437,7 +475,7 @@ impl RunConnection {
     }
 
     /// Records a use, unless the connection is not bound to the origin.
-    fn used(&self, origin: &Origin, place: Place) -> Result<CredentialUse, HttpError> {
+    pub(super) fn used(&self, origin: &Origin, place: Place) -> Result<CredentialUse, HttpError> {
         let name = self.connection.name();
         if self.connection.origins().contains(origin) {
             return Ok(CredentialUse { connection: self.id, name: name.to_owned(), origin: origin.clone(), place });
@@ -467,6 +505,7 @@ impl Place {
             Self::Body(_) => "a `body` placement with this pointer",
             Self::Header(_) => "a `header` placement (or `bearer`, for `Authorization: Bearer …`)",
             Self::Query(_) => "a `query` placement with this name",
+            Self::Login | Self::Signature => "nothing: it is never in text",
         }
     }
 }
@@ -476,7 +515,9 @@ impl fmt::Display for Place {
         match self {
             Self::Body(pointer) => write!(f, "body member `{pointer}`"),
             Self::Header(name) => write!(f, "header `{name}`"),
+            Self::Login => f.write_str("log-in"),
             Self::Query(name) => write!(f, "query parameter `{name}`"),
+            Self::Signature => f.write_str("signature"),
         }
     }
 }
@@ -498,7 +539,7 @@ impl fmt::Debug for PreparedRequest {
     }
 }
 
-fn refuse(reason: impl Into<String>) -> HttpError {
+pub(super) fn refuse(reason: impl Into<String>) -> HttpError {
     HttpError::Credential { reason: reason.into() }
 }
 
@@ -584,6 +625,8 @@ pub(crate) mod tests {
 
     fn request(url: &str, headers: &[(&str, &str)], body: Option<&str>) -> PreparedRequest {
         PreparedRequest {
+            method: Method::POST,
+            at: Timestamp::EPOCH,
             url: CheckedUrl::parse(url, &EgressPolicy::new()).expect("public"),
             headers: headers
                 .iter()

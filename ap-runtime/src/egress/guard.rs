@@ -24,13 +24,14 @@ use super::{
 pub struct EgressPolicy {
     networks: Vec<IpNet>,
     plain_credentials: Vec<IpNet>,
+    plain_http_credentials: Vec<IpNet>,
 }
 
 impl EgressPolicy {
     /// The default policy: the public Internet, nothing else.
     #[must_use]
     pub const fn new() -> Self {
-        Self { networks: Vec::new(), plain_credentials: Vec::new() }
+        Self { networks: Vec::new(), plain_credentials: Vec::new(), plain_http_credentials: Vec::new() }
     }
 
     /// Allows the addresses of `network` although they are not reachable from the whole Internet.
@@ -53,7 +54,22 @@ impl EgressPolicy {
         Ok(self)
     }
 
-    /// Allows credentials in unencrypted requests to the addresses of `network`, which must lie in one that
+    /// Allows credentials on unencrypted connections of every protocol to the addresses of `network`, which must lie in one
+    /// that [`EgressPolicy::allow_network`] allowed. Default: databases and mail servers are spoken to over TLS only, and so
+    /// are credentials sent over HTTP.
+    ///
+    /// # Errors
+    /// [`PolicyError::NotAllowed`] if no allowed network contains `network`.
+    ///
+    /// # Security
+    /// Whoever can read that network's traffic reads the credentials, and everything else.
+    pub fn allow_plain_credentials(mut self, network: IpNet) -> Result<Self, PolicyError> {
+        self.check_allowed(network)?;
+        self.plain_credentials.push(network.trunc());
+        Ok(self)
+    }
+
+    /// Allows credentials in unencrypted HTTP requests to the addresses of `network`, which must lie in one that
     /// [`EgressPolicy::allow_network`] allowed. Default: credentials travel over HTTPS only.
     ///
     /// # Errors
@@ -62,11 +78,14 @@ impl EgressPolicy {
     /// # Security
     /// Whoever can read that network's traffic reads the credentials.
     pub fn allow_plain_http_credentials(mut self, network: IpNet) -> Result<Self, PolicyError> {
-        if !self.networks.iter().any(|allowed| allowed.contains(&network)) {
-            return Err(PolicyError::NotAllowed { network });
-        }
-        self.plain_credentials.push(network.trunc());
+        self.check_allowed(network)?;
+        self.plain_http_credentials.push(network.trunc());
         Ok(self)
+    }
+
+    fn check_allowed(&self, network: IpNet) -> Result<(), PolicyError> {
+        let allowed = self.networks.iter().any(|allowed| allowed.contains(&network));
+        if allowed { Ok(()) } else { Err(PolicyError::NotAllowed { network }) }
     }
 
     /// Judges one address. Forms that embed an IPv4 address are judged as that address.
@@ -102,10 +121,16 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether a credential may be sent unencrypted to `address`.
+    /// Whether a credential may be sent unencrypted to `address`, by whatever protocol.
+    #[must_use]
+    pub fn allows_plain_credentials(&self, address: IpAddr) -> bool {
+        contains(&self.plain_credentials, address)
+    }
+
+    /// Whether a credential may be sent to `address` over plain HTTP.
     #[must_use]
     pub fn allows_plain_http_credentials(&self, address: IpAddr) -> bool {
-        contains(&self.plain_credentials, address)
+        self.allows_plain_credentials(address) || contains(&self.plain_http_credentials, address)
     }
 }
 
@@ -125,11 +150,11 @@ pub trait Resolver: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The operating system's resolver.
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "tls"))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "tls"))]
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

@@ -19,11 +19,24 @@ use reqwest::{
 };
 use url::Host;
 
+#[cfg(feature = "objects")]
+use super::{
+    credential::PreparedRequest,
+    header::{parse_headers, parse_method},
+    place::prefixed_value,
+    url::CheckedUrl,
+};
 use super::{
     credential::{CredentialUse, RunCredentials},
     guard::{EgressPolicy, Guard, Refusal, ResolveError},
     redirect::{FilledHop, Hop},
+    trust::TrustRoots,
 };
+use crate::clock::{Clock, SystemClock};
+#[cfg(feature = "objects")]
+use ap_crypto::sigv4::SignedField;
+#[cfg(feature = "objects")]
+use secrecy::ExposeSecret;
 
 /// Sends HTTP requests for the runs of one runtime. Cheap to clone; clones share the connection pool.
 ///
@@ -44,13 +57,20 @@ struct Shared {
     tls13: reqwest::Client,
     max_response_bytes: usize,
     scrub: bool,
+    clock: Arc<dyn Clock>,
 }
 
 impl HttpEgress {
     /// Starts building a client that goes through `guard`.
     #[must_use]
-    pub const fn builder(guard: Guard) -> HttpEgressBuilder {
-        HttpEgressBuilder { guard, max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES, scrub: true }
+    pub fn builder(guard: Guard) -> HttpEgressBuilder {
+        HttpEgressBuilder {
+            guard,
+            clock: Arc::new(SystemClock),
+            roots: TrustRoots::none(),
+            max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
+            scrub: true,
+        }
     }
 
     /// The client of one attempt, with the credentials of its run.
@@ -62,6 +82,26 @@ impl HttpEgress {
     /// The client for a token endpoint: every request of it counts as one that carries a credential.
     pub(crate) fn for_tokens(&self, credentials: Arc<RunCredentials>) -> RunHttp {
         RunHttp { confidential: true, ..self.for_run(credentials) }
+    }
+
+    /// Sends what another layer has made and signed. Redirects are not followed; the answer is scrubbed.
+    #[cfg(feature = "objects")]
+    pub(super) async fn send_signed(
+        &self,
+        request: SignedRequest<'_>,
+        (timeout, max_bytes): (Duration, usize),
+        credentials: &Arc<RunCredentials>,
+    ) -> Result<HttpResponse, HttpError> {
+        let limit = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+        let run = self.for_run(Arc::clone(credentials));
+        let outcome = tokio::time::timeout(limit, run.exchange_signed(request, max_bytes)).await;
+        outcome.unwrap_or(Err(HttpError::Timeout { limit })).map_err(|error| run.scrub(error))
+    }
+
+    /// Judges a URL as if it were to be sent to.
+    #[cfg(feature = "objects")]
+    pub(super) fn check_url(&self, url: &str) -> Result<(), HttpError> {
+        Ok(CheckedUrl::parse(url, &self.shared.policy).map(drop)?)
     }
 
     /// Whether credentials are masked in responses.
@@ -104,6 +144,16 @@ impl HttpEgress {
     }
 }
 
+/// A request of another layer, ready to be sent but for its signature's place in the head.
+#[cfg(feature = "objects")]
+pub(super) struct SignedRequest<'a> {
+    pub(super) method: &'a str,
+    pub(super) url: &'a str,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) signed: Vec<SignedField>,
+    pub(super) body: Option<Bytes>,
+}
+
 impl fmt::Debug for HttpEgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpEgress")
@@ -118,6 +168,8 @@ impl fmt::Debug for HttpEgress {
 #[derive(Clone, Debug)]
 pub struct HttpEgressBuilder {
     guard: Guard,
+    clock: Arc<dyn Clock>,
+    roots: TrustRoots,
     max_response_bytes: usize,
     scrub: bool,
 }
@@ -130,17 +182,35 @@ impl HttpEgressBuilder {
         self
     }
 
+    /// Sets where the time of signatures comes from. Default: the machine's clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets which authorities are trusted beside the machine's own. Default: none.
+    #[must_use]
+    pub fn with_trust_roots(mut self, roots: TrustRoots) -> Self {
+        self.roots = roots;
+        self
+    }
+
     /// Opens the options that give a promise up.
     #[must_use]
-    pub const fn dangerous(self) -> DangerousHttpEgressBuilder {
+    pub fn dangerous(self) -> DangerousHttpEgressBuilder {
         DangerousHttpEgressBuilder { builder: self }
     }
 
     /// Builds the client.
     ///
     /// # Errors
-    /// [`HttpEgressError`] if TLS cannot be set up, for instance without trust roots on this machine.
+    /// [`HttpEgressError`] if TLS cannot be set up: a trust root that is no certificate, or none on this machine.
     pub fn build(self) -> Result<HttpEgress, HttpEgressError> {
+        let mut roots = Vec::new();
+        for pem in self.roots.pem() {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(HttpEgressError)?);
+        }
         let client = |plain_credentials, oldest_tls| {
             let resolver = CheckedResolver { guard: self.guard.clone(), plain_credentials };
             let builder = reqwest::Client::builder();
@@ -151,6 +221,7 @@ impl HttpEgressBuilder {
                 .retry(reqwest::retry::never())
                 .referer(false)
                 .tls_version_min(oldest_tls)
+                .tls_certs_merge(roots.iter().cloned())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http1_max_headers(MAX_RESPONSE_FIELDS)
                 .http2_max_header_list_size(MAX_RESPONSE_HEAD_BYTES)
@@ -166,6 +237,7 @@ impl HttpEgressBuilder {
                 tls13: client(false, Version::TLS_1_3)?,
                 max_response_bytes: self.max_response_bytes,
                 scrub: self.scrub,
+                clock: self.clock,
             }),
         })
     }
@@ -215,7 +287,7 @@ impl RunHttp {
         let max_redirects = request.max_redirects;
         let mut hop = Hop::first(request, &shared.policy)?;
         loop {
-            let mut filled = hop.fill(&self.credentials)?;
+            let mut filled = hop.fill(&self.credentials, shared.clock.now())?;
             filled.confidential |= self.confidential;
             self.uses.lock().unwrap_or_else(PoisonError::into_inner).extend(filled.uses.iter().cloned());
             let method = filled.method.clone();
@@ -231,6 +303,27 @@ impl RunHttp {
             }
             return self.read(response, &method, limit_bytes).await;
         }
+    }
+
+    #[cfg(feature = "objects")]
+    async fn exchange_signed(&self, request: SignedRequest<'_>, max_bytes: usize) -> Result<HttpResponse, HttpError> {
+        let url = CheckedUrl::parse(request.url, &self.egress.shared.policy)?;
+        let (method, mut headers) = (parse_method(request.method)?, parse_headers(&request.headers)?);
+        for (name, value) in request.signed {
+            let value = prefixed_value("", value.expose_secret());
+            let value = value.map_err(|error| HttpError::InvalidRequest { reason: error.to_string() })?;
+            headers.insert(name, value);
+        }
+        let at = self.egress.shared.clock.now();
+        let (body, credential) = (request.body, None);
+        let prepared = PreparedRequest { method: method.clone(), at, url, headers, body, credential };
+        let filled =
+            FilledHop { method: method.clone(), request: prepared, uses: Vec::new(), confidential: true, tls13: false };
+        let response = self.egress.dispatch(filled).await?;
+        check_head(response.headers())?;
+        // What an error says has room, however small what was asked for may be.
+        let max_bytes = if response.status().is_success() { max_bytes } else { max_bytes.max(MAX_ERROR_BYTES) };
+        self.read(response, &method, max_bytes.min(self.egress.shared.max_response_bytes)).await
     }
 
     async fn read(
@@ -430,6 +523,8 @@ fn check_head(head: &HeaderMap) -> Result<(), HttpError> {
 
 const USER_AGENT: &str = concat!("ap-runtime/", env!("CARGO_PKG_VERSION"));
 const DEFAULT_MAX_RESPONSE_BYTES: usize = 32 << 20;
+#[cfg(feature = "objects")]
+const MAX_ERROR_BYTES: usize = 64 << 10;
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -6,16 +6,29 @@
 //! | [`guard`] | [`guard::EgressPolicy`], the [`guard::Resolver`] seam, and the one guard every protocol goes through |
 //! | [`credential`] | [`credential::RunCredentials`]: placeholders become secrets, in declared places of bound origins |
 //! | `http` | the HTTP client pieces get (feature `http`) |
+//! | `mail` | the mail servers pieces get (feature `mail`) |
+//! | `objects` | the object stores pieces get (feature `objects`) |
+//! | `sql` | the databases pieces get (feature `sql`) |
+//! | [`trust`] | authorities that a host trusts beside its machine's |
 pub mod address;
 pub mod credential;
 pub mod guard;
 pub mod name;
+pub mod trust;
 pub mod url;
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "mail")]
+pub mod mail;
+#[cfg(feature = "objects")]
+pub mod objects;
+#[cfg(feature = "sql")]
+pub mod sql;
 
 mod capability;
+#[cfg(feature = "tls")]
+mod connect;
 #[cfg(feature = "http")]
 mod header;
 mod mark;
@@ -23,4 +36,11 @@ mod place;
 #[cfg(feature = "http")]
 mod redirect;
 mod reveal;
+#[cfg(any(feature = "tls", feature = "objects"))]
+mod server;
+mod sign;
+#[cfg(feature = "tls")]
+mod tls;
 pub use self::capability::Egress;
+#[cfg(feature = "tls")]
+pub use self::tls::TlsSetupError;

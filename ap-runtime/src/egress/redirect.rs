@@ -1,6 +1,9 @@
 //! One hop of a request, and which hop follows it. Pure: no connection is made here.
 
-use ap_core::capability::{HttpError, HttpRequest};
+use ap_core::{
+    capability::{HttpError, HttpRequest},
+    time::Timestamp,
+};
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
@@ -40,7 +43,14 @@ impl Hop {
         let url = CheckedUrl::parse(&request.url, policy)?;
         let (method, headers) = (parse_method(&request.method)?, parse_headers(&request.headers)?);
         let tls13 = request.require_tls13;
-        let request = PreparedRequest { url, headers, body: request.body, credential: request.credential };
+        let request = PreparedRequest {
+            method: method.clone(),
+            at: Timestamp::EPOCH,
+            url,
+            headers,
+            body: request.body,
+            credential: request.credential,
+        };
         Ok(Self { method, request, tls13, dropped: false, in_play: false, number: 0 })
     }
 
@@ -49,9 +59,9 @@ impl Hop {
         self.number
     }
 
-    /// Puts the credentials in, unless they were dropped on the way.
-    pub(super) fn fill(&mut self, credentials: &RunCredentials) -> Result<FilledHop, HttpError> {
-        let mut request = self.request.clone();
+    /// Puts the credentials in, unless they were dropped on the way; signatures are of `now`.
+    pub(super) fn fill(&mut self, credentials: &RunCredentials, now: Timestamp) -> Result<FilledHop, HttpError> {
+        let mut request = PreparedRequest { method: self.method.clone(), at: now, ..self.request.clone() };
         let uses = if self.dropped { Vec::new() } else { credentials.apply(&mut request)? };
         let confidential = !uses.is_empty() || SENSITIVE.iter().any(|name| request.headers.contains_key(name));
         self.in_play |= confidential;
@@ -176,17 +186,17 @@ mod tests {
         written.headers = vec![("Authorization".to_owned(), "Basic b3duOnNlY3JldA==".to_owned())];
         for request in [placed, written] {
             let mut hop = first(request);
-            assert!(hop.fill(&run).expect("allowed").confidential);
+            assert!(hop.fill(&run, Timestamp::EPOCH).expect("allowed").confidential);
             for target in ["http://api.example/", "http://elsewhere.example/"] {
                 assert!(matches!(follow(&hop, 302, target, &run), Err(HttpError::Credential { .. })), "{target}");
             }
             // It stays forbidden after the credential was dropped.
             let mut away = follow(&hop, 302, "https://elsewhere.example/", &run).expect("https").expect("a redirect");
-            assert!(!away.fill(&run).expect("nothing to fill").confidential);
+            assert!(!away.fill(&run, Timestamp::EPOCH).expect("nothing to fill").confidential);
             assert!(matches!(follow(&away, 302, "http://elsewhere.example/", &run), Err(HttpError::Credential { .. })));
         }
         let mut open = first(HttpRequest::new("GET", API));
-        assert!(!open.fill(&run).expect("nothing to fill").confidential);
+        assert!(!open.fill(&run, Timestamp::EPOCH).expect("nothing to fill").confidential);
         assert!(follow(&open, 302, "http://elsewhere.example/", &run).is_ok_and(|next| next.is_some()));
     }
 
@@ -196,23 +206,26 @@ mod tests {
         let mut request = HttpRequest::new("GET", API);
         request.credential = Some(placeholder('w'));
         let mut hop = first(request);
-        assert_eq!(hop.fill(&run).expect("allowed").uses.len(), 1);
+        assert_eq!(hop.fill(&run, Timestamp::EPOCH).expect("allowed").uses.len(), 1);
         for target in ["https://elsewhere.example/", "https://api.example/", "/again"] {
             hop = follow(&hop, 307, target, &run).expect("public").expect("a redirect");
-            let filled = hop.fill(&run).expect("nothing to fill");
+            let filled = hop.fill(&run, Timestamp::EPOCH).expect("nothing to fill");
             assert!(filled.uses.is_empty() && filled.request.headers.is_empty(), "{target}");
         }
         // Nor by a placeholder in the target of a redirect.
         let query = one(vec![Placement::Query { name: "k".to_owned(), field: "token".to_owned() }], API);
         let target = format!("{API}/?k={}", placeholder('t'));
-        assert_eq!(first(HttpRequest::new("GET", target.as_str())).fill(&query).expect("allowed").uses.len(), 1);
+        assert_eq!(
+            first(HttpRequest::new("GET", target.as_str())).fill(&query, Timestamp::EPOCH).expect("allowed").uses.len(),
+            1
+        );
         let mut back = follow(&hop, 307, &target, &query).expect("public").expect("a redirect");
-        assert!(back.fill(&query).expect("nothing to fill").uses.is_empty());
+        assert!(back.fill(&query, Timestamp::EPOCH).expect("nothing to fill").uses.is_empty());
         for origin in ["https://api.example:8443/", "https://x.api.example/", "https://api.example./"] {
             let mut hop = first(HttpRequest { credential: Some(placeholder('w')), ..HttpRequest::new("GET", API) });
-            hop.fill(&run).expect("allowed");
+            hop.fill(&run, Timestamp::EPOCH).expect("allowed");
             let mut next = follow(&hop, 307, origin, &run).expect("public").expect("a redirect");
-            assert!(next.fill(&run).expect("nothing to fill").uses.is_empty(), "{origin}");
+            assert!(next.fill(&run, Timestamp::EPOCH).expect("nothing to fill").uses.is_empty(), "{origin}");
         }
     }
 
@@ -224,11 +237,11 @@ mod tests {
         request.credential = Some(placeholder('w'));
         request.body = Some(Bytes::from_static(b"{}"));
         let mut hop = first(request);
-        assert_eq!(hop.fill(&run).expect("allowed").uses.len(), 1);
+        assert_eq!(hop.fill(&run, Timestamp::EPOCH).expect("allowed").uses.len(), 1);
         let mut again = follow(&hop, 307, "/again", &run).expect("same origin").expect("a redirect");
-        assert_eq!(again.fill(&run).expect("allowed").uses.len(), 1);
+        assert_eq!(again.fill(&run, Timestamp::EPOCH).expect("allowed").uses.len(), 1);
         let mut get = follow(&hop, 303, "/done", &run).expect("same origin").expect("a redirect");
-        let filled = get.fill(&run).expect("nothing to fill");
+        let filled = get.fill(&run, Timestamp::EPOCH).expect("nothing to fill");
         assert!(filled.uses.is_empty() && filled.request.body.is_none() && filled.method == Method::GET);
     }
 

@@ -4,10 +4,13 @@ use crate::sources::{self, Source};
 
 /// Crates that only one room may name.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("rusqlite", &["ap-runtime/src/backend/sqlite/"]),
+    ("rusqlite", &["ap-runtime/src/backend/sqlite/", "ap-runtime/src/egress/sql/sqlite.rs"]),
     ("sqlx", &["ap-runtime/src/backend/"]),
     ("redis", &["ap-runtime/src/backend/"]),
-    ("rustls", &["ap-runtime/src/backend/redis/"]),
+    ("rustls", &["ap-runtime/src/backend/redis/", "ap-runtime/src/egress/tls.rs"]),
+    ("tokio_rustls", &["ap-runtime/src/egress/"]),
+    ("tokio_postgres", &["ap-runtime/src/egress/sql/"]),
+    ("lettre", &["ap-runtime/src/egress/mail/"]),
     ("reqwest", &["ap-runtime/src/egress/"]),
     ("wasmtime", &["ap-runtime/src/sandbox/", "ap-runtime/build.rs"]),
     ("getrandom", &["ap-crypto/src/entropy.rs"]),
@@ -20,6 +23,7 @@ const SPAWNING: &[&str] = &[
     "ap-runtime/src/backend/redis/mod.rs",
     "ap-runtime/src/backend/sqlite/reader.rs",
     "ap-runtime/src/backend/sqlite/writer.rs",
+    "ap-runtime/src/egress/sql/sqlite.rs",
     "ap-runtime/src/executor/worker.rs",
     "ap-runtime/src/sandbox/deadline.rs",
     "ap-runtime/src/sandbox/worker.rs",
