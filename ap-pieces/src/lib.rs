@@ -6,8 +6,11 @@
 //! | Piece | Actions |
 //! | --- | --- |
 //! | `data-mapper` | `map` |
+//! | `database` (feature) | `query`, `execute`, `insert`, `update`, `delete` |
+//! | `email` (feature) | `send` |
 //! | `http` | `request` |
 //! | `json` | `parse`, `stringify`, `get`, `pick`, `merge` |
+//! | `storage` (feature) | `upload`, `download`, `delete`, `presign`, `list` |
 //! | `text` | `concat`, `split`, `replace`, `case`, `trim`, `truncate` |
 //!
 //! # Examples
@@ -18,22 +21,47 @@
 #![forbid(unsafe_code)]
 
 mod data_mapper;
+#[cfg(feature = "database")]
+mod database;
+#[cfg(feature = "email")]
+mod email;
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
+mod exchange;
 mod http;
 mod input;
 mod json;
 mod pure;
+#[cfg(feature = "storage")]
+mod storage;
 mod text;
 
 use std::sync::Arc;
 
 use ap_core::piece::Piece;
 
+#[cfg(feature = "database")]
+pub use crate::database::Database;
+#[cfg(feature = "email")]
+pub use crate::email::Email;
+#[cfg(feature = "storage")]
+pub use crate::storage::Storage;
 pub use crate::{data_mapper::DataMapper, http::Http, json::Json, text::Text};
 
-/// Every piece of this crate, in order of name.
+/// Every piece of this crate that its features give, in order of name.
 #[must_use]
 pub fn standard() -> Vec<Arc<dyn Piece>> {
-    vec![Arc::new(DataMapper), Arc::new(Http), Arc::new(Json), Arc::new(Text)]
+    vec![
+        Arc::new(DataMapper),
+        #[cfg(feature = "database")]
+        Arc::new(Database),
+        #[cfg(feature = "email")]
+        Arc::new(Email),
+        Arc::new(Http),
+        Arc::new(Json),
+        #[cfg(feature = "storage")]
+        Arc::new(Storage),
+        Arc::new(Text),
+    ]
 }
 
 #[cfg(test)]
@@ -57,8 +85,22 @@ mod tests {
                 piece.actions().into_iter().map(move |action| format!("{name}.{}", action.spec().name))
             })
             .collect();
+        let of = |piece: &str| types.iter().filter(|name| name.split('.').next() == Some(piece)).collect::<Vec<_>>();
+        #[cfg(feature = "database")]
         assert_eq!(
-            types,
+            of("database"),
+            ["database.query", "database.execute", "database.insert", "database.update", "database.delete"]
+        );
+        #[cfg(feature = "email")]
+        assert_eq!(of("email"), ["email.send"]);
+        #[cfg(feature = "storage")]
+        assert_eq!(
+            of("storage"),
+            ["storage.upload", "storage.download", "storage.delete", "storage.presign", "storage.list"]
+        );
+        let always = ["data-mapper", "http", "json", "text"].into_iter().flat_map(of).collect::<Vec<_>>();
+        assert_eq!(
+            always,
             [
                 "data-mapper.map",
                 "http.request",

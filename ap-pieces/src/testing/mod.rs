@@ -1,5 +1,12 @@
 //! A recording HTTP client, and running an action as the executor does.
 
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
+#[cfg_attr(
+    not(all(feature = "database", feature = "email", feature = "storage")),
+    expect(dead_code, reason = "each piece uses a part")
+)]
+mod outside;
+
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use ap_core::{
@@ -9,6 +16,11 @@ use ap_core::{
 };
 use async_trait::async_trait;
 use serde_json::Value;
+
+#[cfg(feature = "storage")]
+pub(crate) use self::outside::{ObjectAnswer, ObjectCall};
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
+pub(crate) use self::outside::{Outside, action, check_settings, run_outside};
 
 /// 2026-01-02T03:04:05Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_767_323_045_000);
