@@ -8,6 +8,7 @@
 //! | [`session`] | what a host does in the name of a principal |
 //! | [`webhook`] | the door for HTTP requests |
 //! | [`resume`] | the door for those whom a run waits for |
+//! | [`logs`] | a writer that keeps credentials out of the host's log |
 //! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
 //! | [`backend`] | the backends: memory, SQLite |
 //! | [`engine`] | the pure state machine, and a run as its owner sees it |
@@ -33,6 +34,7 @@ mod flow_control;
 mod journal;
 mod kernel;
 mod oauth;
+pub mod logs;
 mod records;
 mod replies;
 pub mod resume;

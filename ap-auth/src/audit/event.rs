@@ -9,6 +9,7 @@ use ap_core::{
     store::Sealed,
     time::Timestamp,
 };
+use ap_crypto::redact::Redactor;
 use serde::{Deserialize, Serialize};
 
 use super::text::neutralise;
@@ -23,8 +24,8 @@ use crate::{
 ///
 /// # Security
 /// Every text is made inert when it comes in: what a log or terminal would act on (line breaks, escape sequences,
-/// characters that reorder text) is shown as an escape, and lengths are bounded. Secrets have no way in, unless a caller
-/// takes them out of their type first.
+/// characters that reorder text) is shown as an escape, lengths are bounded, and what looks like a token is masked. Secrets
+/// have no way in, unless a caller takes them out of their type first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuditEvent {
@@ -362,7 +363,7 @@ pub enum AuditBodyError {
 }
 
 fn safe(text: &str) -> String {
-    neutralise(text, AuditEvent::MAX_TEXT_BYTES)
+    neutralise(&Redactor::token_shapes().redact_str(text), AuditEvent::MAX_TEXT_BYTES)
 }
 
 /// The version of the stored form; never reused.
@@ -465,6 +466,19 @@ mod tests {
         }
         let (name, value) = event.details().first_key_value().expect("one");
         assert!(!name.contains('\n') && matches!(value, Detail::Text(text) if !text.as_str().contains('\n')));
+    }
+
+    #[test]
+    fn what_looks_like_a_token_is_masked_in_every_text() {
+        // Put together here, so that scanners of repositories do not take it for a leak.
+        let token = format!("{}_{}", "ghp", "Ab1".repeat(12));
+        let actor = Actor::new(Identity::Anonymous).with_user_agent(token.as_str());
+        let event = AuditEvent::by(&actor, "run.cancel", PROJECT.into(), AT)
+            .with_resource(&token)
+            .with_detail("reason", format!("leaked {token}"))
+            .with_outcome(AuditOutcome::Failure, format!("401 for Bearer {token}"));
+        let body = String::from_utf8(event.to_record_body().expect("body")).expect("text");
+        assert!(!body.contains(&token) && body.matches("‹redacted:github-token›").count() == 4, "{body}");
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! Time is linear in the text, whatever the text and the secrets are. On ordinary text a filter decides, which looks at
 //! a few bytes in each handful (see `matcher`); what makes it work too much is left to an automaton (see `automaton`).
 //!
+//! [`Redactor::with_token_shapes`] also masks what looks like a token of a well-known kind (see `shape`).
+//!
 //! # Security
 //!
 //! This is the second line: the first is that nothing but egress ever holds a secret. It catches what peers and
@@ -20,21 +22,31 @@
 
 mod automaton;
 mod form;
+mod live;
 mod matcher;
+mod shape;
 mod stream;
 mod view;
+mod writer;
 
-use std::{borrow::Cow, cmp::Reverse, fmt};
+use std::{
+    borrow::Cow,
+    cmp::Reverse,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-pub use self::stream::RedactStream;
 use self::{
     form::{Form, push_forms},
+    live::Secrets,
     matcher::Matcher,
+    shape::{MARKERS, MAX_SHAPE_BYTES, find_shapes},
     view::{ESCAPES, View, islands},
 };
+pub use self::{stream::RedactStream, writer::MaskingWriter};
 
 /// Shortest secret that can be redacted; shorter ones would mask ordinary text. Unit: bytes.
 pub const MIN_SECRET_BYTES: usize = 8;
@@ -49,11 +61,11 @@ pub const MIN_SECRET_BYTES: usize = 8;
 /// assert_eq!(redactor.redact_str("?key=s3cr3t%2Ft0ken&page=2"), "?key=‹redacted:crm›&page=2");
 /// # Ok::<(), ap_crypto::redact::RedactError>(())
 /// ```
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Redactor {
-    markers: Vec<String>,
-    /// Absent without secrets.
-    matcher: Option<Matcher>,
+    /// Usually of one run; none without secrets.
+    secrets: Vec<Arc<Secrets>>,
+    shapes: bool,
 }
 
 impl Redactor {
@@ -79,13 +91,43 @@ impl Redactor {
         if forms.iter().map(|form| form.bytes.len()).sum::<usize>() >= MAX_FORM_BYTES {
             return Err(RedactError::TooMany);
         }
-        Ok(Self { markers, matcher: Some(Matcher::new(forms)) })
+        Ok(Self { secrets: vec![Secrets::new(markers, Matcher::new(forms))], shapes: false })
+    }
+
+    /// Masks nothing but what looks like a token, whoever's it is: see [`Redactor::with_token_shapes`].
+    #[must_use]
+    pub fn token_shapes() -> &'static Self {
+        static SHAPES: LazyLock<Redactor> = LazyLock::new(|| Redactor { secrets: Vec::new(), shapes: true });
+        &SHAPES
+    }
+
+    /// The same, which also masks what looks like a token although it is not among the secrets.
+    ///
+    /// Access keys and tokens of AWS, GitHub, GitLab, Google, npm, PyPI, SendGrid, Slack, Stripe, Twilio and model providers,
+    /// signed and encrypted JWTs, private keys in PEM, passwords in URLs, and what follows `Bearer` and `Basic`. The marker
+    /// names the rule, as in `‹redacted:github-token›`. Placeholders are left alone.
+    ///
+    /// For texts that people read: log lines, errors, audit details. Data that a flow goes on with may carry a token on
+    /// purpose, such as one it was just issued.
+    #[must_use]
+    pub fn with_token_shapes(&self) -> Self {
+        Self { secrets: self.secrets.clone(), shapes: true }
+    }
+
+    /// Masks the secrets of every redactor that exists in this process at this moment, and what looks like a token.
+    ///
+    /// Whoever opens a credential builds a redactor for it first, so these are the secrets of all runs under way. For logs;
+    /// what it masks must not be shown to a tenant, who would learn whether a text is a secret of another one. Do not keep
+    /// it: the secrets are wiped when their last redactor is dropped.
+    #[must_use]
+    pub fn live() -> Self {
+        Self { secrets: live::all(), shapes: true }
     }
 
     /// Whether there is nothing to mask.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.matcher.is_none()
+        self.secrets.is_empty() && !self.shapes
     }
 
     /// Whether `bytes` hold a secret in any form.
@@ -148,7 +190,8 @@ impl Redactor {
     #[must_use]
     pub fn held_back_bytes(&self) -> usize {
         // Two more for the base64 digits at the ends.
-        self.matcher.as_ref().map_or(0, |matcher| (matcher.longest() + 2) * ESCAPED_BYTES)
+        let longest = self.secrets.iter().map(|secrets| (secrets.matcher.longest() + 2) * ESCAPED_BYTES).max();
+        longest.unwrap_or(0).max(if self.shapes { MAX_SHAPE_BYTES } else { 0 })
     }
 
     fn mask_json(&self, value: &mut Value) {
@@ -182,8 +225,15 @@ impl Redactor {
         }
     }
 
-    fn marker(&self, name: usize) -> &str {
-        self.markers.get(name).map_or("‹redacted›", String::as_str)
+    /// Those of the secrets, then those of the shapes.
+    fn marker(&self, mut name: usize) -> &str {
+        for secrets in &self.secrets {
+            match secrets.markers.get(name) {
+                Some(marker) => return marker,
+                None => name -= secrets.markers.len(),
+            }
+        }
+        MARKERS.get(name).map_or("‹redacted›", String::as_str)
     }
 
     /// Everything to mask in `text`: disjoint, ascending. Secrets that overlap make one region.
@@ -212,7 +262,18 @@ impl Redactor {
 
     /// Reports every match until `report` returns `false`; returns whether it never did.
     fn scan(&self, text: &[u8], report: &mut dyn FnMut(Region) -> bool) -> bool {
-        self.matcher.as_ref().is_none_or(|matcher| scan_layers(matcher, text, LAYERS, report))
+        let mut first = 0;
+        let told = self.secrets.iter().all(|secrets| {
+            let named = first;
+            first += secrets.markers.len();
+            scan_layers(&secrets.matcher, text, LAYERS, &mut |region| {
+                report(Region { name: named + region.name, ..region })
+            })
+        });
+        let mut shape = |range: std::ops::Range<usize>, rule| {
+            report(Region { start: range.start, end: range.end, name: first + rule })
+        };
+        told && (!self.shapes || find_shapes(text, &mut shape))
     }
 }
 
@@ -231,7 +292,8 @@ fn scan_layers(matcher: &Matcher, text: &[u8], layers: u8, report: &mut dyn FnMu
 
 impl fmt::Debug for Redactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redactor({} secrets)", self.markers.len())
+        let secrets: usize = self.secrets.iter().map(|secrets| secrets.markers.len()).sum();
+        write!(f, "Redactor({secrets} secrets)")
     }
 }
 

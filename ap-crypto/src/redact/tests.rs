@@ -261,7 +261,7 @@ fn hostile_texts_and_secrets_cost_linear_time() {
         let secrets: Vec<SecretString> = secrets.into_iter().map(SecretString::from).collect();
         let redactor = Redactor::new(secrets.iter().map(|secret| ("a", secret))).unwrap();
         for unit in ["a", "ab", "aaaaaaab", "%61", "\\u0061", "&#97;", "\\\\%25", "61", "YWFh"] {
-            let text = unit.repeat((1 << 18) / unit.len());
+            let text = unit.repeat((1 << 17) / unit.len());
             let began = std::time::Instant::now();
             let _ = redactor.redact_str(&text);
             assert!(began.elapsed().as_secs() < 5, "{unit}: {:?}", began.elapsed());

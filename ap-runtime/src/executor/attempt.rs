@@ -98,15 +98,18 @@ pub(super) async fn code(kernel: &Kernel, call: &CodeCall, credentials: &RunCred
     }
 }
 
-/// Replaces every live credential of the run in what an attempt brought back.
+/// Replaces every live credential of the run in what an attempt brought back. The console loses tokens of other kinds as
+/// well; the output does not, because a flow may go on with one that it was given.
 pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOutcome {
-    if redactor.is_empty() {
-        return outcome;
-    }
-    let console_of = |console: Vec<String>| console.iter().map(|line| redactor.redact_str(line).into_owned()).collect();
+    let shown = redactor.with_token_shapes();
+    let console_of = |console: Vec<String>| console.iter().map(|line| shown.redact_str(line).into_owned()).collect();
     match outcome {
         AttemptOutcome::Succeeded { output, spilled, console } => AttemptOutcome::Succeeded {
-            output: Arc::new(redactor.redact_json(Arc::unwrap_or_clone(output))),
+            output: if redactor.is_empty() {
+                output
+            } else {
+                Arc::new(redactor.redact_json(Arc::unwrap_or_clone(output)))
+            },
             spilled,
             console: console_of(console),
         },
@@ -118,8 +121,9 @@ pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOut
     }
 }
 
-/// As [`redact`], in a failure.
+/// As [`redact`], in a failure: for people to read, so without tokens of other kinds.
 pub(super) fn redact_error(error: StepError, redactor: &Redactor) -> StepError {
+    let redactor = redactor.with_token_shapes();
     StepError {
         kind: error.kind,
         message: redactor.redact_str(&error.message).into_owned(),
@@ -165,4 +169,43 @@ fn lines(console: &[ConsoleLine], truncated: bool) -> Vec<String> {
     };
     let shown = console.iter().map(|line| format!("{}: {}", level(line.level), line.text));
     shown.chain(truncated.then(|| "… more was cut".to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn outputs_keep_tokens_that_are_data_and_people_see_none() {
+        // Put together here, so that scanners of repositories do not take it for a leak.
+        let token = format!("{}_{}", "ghp", "Ab1".repeat(12));
+        let secret = "canary-of-the-run".into();
+        let text = format!("{token} canary-of-the-run");
+        for redactor in [Redactor::default(), Redactor::new([("crm", &secret)]).unwrap()] {
+            let mask = if redactor.is_empty() { "canary-of-the-run" } else { "‹redacted:crm›" };
+            let shown = format!("‹redacted:github-token› {mask}");
+            let outcome = AttemptOutcome::Succeeded {
+                output: Arc::new(json!({ "token": text })),
+                spilled: None,
+                console: vec![text.clone()],
+            };
+            let AttemptOutcome::Succeeded { output, console, .. } = redact(outcome, &redactor) else {
+                panic!("failed")
+            };
+            assert_eq!(*output, json!({ "token": format!("{token} {mask}") }));
+            assert_eq!(console, [shown.as_str()]);
+            let error = StepError {
+                kind: StepErrorKind::Script,
+                message: text.clone(),
+                detail: Some(json!({ "body": [text] })),
+            };
+            let AttemptOutcome::Failed { error, .. } = redact(AttemptOutcome::failed(error, None), &redactor) else {
+                panic!("succeeded")
+            };
+            assert_eq!(error.message, shown);
+            assert_eq!(error.detail, Some(json!({ "body": [shown] })));
+        }
+    }
 }

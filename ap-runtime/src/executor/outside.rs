@@ -75,13 +75,17 @@ impl Driver {
     fn without_credentials(&self, content: Signal) -> Signal {
         let credentials = self.credentials.current();
         let redactor = credentials.redactor();
-        if !self.kernel.egress.scrubs() || redactor.is_empty() {
+        if !self.kernel.egress.scrubs() {
             return content;
         }
-        let clean = |value: Arc<Value>| Arc::new(redactor.redact_json(Arc::unwrap_or_clone(value)));
+        let clean = |value: Arc<Value>| match redactor.is_empty() {
+            true => value,
+            false => Arc::new(redactor.redact_json(Arc::unwrap_or_clone(value))),
+        };
+        let shown = redactor.with_token_shapes();
         match content {
             Signal::Answered { decision, body } => Signal::Answered { decision, body: clean(body) },
-            Signal::Canceled { reason } => Signal::Canceled { reason: redactor.redact_str(&reason).into_owned() },
+            Signal::Canceled { reason } => Signal::Canceled { reason: shown.redact_str(&reason).into_owned() },
             Signal::ChildEnded { run, status, output, error } => {
                 let error = error.map(|error| attempt::redact_error(error, redactor));
                 Signal::ChildEnded { run, status, output: clean(output), error }

@@ -201,7 +201,7 @@ fn bounded(found: PollOutcome, redactor: Option<&Redactor>) -> Result<PollOutcom
 
 fn redacted(failed: ActionError, redactor: Option<&Redactor>) -> ActionError {
     let Some(redactor) = redactor else { return failed };
-    let message = redactor.redact_str(&failed.error.message).into_owned();
+    let message = redactor.with_token_shapes().redact_str(&failed.error.message).into_owned();
     ActionError { error: StepError { message, detail: None, ..failed.error }, ..failed }
 }
 

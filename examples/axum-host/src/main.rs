@@ -9,6 +9,7 @@ use ap_crypto::{provider::KeyFile, signature::constant_time_eq};
 use ap_runtime::{
     backend::sqlite::SqliteBackend,
     clock::SystemClock,
+    logs,
     runtime::Runtime,
     sandbox::{SandboxCapacity, WasmSandbox},
     session::SessionError,
@@ -28,7 +29,9 @@ use serde_json::{Value, json};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false).init();
+    // Whatever any library logs, it is written without the credentials of the runs under way.
+    let log = || logs::masked(std::io::stdout());
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false).with_writer(log).init();
     let admin_key = admin_key()?;
     let database = PathBuf::from(env::var_os("AP_DATABASE").unwrap_or_else(|| "data/flows.db".into()));
     let key_file = PathBuf::from(env::var_os("AP_KEY_FILE").unwrap_or_else(|| "keys/root.key".into()));

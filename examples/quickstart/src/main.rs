@@ -21,6 +21,9 @@ use crate::host::Places;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Whatever any library logs, it is written without the credentials of the runs under way.
+    let log = || ap_runtime::logs::masked(std::io::stderr());
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).with_writer(log).init();
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     match run(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
