@@ -11,7 +11,7 @@
 //! | `http` | `request` |
 //! | `json` | `parse`, `stringify`, `get`, `pick`, `merge` |
 //! | `storage` (feature) | `upload`, `download`, `delete`, `presign`, `list` |
-//! | `text` | `concat`, `split`, `replace`, `case`, `trim`, `truncate` |
+//! | `text` | `concat`, `split`, `replace`, `case`, `trim`, `truncate`, `mask` |
 //!
 //! # Examples
 //! ```
@@ -115,6 +115,7 @@ mod tests {
                 "text.case",
                 "text.trim",
                 "text.truncate",
+                "text.mask",
             ]
         );
     }

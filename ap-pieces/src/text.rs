@@ -39,7 +39,15 @@ impl Piece for Text {
     }
 
     fn actions(&self) -> Vec<Arc<dyn Action>> {
-        vec![concat_action(), split_action(), replace_action(), case_action(), trim_action(), truncate_action()]
+        vec![
+            concat_action(),
+            split_action(),
+            replace_action(),
+            case_action(),
+            trim_action(),
+            truncate_action(),
+            mask_action(),
+        ]
     }
 
     fn triggers(&self) -> Vec<Arc<dyn Trigger>> {
@@ -156,6 +164,29 @@ fn truncate_action() -> Arc<dyn Action> {
     )
 }
 
+/// What the guide's examples do to fields of these names before they log them (§4.3, §7.1).
+fn mask_action() -> Arc<dyn Action> {
+    Pure::action(
+        "mask",
+        "Mask",
+        "Makes personal data fit to be logged or shown; the masked text comes out, and `***` for what is not of that kind.",
+        [
+            text_property(),
+            Property::new(
+                "kind",
+                "Kind",
+                PropertyKind::StaticDropdown { options: &["email", "creditCard", "ssn", "password"] },
+            )
+            .describe(
+                "What the text is. Left are: of `email` two characters and the domain, of `creditCard` and `ssn` the last four \
+                 digits, of `password` nothing.",
+            )
+            .required(),
+        ],
+        mask,
+    )
+}
+
 fn concat(input: Value) -> Result<Value, StepError> {
     let separator = input::text(&input, "separator");
     let texts: Vec<&str> = input::items(&input, "texts").iter().filter_map(Value::as_str).collect();
@@ -236,6 +267,35 @@ fn truncate(input: Value) -> Result<Value, StepError> {
     }
     let kept = length.saturating_sub(suffix.chars().count());
     Ok(text.chars().take(kept).chain(suffix.chars()).take(length).collect::<String>().into())
+}
+
+fn mask(input: Value) -> Result<Value, StepError> {
+    let text = input::text(&input, "text");
+    let digits = text.chars().filter(char::is_ascii_digit).count();
+    let plain = text.chars().all(|char| char.is_ascii_digit() || matches!(char, ' ' | '-'));
+    Ok(match input::text(&input, "kind") {
+        _ if text.is_empty() => String::new(),
+        "email" => match text.rsplit_once('@') {
+            // A name of one letter would be shown whole.
+            Some((name, domain)) if name.chars().count() >= 2 => {
+                format!("{}***@{domain}", name.chars().take(2).collect::<String>())
+            }
+            Some((_, domain)) => format!("***@{domain}"),
+            None => "***".to_owned(),
+        },
+        // ISO/IEC 7812: 8 to 19 digits; of 12 or more, the last four are what receipts show.
+        "creditCard" if plain && (12..=19).contains(&digits) => format!("****-****-****-{}", last_four(text)),
+        "ssn" if plain && digits == 9 => format!("***-**-{}", last_four(text)),
+        "password" => "[REDACTED]".to_owned(),
+        _ => "***".to_owned(),
+    }
+    .into())
+}
+
+fn last_four(text: &str) -> String {
+    let mut digits: Vec<char> = text.chars().rev().filter(char::is_ascii_digit).take(4).collect();
+    digits.reverse();
+    digits.into_iter().collect()
 }
 
 const MAX_PARTS: usize = 100_000;
@@ -346,7 +406,48 @@ mod tests {
         assert_eq!(ok("truncate", input).await, json!(".."));
     }
 
+    #[tokio::test]
+    async fn personal_data_is_masked_as_the_guide_does() {
+        for (kind, text, expected) in [
+            ("email", "john.doe@example.com", "jo***@example.com"),
+            ("email", "jo@example.com", "jo***@example.com"),
+            ("email", "\"a@b\"@example.com", "\"a***@example.com"),
+            ("email", "j@example.com", "***@example.com"),
+            ("email", "@example.com", "***@example.com"),
+            ("email", "éàü@example.com", "éà***@example.com"),
+            ("email", "no address", "***"),
+            ("creditCard", "4111 1111 1111 1234", "****-****-****-1234"),
+            ("creditCard", "4111-1111-1111-1234", "****-****-****-1234"),
+            ("creditCard", "411111111234", "****-****-****-1234"),
+            ("creditCard", "41111111123", "***"),
+            ("creditCard", "41111111111111111234", "***"),
+            ("creditCard", "card 4111111111111234", "***"),
+            ("ssn", "123-45-6789", "***-**-6789"),
+            ("ssn", "123456789", "***-**-6789"),
+            ("ssn", "12345678", "***"),
+            ("ssn", "1234567890", "***"),
+            ("password", "hunter2", "[REDACTED]"),
+            ("password", "", ""),
+        ] {
+            assert_eq!(ok("mask", json!({ "text": text, "kind": kind })).await, json!(expected), "{kind} {text}");
+        }
+        // Numbers come as text.
+        assert_eq!(ok("mask", json!({ "text": 123_456_789, "kind": "ssn" })).await, json!("***-**-6789"));
+        refused("mask", json!({ "text": "a", "kind": "name" })).await;
+    }
+
     proptest! {
+        #[test]
+        fn masking_leaves_no_more_than_it_says(text in "\\PC{0,30}", digits in "[0-9]{9,19}") {
+            for (kind, most) in [("creditCard", 4), ("ssn", 4), ("password", 0)] {
+                for text in [&text, &digits] {
+                    let masked = mask(json!({ "text": text, "kind": kind })).expect("masks");
+                    let shown = masked.as_str().expect("text").chars().filter(char::is_ascii_digit).count();
+                    prop_assert!(shown <= most, "{masked}");
+                }
+            }
+        }
+
         #[test]
         fn split_and_concat_are_inverse(text in any::<String>(), separator in ".{1,2}") {
             let parts = split(json!({ "text": text, "separator": separator })).expect("few parts");
