@@ -15,6 +15,7 @@
 //! | [`sigv4`] | AWS Signature Version 4 |
 //! | [`resume`] | tokens by which somebody outside answers a run that waits |
 //! | [`redact`] | masking secrets in whatever leaves a run |
+//! | `import` (feature) | reading connections as Activepieces stores them |
 //! | [`entropy`], [`key`], [`error`] | randomness, key types, errors |
 //!
 //! # Security
@@ -33,6 +34,8 @@ pub mod entropy;
 pub mod envelope;
 pub mod error;
 mod hex;
+#[cfg(feature = "import")]
+pub mod import;
 mod kdf;
 pub mod key;
 mod key_file;
