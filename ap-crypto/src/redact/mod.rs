@@ -249,11 +249,16 @@ impl Redactor {
             }
             true
         });
+        let shapes: usize = self.secrets.iter().map(|secrets| secrets.markers.len()).sum();
         found.sort_unstable_by_key(|region| (region.start, Reverse(region.end), region.name));
         found.dedup_by(|later, earlier| {
             let overlap = later.start < earlier.end;
             if overlap {
                 earlier.end = earlier.end.max(later.end);
+                // Of a secret and a shape around it, the secret has the better name.
+                if earlier.name >= shapes && later.name < shapes {
+                    earlier.name = later.name;
+                }
             }
             overlap
         });

@@ -209,6 +209,10 @@ fn a_secret_of_the_run_keeps_its_name() {
     );
     assert!(both.contains(other.as_bytes()) && !redactor.contains(other.as_bytes()) && !both.is_empty());
     assert_eq!(format!("{both:?}"), "Redactor(1 secrets)");
+    // Also where it is only a part of what looks like a token.
+    let password = "hunter2-hunter2".into();
+    let both = Redactor::new([("crm", &password)]).unwrap().with_token_shapes();
+    assert_eq!(both.redact_str("Basic YW5uOmh1bnRlcjItaHVudGVyMg=="), "Basic ‹redacted:crm›");
 }
 
 #[test]
