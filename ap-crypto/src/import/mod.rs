@@ -31,9 +31,12 @@
 mod cipher;
 mod wire;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use ap_core::connection::{ConnectionValue, FieldValue};
+use ap_core::{
+    connection::{ClientAuth, ConnectionValue, FieldValue, OAuth2, OAuthApp, OAuthGrant, OAuthTokens},
+    time::Timestamp,
+};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
@@ -67,7 +70,7 @@ impl fmt::Debug for ImportKey {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Imported {
-    /// `OAUTH2`, `PLATFORM_OAUTH2` or `CLOUD_OAUTH2`.
+    /// `OAUTH2`, `PLATFORM_OAUTH2` or `CLOUD_OAUTH2`: see [`ImportedOAuth2::into_value`].
     OAuth2(ImportedOAuth2),
     /// `SECRET_TEXT`, `BASIC_AUTH` or `CUSTOM_AUTH`: for [`Connection::new`](ap_core::connection::Connection::new).
     ///
@@ -132,6 +135,55 @@ pub enum OAuth2Owner {
     Platform,
     /// Whoever made the connection: `OAUTH2`.
     User,
+}
+
+impl ImportedOAuth2 {
+    /// The value of a connection, for [`Connection::new`](ap_core::connection::Connection::new).
+    ///
+    /// `client_secret` is that of the platform's client, if the owner is [`OAuth2Owner::Platform`]. Where nobody here could
+    /// refresh the tokens, as with clients of [`OAuth2Owner::Cloud`], the refresh token is left out and the connection ends
+    /// with its access token: connect it anew.
+    ///
+    /// Without a lifetime, tokens that can be refreshed count as good for an hour, as there.
+    ///
+    /// # Errors
+    /// [`ImportError::Field`] if the tokens are not of the type `Bearer` (RFC 6750).
+    pub fn into_value(self, client_secret: Option<SecretString>) -> Result<ConnectionValue, ImportError> {
+        if self.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+            return Err(ImportError::Field { name: "token_type".to_owned(), problem: "is not `Bearer`" });
+        }
+        let client_secret = self.client_secret.or(client_secret);
+        let renews = client_secret.is_some() || (self.owner == OAuth2Owner::User && !self.client_credentials);
+        let app = self.token_url.filter(|_| renews).map(|token_url| OAuthApp {
+            grant: if self.client_credentials { OAuthGrant::ClientCredentials } else { OAuthGrant::AuthorizationCode },
+            client_id: self.client_id,
+            client_auth: if self.secret_in_body { ClientAuth::Body } else { ClientAuth::Header },
+            // Where the owner was sent is not stored there.
+            authorization_url: None,
+            redirect_url: None,
+            token_url,
+            scope: self.scope.clone(),
+            issuer: None,
+            parameters: BTreeMap::new(),
+        });
+        let refresh = self.refresh_token.filter(|_| app.is_some());
+        let issued = at_second(self.claimed_at_s.unwrap_or_default());
+        let lifetime = self.expires_in_s.or_else(|| (refresh.is_some() || self.client_credentials).then_some(3_600));
+        let expires = lifetime.map(|lifetime| issued.saturating_add(Duration::from_secs(lifetime)));
+        let tokens = OAuthTokens::bearer(self.access_token, issued)
+            .with_refresh(refresh)
+            .with_expiry(expires)
+            .with_scope(self.scope);
+        Ok(ConnectionValue::OAuth2(Box::new(match app {
+            Some(app) => OAuth2::client(app, client_secret).with_tokens(tokens),
+            None => OAuth2::of_tokens(tokens),
+        })))
+    }
+}
+
+fn at_second(seconds: u64) -> Timestamp {
+    // Further on than any clock: the year 9999.
+    Timestamp::from_millis(i64::try_from(seconds.min(253_402_300_799)).unwrap_or_default() * 1_000)
 }
 
 impl fmt::Debug for ImportedOAuth2 {

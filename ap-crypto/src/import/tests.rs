@@ -1,5 +1,5 @@
 use aes::Aes256;
-use ap_core::connection::{Connection, ConnectionError, Field};
+use ap_core::connection::{Connection, ConnectionError, Field, Renewal};
 use cbc::{
     Decryptor, Encryptor,
     cipher::{BlockModeEncrypt, KeyIvInit, block_padding::Pkcs7},
@@ -128,6 +128,48 @@ fn every_type_is_read_in_both_formats() {
         seen.push(vector.r#type);
     }
     assert_eq!(seen.len(), 6);
+}
+
+#[test]
+fn tokens_become_connections_that_can_be_refreshed_or_say_that_they_cannot() {
+    let open = |plain: Value| oauth_of(open_value(&sealed(plain.to_string().as_bytes())).unwrap());
+    let stored = |kind: &str| {
+        json!({ "type": kind, "client_id": "id", "access_token": "access-token", "refresh_token": "refresh-token",
+            "token_url": "https://provider.example/token", "claimed_at": 1_000_000, "expires_in": 600 })
+    };
+    let connected = |oauth: ImportedOAuth2, secret: Option<&str>| {
+        let value = oauth.into_value(secret.map(SecretString::from)).unwrap();
+        Connection::new("crm", value, vec![], vec![]).unwrap()
+    };
+    let (start, end) = (Timestamp::from_millis(1_000_000_000), Timestamp::from_millis(1_000_600_000));
+
+    for (connection, refreshable) in [
+        (connected(open(stored("OAUTH2")), None), true),
+        (connected(open(stored("PLATFORM_OAUTH2")), Some("platform-secret")), true),
+        (connected(open(stored("PLATFORM_OAUTH2")), None), false),
+        (connected(open(stored("CLOUD_OAUTH2")), None), false),
+    ] {
+        let oauth = connection.oauth().unwrap();
+        let tokens = oauth.tokens().unwrap();
+        assert_eq!((tokens.issued(), tokens.expires()), (start, Some(end)));
+        assert_eq!((tokens.refresh().is_some(), oauth.app().is_some()), (refreshable, refreshable));
+        let renewal = if refreshable { Renewal::Due { still_good: false } } else { Renewal::Impossible };
+        assert_eq!((oauth.renewal(start), oauth.renewal(end)), (Renewal::NotDue, renewal));
+    }
+
+    let mut of_client = stored("OAUTH2");
+    of_client["grant_type"] = "client_credentials".into();
+    of_client["client_secret"] = "client-secret".into();
+    of_client["expires_in"] = Value::Null;
+    let connection = connected(open(of_client), None);
+    let oauth = connection.oauth().unwrap();
+    assert_eq!(oauth.app().unwrap().grant, OAuthGrant::ClientCredentials);
+    assert_eq!(oauth.tokens().unwrap().expires(), Some(Timestamp::from_millis(1_003_600_000)));
+
+    let mut mac = stored("OAUTH2");
+    mac["token_type"] = "mac".into();
+    let refused = open(mac).into_value(None).unwrap_err();
+    assert_eq!(refused.to_string(), "field `token_type` of the stored connection is not `Bearer`");
 }
 
 #[test]
