@@ -74,7 +74,8 @@ impl Matcher {
             equal
         });
         let inner = inner_forms(&mut forms);
-        let mut tails: Vec<Tail> = Vec::new();
+        // As many as there can be: growing would leave unwiped copies behind.
+        let mut tails: Vec<Tail> = Vec::with_capacity(forms.len());
         for (index, form) in forms.iter().enumerate() {
             let bytes = tail_of(&form.bytes);
             match tails.last_mut() {
