@@ -10,9 +10,7 @@ use ap_core::{
     store::{LookupHash, Sealed},
     time::Timestamp,
 };
-use ap_crypto::{
-    key::RootKey, placeholder::CredentialRef, redact::Redactor, resume::ResumeKey, vault::TenantKeys,
-};
+use ap_crypto::{key::RootKey, placeholder::CredentialRef, redact::Redactor, resume::ResumeKey, vault::TenantKeys};
 use serde::Serialize;
 
 /// Fails to compile if a type has one of the traits: then it is not clear which of two functions is meant.

@@ -6,7 +6,6 @@ use crate::{services::Services, tool};
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let root = tool::root()?;
     let services = Services::start()?.with_provider(&root);
-    let test =
-        ["test", "--locked", "--package", "ap-runtime", "--all-features", "--test", "oauth"];
+    let test = ["test", "--locked", "--package", "ap-runtime", "--all-features", "--test", "oauth"];
     tool::run(tool::cargo(&root, &test).arg("--").args(arguments).envs(services.variables()))
 }

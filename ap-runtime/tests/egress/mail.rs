@@ -10,6 +10,7 @@ use ap_runtime::egress::{
     credential::{Place, RunCredentials},
     guard::Guard,
     mail::{MailEgress, RunMail},
+    trust::TrustRoots,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use super::{
 
 /// What a server does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Manner {
+pub(crate) enum Manner {
     Honest,
     /// Offers no STARTTLS.
     Plain,
@@ -46,14 +47,14 @@ enum Manner {
     Silent,
 }
 
-struct MailServer {
-    port: u16,
+pub(crate) struct MailServer {
+    pub(crate) port: u16,
     seen: Arc<Mutex<Vec<String>>>,
     certificate: Certificate,
 }
 
 impl MailServer {
-    async fn start(manner: Manner) -> Self {
+    pub(crate) async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (seen, certificate) = (Arc::new(Mutex::new(Vec::new())), Certificate::make());
@@ -68,7 +69,11 @@ impl MailServer {
         Self { port, seen, certificate }
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn roots(&self) -> TrustRoots {
+        self.certificate.roots()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.seen.lock().expect("not poisoned").clone()
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
 mod certificate;
+mod flow;
 mod http;
 mod mail;
 mod objects;

@@ -33,7 +33,7 @@ use super::support::{CANARY, Untouched, closed, placeholder, plain_loopback, run
 
 /// What a store does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+pub(crate) enum Manner {
     Honest,
     /// Refuses, and repeats the key, as text of every kind.
     Echoes,
@@ -117,13 +117,13 @@ struct Kept {
     last_headers: Vec<(String, String)>,
 }
 
-struct Store {
+pub(crate) struct Store {
     port: u16,
     kept: Arc<Mutex<Kept>>,
 }
 
 impl Store {
-    async fn start(manner: Manner) -> Self {
+    pub(crate) async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let kept = Arc::new(Mutex::new(Kept::default()));
@@ -137,8 +137,12 @@ impl Store {
         Self { port, kept }
     }
 
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     fn credentials(&self) -> Arc<RunCredentials> {
-        let endpoint = format!("http://127.0.0.1:{}", self.port);
+        let endpoint = self.endpoint();
         let clear = [
             ("endpoint", endpoint.as_str()),
             ("region", "eu-west-1"),

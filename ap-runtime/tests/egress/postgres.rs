@@ -20,15 +20,15 @@ fn variable(name: &str) -> String {
 }
 
 /// The server of the tests, by a host name or address.
-struct Server {
+pub(crate) struct Server {
     host: String,
     port: String,
     user: String,
-    password: String,
+    pub(crate) password: String,
 }
 
 impl Server {
-    fn of(variable_name: &str) -> Self {
+    pub(crate) fn of(variable_name: &str) -> Self {
         let url = Url::parse(&variable(variable_name)).expect("a URL");
         Self {
             host: url.host_str().expect("a host").to_owned(),
@@ -36,6 +36,12 @@ impl Server {
             user: url.username().to_owned(),
             password: url.password().expect("a password").to_owned(),
         }
+    }
+
+    /// Clear fields of a connection without encryption.
+    pub(crate) fn fields(&self) -> [(&str, &str); 5] {
+        let (host, port, user) = (self.host.as_str(), self.port.as_str(), self.user.as_str());
+        [("host", host), ("port", port), ("database", "postgres"), ("username", user), ("sslmode", "disable")]
     }
 
     fn credentials(&self, password: &str, more: &[(&str, &str)]) -> Arc<RunCredentials> {
@@ -64,7 +70,7 @@ async fn one(sql: &RunSql, text: &str, parameters: Value) -> Value {
 }
 
 /// A table that is dropped at the end.
-async fn with_table(name: &str, columns: &str, test: impl AsyncFnOnce(&RunSql)) {
+pub(crate) async fn with_table(name: &str, columns: &str, test: impl AsyncFnOnce(&RunSql)) {
     let sql = sql();
     sql.execute(statement(&format!("DROP TABLE IF EXISTS {name}"), json!([]))).await.expect("dropped");
     sql.execute(statement(&format!("CREATE TABLE {name} ({columns})"), json!([]))).await.expect("created");
@@ -196,7 +202,7 @@ async fn what_breaks_off_before_its_end_changes_nothing() {
             "{broken:?}"
         );
         let slow = "WITH a AS (INSERT INTO egress_cut VALUES (2) RETURNING id) SELECT pg_sleep(30) FROM a";
-        let slow = SqlStatement { timeout: Duration::from_millis(100), ..statement(slow, json!([])) };
+        let slow = SqlStatement { timeout: Duration::from_secs(3), ..statement(slow, json!([])) };
         let stopped = sql.execute(slow).await.expect_err("stopped");
         assert!(matches!(&stopped, ExchangeError::Rejected { code, transient: true, .. } if code == "57014"), "{stopped:?}");
         assert_eq!(one(sql, "SELECT count(*) AS c FROM egress_cut", json!([])).await, json!({ "c": 0 }));

@@ -169,9 +169,9 @@ impl RunSql {
 
     async fn run(&self, statement: SqlStatement, access: Access) -> Result<SqlOutcome, ExchangeError> {
         let limit = statement.timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
-        let exchange = self.exchange(&statement, access, limit);
         // The server's own limit comes first, and says that nothing was changed.
-        let outcome = tokio::time::timeout(limit.saturating_add(GRACE), exchange).await;
+        let exchange = self.exchange(&statement, access, limit.saturating_sub(GRACE.min(limit / 4)));
+        let outcome = tokio::time::timeout(limit, exchange).await;
         let outcome = outcome.unwrap_or(Err(ExchangeError::Timeout { limit }));
         let redactor = self.credentials.redactor();
         match outcome {

@@ -130,7 +130,8 @@ impl Job<'_> {
     async fn carry_out(&self, client: Client) -> Result<SqlOutcome, ExchangeError> {
         let failed = |error| self.failed(error);
         let begin = if self.access == Access::Read { "BEGIN READ ONLY" } else { "BEGIN" };
-        let limit = self.bounds.timeout.as_millis();
+        // 0 would be no limit.
+        let limit = self.bounds.timeout.as_millis().max(1);
         client
             .batch_execute(&format!(
                 "{begin}; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}; \
