@@ -310,7 +310,7 @@ mod tests {
     const PLATFORM: PlatformId = PlatformId::from_u128(1);
 
     /// Who has what: permission, level, then Admin, Editor, Viewer.
-    const TABLE: [(&str, char, [bool; 3]); 21] = [
+    const TABLE: [(&str, char, [bool; 3]); 22] = [
         ("audit.read", 'p', [true, false, false]),
         ("connection.delete", 'p', [true, false, false]),
         ("connection.read", 'p', [true, true, true]),
@@ -319,6 +319,7 @@ mod tests {
         ("flow.publish", 'p', [true, true, false]),
         ("flow.read", 'p', [true, true, true]),
         ("flow.write", 'p', [true, true, false]),
+        ("key.rotate", 'P', [true, false, false]),
         ("platform.audit.read", 'P', [true, false, false]),
         ("project.create", 'P', [true, false, false]),
         ("project.read", 'p', [true, true, true]),

@@ -74,6 +74,8 @@ permissions! {
     FlowRead = "flow.read" in ProjectId;
     /// Creating flows and changing their drafts. Gives no right to read the credentials a flow uses.
     FlowWrite = "flow.write" in ProjectId;
+    /// Rotating the root key and the keys of projects.
+    KeyRotate = "key.rotate" in PlatformId;
     /// Reading the audit trail of the platform itself.
     PlatformAuditRead = "platform.audit.read" in PlatformId;
     /// Creating projects.
@@ -170,6 +172,7 @@ mod tests {
                 "flow.publish",
                 "flow.read",
                 "flow.write",
+                "key.rotate",
                 "platform.audit.read",
                 "project.create",
                 "project.read",

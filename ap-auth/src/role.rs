@@ -57,6 +57,7 @@ impl Role {
             | Permission::ConnectionProvision
             | Permission::ConnectionReveal
             | Permission::FlowDelete
+            | Permission::KeyRotate
             | Permission::PlatformAuditRead
             | Permission::ProjectCreate
             | Permission::ProjectShare

@@ -35,6 +35,12 @@ pub const MAX_PLAINTEXT_BYTES: usize = 64 << 20;
 /// How much longer an envelope is than its value. Unit: bytes.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 
+/// Which bytes of an envelope name its key.
+pub const KEY_ID: std::ops::Range<usize> = 2..18;
+
+/// How long the part of an envelope is that no other one has: up to and including the nonce. Unit: bytes.
+pub const HEADER_BYTES: usize = 2 + 16 + COMMITMENT_BYTES + NONCE_BYTES;
+
 /// The place a value belongs to. Sealing and opening must name the same one, in every part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealContext<'a> {
@@ -74,6 +80,12 @@ impl SealContext<'_> {
         }
         data
     }
+}
+
+/// The key an envelope names: under which it was sealed, if nobody changed it. `None` if the bytes are no envelope.
+#[must_use]
+pub fn key_id(sealed: &Sealed) -> Option<KeyId> {
+    Envelope::parse(sealed.as_bytes()).ok().map(|envelope| envelope.key_id)
 }
 
 /// Seals `plaintext` under a key derived from `key` for this nonce.
@@ -203,7 +215,6 @@ const fn check_size(actual_bytes: usize) -> Result<(), VaultError> {
 const VERSION: u8 = 1;
 const ALGORITHM: u8 = 1;
 const COMMITMENT_BYTES: usize = 32;
-const HEADER_BYTES: usize = 2 + 16 + COMMITMENT_BYTES + NONCE_BYTES;
 const DOMAIN: &[u8] = b"ap-crypto/envelope";
 
 #[cfg(test)]

@@ -92,6 +92,12 @@ pub enum KeyError {
         /// Its permission bits.
         mode: u32,
     },
+    /// More root keys were given than can be tried.
+    #[error("at most {limit} previous root keys can be given")]
+    TooManyRootKeys {
+        /// [`Keyring::MAX_PREVIOUS_ROOTS`](crate::keyring::Keyring::MAX_PREVIOUS_ROOTS).
+        limit: usize,
+    },
     /// A stored key does not open under the right parent: the row was damaged or changed.
     #[error("stored key `{id}` of `{scope}` is damaged")]
     Unopenable {

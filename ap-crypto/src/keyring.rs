@@ -1,9 +1,12 @@
 //! [`Keyring`]: from the root key to the keys of each tenant.
 
+mod open;
+mod rotate;
+mod table;
+
 use std::{
-    collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use ap_core::{
@@ -13,56 +16,20 @@ use ap_core::{
     store::{LookupHash, Sealed, StoreError},
     time::Timestamp,
 };
-use async_trait::async_trait;
+use zeroize::Zeroizing;
 
+use self::open::OpenKeys;
+pub use self::table::{KeyKind, KeyStore, WrappedKey};
 use crate::{
-    aead::NONCE_BYTES,
-    entropy::{Entropy, random_array},
+    entropy::Entropy,
     envelope::{self, SealContext},
     error::{KeyError, VaultError},
     kdf,
     key::{RootKey, SecretKey},
     provider::KeyProvider,
     signature,
-    vault::{DataKey, TenantKeys},
+    vault::TenantKeys,
 };
-
-/// A row of the key table: a tenant key, sealed under its parent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrappedKey {
-    /// Its id: what envelopes name. Unique in the whole table.
-    pub id: KeyId,
-    /// Whose key it is.
-    pub scope: Scope,
-    /// The key it is sealed under; for a tenant key the root key.
-    pub parent: KeyId,
-    /// When it was made; bound to the sealed key, so a changed time is noticed.
-    pub created: Timestamp,
-    /// The key itself.
-    pub wrapped: Sealed,
-}
-
-/// Durable storage of wrapped keys: the key table. It never sees a key in the clear.
-///
-/// # Contract
-///
-/// * **Atomicity.** An insert happens wholly, with its audit records, or not at all.
-/// * **Durability.** Once `insert_key` returns `Ok`, the row survives a crash: data sealed under it depends on that.
-/// * **Uniqueness.** No two rows have the same id, whatever their scopes.
-#[async_trait]
-pub trait KeyStore: fmt::Debug + Send + Sync + 'static {
-    /// Every key of `scope`, in any order; empty if it has none.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Backend`].
-    async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError>;
-
-    /// Adds `key` and `audit` in one transaction.
-    ///
-    /// # Errors
-    /// [`StoreError::AlreadyExists`] if a row with this id exists; [`StoreError`] lists the rest.
-    async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError>;
-}
 
 /// Opens tenant keys with the root key, and keeps the recently used ones open.
 ///
@@ -71,7 +38,9 @@ pub trait KeyStore: fmt::Debug + Send + Sync + 'static {
 pub struct Keyring {
     root: RootKey,
     root_id: KeyId,
-    platform_lookup: SecretKey,
+    /// Root keys that open, and wrap nothing.
+    previous: RwLock<Vec<RootKey>>,
+    platform_lookup: OnceLock<SecretKey>,
     store: Arc<dyn KeyStore>,
     open: Mutex<OpenKeys>,
 }
@@ -79,11 +48,13 @@ pub struct Keyring {
 impl Keyring {
     /// How many tenants' keys stay open; the least recently used ones are wiped first. Unit: tenants.
     pub const MAX_OPEN_TENANTS: usize = 1024;
+    /// How many root keys may open stored keys beside the first one. Unit: keys.
+    pub const MAX_PREVIOUS_ROOTS: usize = 8;
 
     /// Builds the keyring on the key of `provider`.
     ///
     /// Whether it is the right key shows when the first stored key is opened: open the platform's own with
-    /// [`Keyring::ensure_tenant`] at start-up.
+    /// [`Keyring::open_platform`] at start-up.
     ///
     /// # Errors
     /// [`KeyError`] of the provider.
@@ -94,11 +65,36 @@ impl Keyring {
     /// Builds the keyring on `root`.
     #[must_use]
     pub fn new(root: RootKey, store: Arc<dyn KeyStore>) -> Self {
-        let platform_lookup = kdf::derive_key(root.secret(), &[b"ap-crypto/platform-lookup/v1"]);
-        Self { root_id: root.id(), root, platform_lookup, store, open: Mutex::default() }
+        Self {
+            root_id: root.id(),
+            root,
+            previous: RwLock::default(),
+            platform_lookup: OnceLock::new(),
+            store,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The same, with root keys that open what was wrapped under them. Nothing is wrapped under them any more.
+    ///
+    /// # Errors
+    /// [`KeyError::TooManyRootKeys`] above [`Keyring::MAX_PREVIOUS_ROOTS`].
+    pub fn with_previous(self, roots: Vec<RootKey>) -> Result<Self, KeyError> {
+        if roots.len() > Self::MAX_PREVIOUS_ROOTS {
+            return Err(KeyError::TooManyRootKeys { limit: Self::MAX_PREVIOUS_ROOTS });
+        }
+        *self.previous.write().unwrap_or_else(PoisonError::into_inner) = roots;
+        Ok(self)
+    }
+
+    /// Wipes the previous root keys: what is still wrapped under one of them is refused from now on.
+    pub fn forget_previous(&self) {
+        self.previous.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The keys of `scope`.
+    ///
+    /// The same object for everybody who asks, as long as anybody holds it: it follows what is read of the key table later.
     ///
     /// # Errors
     /// [`KeyError::NoKey`] if it has none; [`KeyError::WrongRootKey`] or [`KeyError::Unopenable`] if a stored key does
@@ -107,22 +103,56 @@ impl Keyring {
     /// # Cancel safety
     /// Dropping the future leaves nothing half done.
     pub async fn tenant(&self, scope: Scope) -> Result<Arc<TenantKeys>, KeyError> {
-        let generation = {
-            let mut open = self.lock();
-            if let Some(keys) = open.find(scope) {
-                return Ok(keys);
-            }
-            open.generation
-        };
-        let stored = self.store.keys(scope).await?;
-        let keys = stored.iter().map(|key| self.unwrap(scope, key)).collect::<Result<Vec<_>, _>>()?;
-        let keys = Arc::new(TenantKeys::new(scope, keys).ok_or(KeyError::NoKey { scope })?);
-        let mut open = self.lock();
-        // What was read before something was forgotten may be out of date by now: good for this call, not to keep.
-        if open.generation == generation {
-            open.insert(Arc::clone(&keys));
+        if let Some(keys) = self.lock().find(scope) {
+            return Ok(keys);
         }
-        Ok(keys)
+        self.reload(scope).await
+    }
+
+    /// The keys of `scope` as the key table has them now; whoever holds them has the new ones too.
+    ///
+    /// # Errors
+    /// As [`Keyring::tenant`].
+    ///
+    /// # Cancel safety
+    /// As [`Keyring::tenant`].
+    pub async fn reload(&self, scope: Scope) -> Result<Arc<TenantKeys>, KeyError> {
+        let ticket = self.lock().ticket();
+        let rows = self.store.keys(scope).await?;
+        let set = self.key_set(scope, &rows, &[KeyKind::Data])?;
+        Ok(self.lock().install(scope, ticket, set))
+    }
+
+    /// Sees to it that the keys of `scope` open `sealed`, as far as the key table has the key: one under a key that is not
+    /// known here, because another process added it, makes the table be read again, once.
+    ///
+    /// # Errors
+    /// As [`Keyring::tenant`].
+    pub async fn learn<'s>(
+        &self,
+        scope: Scope,
+        sealed: impl IntoIterator<Item = &'s Sealed> + Send,
+    ) -> Result<(), KeyError> {
+        let Some(keys) = self.lock().peek(scope) else { return Ok(()) };
+        if sealed.into_iter().all(|value| keys.knows(value)) {
+            return Ok(());
+        }
+        self.reload(scope).await.map(|_| ())
+    }
+
+    /// Reads the keys again that are in somebody's hands and were read before the last call of this, and closes the others of
+    /// that age. Called at a steady pace, it bounds for how long this process seals under a key after another process added a
+    /// newer one, to twice that pace.
+    ///
+    /// # Errors
+    /// The first error of [`Keyring::reload`]; the other tenants were read all the same.
+    pub async fn refresh(&self) -> Result<(), KeyError> {
+        let stale = self.lock().stale();
+        let mut result = Ok(());
+        for scope in stale {
+            result = result.and(self.reload(scope).await.map(|_| ()));
+        }
+        result
     }
 
     /// The keys of `scope`; makes and stores the first one if it has none.
@@ -155,6 +185,40 @@ impl Keyring {
         }
     }
 
+    /// Opens the platform's own keys: its tenant key, and the one of [`Keyring::platform_lookup_hash`]. Makes and stores what
+    /// is missing, as [`Keyring::ensure_tenant`]. Shows at once whether the root key is the right one.
+    ///
+    /// # Errors
+    /// As [`Keyring::ensure_tenant`].
+    ///
+    /// # Cancel safety
+    /// As [`Keyring::ensure_tenant`].
+    pub async fn open_platform(&self, scope: Scope, created: Timestamp, entropy: &dyn Entropy) -> Result<(), KeyError> {
+        self.ensure_tenant(scope, created, entropy, &[]).await?;
+        let mut rows = self.store.keys(scope).await?;
+        if rows.iter().all(|row| row.kind != KeyKind::Routes) {
+            // From the root key that wraps the first key: that of whoever set the platform up.
+            let first = rows.iter().filter(|row| row.kind == KeyKind::Data).min_by_key(|row| (row.created, row.id));
+            let first = first.ok_or(KeyError::NoKey { scope })?;
+            let (id, key) = self.with_root(scope, first.parent, |root| {
+                let id = kdf::derive::<16>(None, root.secret(), &[b"ap-crypto/route-key-id/v1", &scope.to_bytes()]);
+                (KeyId::from_u128(u128::from_be_bytes(*id)), route_key(root))
+            })?;
+            let row = self.wrap((id, scope), KeyKind::Routes, first.created, key.expose(), entropy)?;
+            match self.store.insert_key(row, &[]).await {
+                Ok(()) | Err(StoreError::AlreadyExists { .. }) => rows = self.store.keys(scope).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let row = rows.iter().filter(|row| row.kind == KeyKind::Routes).min_by_key(|row| (row.created, row.id));
+        let row = row.ok_or(KeyError::NoKey { scope })?;
+        let bytes = self.unwrap(scope, row)?;
+        let key = SecretKey::from_slice(&bytes).ok_or(KeyError::Unopenable { id: row.id, scope })?;
+        // Fails if it was opened before: with the same key, because a platform has one.
+        let _ = self.platform_lookup.set(key);
+        Ok(())
+    }
+
     /// Makes a key for `scope` without storing it: whoever creates the project commits the row with it.
     ///
     /// The opened keys hold only the new one, and the keyring does not remember them, because the transaction may fail.
@@ -169,44 +233,42 @@ impl Keyring {
         created: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<(WrappedKey, Arc<TenantKeys>), KeyError> {
-        let key = SecretKey::generate(entropy)?;
-        let nonce = random_array::<NONCE_BYTES>(entropy)?;
-        let record = *id.as_bytes();
-        let context = wrap_context(scope, &record, created);
-        let wrapped = envelope::seal(self.root_id, self.root.secret(), &context, key.expose(), &nonce)
-            .map_err(|_| KeyError::Unopenable { id, scope })?;
-        let row = WrappedKey { id, scope, parent: self.root_id, created, wrapped };
-        let keys = TenantKeys::new(scope, vec![DataKey { id, created, key }]).ok_or(KeyError::NoKey { scope })?;
-        Ok((row, Arc::new(keys)))
-    }
-
-    /// Closes the keys of `scope`: the next use reads the key table again. Needed after a key was added or destroyed.
-    pub fn forget(&self, scope: Scope) {
-        let mut open = self.lock();
-        open.tenants.remove(&scope);
-        open.generation += 1;
+        let row = self.new_data_key(scope, id, created, entropy)?;
+        let set = self.key_set(scope, std::slice::from_ref(&row), &[KeyKind::Data])?;
+        Ok((row, Arc::new(TenantKeys::of(scope, set))))
     }
 
     /// A keyed hash (HMAC-SHA256) for look-ups that come before the tenant is known, such as webhook tokens.
     ///
-    /// Comes from the root key, so it changes when that is replaced. Parts are told apart.
+    /// The key is the platform's, which [`Keyring::open_platform`] reads; it outlives every root key. Before that it is derived
+    /// from the root key, which is where it came from. Parts are told apart.
     #[must_use]
     pub fn platform_lookup_hash(&self, purpose: &str, parts: &[&[u8]]) -> LookupHash {
         let message: Vec<&[u8]> = std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()).collect();
-        LookupHash(signature::hmac_of_parts(&self.platform_lookup, &message))
+        let hash = |key: &SecretKey| LookupHash(signature::hmac_of_parts(key, &message));
+        self.platform_lookup.get().map_or_else(|| hash(&route_key(&self.root)), hash)
     }
 
-    fn unwrap(&self, scope: Scope, stored: &WrappedKey) -> Result<DataKey, KeyError> {
-        if stored.parent != self.root_id {
-            return Err(KeyError::WrongRootKey { scope, expected: stored.parent, actual: self.root_id });
-        }
+    fn unwrap(&self, scope: Scope, stored: &WrappedKey) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let record = *stored.id.as_bytes();
-        let context = wrap_context(scope, &record, stored.created);
-        let find = |id| (id == self.root_id).then_some(self.root.secret());
-        let damaged = |_: VaultError| KeyError::Unopenable { id: stored.id, scope };
-        let bytes = envelope::open(find, &context, &stored.wrapped).map_err(damaged)?;
-        let key = SecretKey::from_slice(&bytes).ok_or(KeyError::Unopenable { id: stored.id, scope })?;
-        Ok(DataKey { id: stored.id, created: stored.created, key })
+        let context = wrap_context(scope, &record, stored.kind, stored.created);
+        self.with_root(scope, stored.parent, |root| {
+            let find = |id| (id == stored.parent).then_some(root.secret());
+            envelope::open(find, &context, &stored.wrapped)
+                .map_err(|_: VaultError| KeyError::Unopenable { id: stored.id, scope })
+        })?
+    }
+
+    /// Does something with the root key of this id.
+    fn with_root<T>(&self, scope: Scope, id: KeyId, act: impl FnOnce(&RootKey) -> T) -> Result<T, KeyError> {
+        if id == self.root_id {
+            return Ok(act(&self.root));
+        }
+        let previous = self.previous.read().unwrap_or_else(PoisonError::into_inner);
+        match previous.iter().find(|root| root.id() == id) {
+            Some(root) => Ok(act(root)),
+            None => Err(KeyError::WrongRootKey { scope, expected: id, actual: self.root_id }),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, OpenKeys> {
@@ -221,37 +283,13 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// Open keys by tenant, each with the tick of its last use.
-#[derive(Default)]
-struct OpenKeys {
-    tenants: BTreeMap<Scope, (u64, Arc<TenantKeys>)>,
-    tick: u64,
-    /// How often something was forgotten.
-    generation: u64,
-}
-
-impl OpenKeys {
-    fn find(&mut self, scope: Scope) -> Option<Arc<TenantKeys>> {
-        self.tick += 1;
-        let (used, keys) = self.tenants.get_mut(&scope)?;
-        *used = self.tick;
-        Some(Arc::clone(keys))
-    }
-
-    fn insert(&mut self, keys: Arc<TenantKeys>) {
-        if self.tenants.len() >= Keyring::MAX_OPEN_TENANTS
-            && let Some(oldest) = self.tenants.iter().min_by_key(|(_, (used, _))| *used).map(|(scope, _)| *scope)
-        {
-            self.tenants.remove(&oldest);
-        }
-        self.tick += 1;
-        self.tenants.insert(keys.scope(), (self.tick, keys));
-    }
-}
-
-fn wrap_context(scope: Scope, record: &[u8; 16], created: Timestamp) -> SealContext<'_> {
+fn wrap_context(scope: Scope, record: &[u8; 16], kind: KeyKind, created: Timestamp) -> SealContext<'_> {
     let version = created.as_micros().cast_unsigned();
-    SealContext { scope, table: "keys", record, field: "wrapped", version, purpose: "key-wrap" }
+    SealContext { scope, table: "keys", record, field: "wrapped", version, purpose: kind.purpose() }
+}
+
+fn route_key(root: &RootKey) -> SecretKey {
+    kdf::derive_key(root.secret(), &[b"ap-crypto/platform-lookup/v1"])
 }
 
 #[cfg(test)]
@@ -263,12 +301,19 @@ mod tests {
     };
 
     use ap_core::{
-        id::{PlatformId, ProjectId},
+        id::{ConnectionId, PlatformId, ProjectId, RunId},
         store::Entity,
     };
+    use async_trait::async_trait;
 
     use super::*;
-    use crate::entropy::test_support::{CountingEntropy, NoEntropy};
+    use crate::{
+        entropy::{
+            random_array,
+            test_support::{CountingEntropy, NoEntropy},
+        },
+        vault::{DataKey, KeySet},
+    };
 
     #[derive(Debug, Default)]
     struct Table {
@@ -276,18 +321,40 @@ mod tests {
         reads: Mutex<usize>,
         /// Inserted by somebody else right before the next insert.
         rival: Mutex<Option<WrappedKey>>,
-        /// Forgets everything during the next read, as a rotation would.
-        interrupted: Mutex<Option<Arc<Keyring>>>,
+        /// A key that is added, and read by this keyring, right after the next read has seen the rows.
+        interrupted: Mutex<Option<(Arc<Keyring>, WrappedKey)>>,
     }
 
     #[async_trait]
     impl KeyStore for Table {
         async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError> {
             *self.reads.lock().unwrap() += 1;
-            if let Some(keyring) = self.interrupted.lock().unwrap().take() {
-                keyring.forget(scope);
+            let rows = self.rows.lock().unwrap().iter().filter(|row| row.scope == scope).cloned().collect();
+            let interrupted = self.interrupted.lock().unwrap().take();
+            if let Some((keyring, key)) = interrupted {
+                self.rows.lock().unwrap().push(key);
+                keyring.reload(scope).await.unwrap();
             }
-            Ok(self.rows.lock().unwrap().iter().filter(|row| row.scope == scope).cloned().collect())
+            Ok(rows)
+        }
+
+        async fn key_page(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappedKey>, StoreError> {
+            let mut rows = self.rows.lock().unwrap().clone();
+            rows.sort_by_key(|row| row.id);
+            rows.retain(|row| after.is_none_or(|after| row.id > after));
+            rows.truncate(limit as usize);
+            Ok(rows)
+        }
+
+        async fn replace_key(&self, stored: &WrappedKey, key: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+            let mut rows = self.rows.lock().unwrap();
+            *rows.iter_mut().find(|row| *row == stored).ok_or(StoreError::NotFound { entity: Entity::Key })? = key;
+            Ok(())
+        }
+
+        async fn delete_key(&self, stored: &WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+            self.rows.lock().unwrap().retain(|row| row != stored);
+            Ok(())
         }
 
         async fn insert_key(&self, key: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
@@ -381,45 +448,190 @@ mod tests {
         assert!(matches!(ready(keyring.tenant(project(1))), Err(KeyError::NoKey { scope }) if scope == project(1)));
     }
 
+    /// Adds another data key to the table.
+    fn add(table: &Table, keyring: &Keyring, scope: Scope, id: u128, created: i64) -> KeyId {
+        let entropy = CountingEntropy::default();
+        random_bytes(&entropy, id);
+        let id = KeyId::from_u128(id);
+        let row = keyring.new_data_key(scope, id, Timestamp::from_micros(created), &entropy).unwrap();
+        table.rows.lock().unwrap().push(row);
+        id
+    }
+
+    /// Moves a source on, so that no two keys of a test are the same.
+    fn random_bytes(entropy: &CountingEntropy, count: u128) {
+        (0..count).for_each(|_| entropy.fill(&mut [0; 32]).unwrap());
+    }
+
     #[test]
-    fn the_table_is_read_once_until_forgotten() {
+    fn the_table_is_read_once_until_it_is_read_again() {
         let table = Arc::new(Table::default());
         let (keyring, _) = stored(&table, project(1), 5);
-        let first = ready(keyring.tenant(project(1))).unwrap();
-        assert!(Arc::ptr_eq(&first, &ready(keyring.tenant(project(1))).unwrap()));
+        let keys = ready(keyring.tenant(project(1))).unwrap();
+        assert!(Arc::ptr_eq(&keys, &ready(keyring.tenant(project(1))).unwrap()));
         assert_eq!(*table.reads.lock().unwrap(), 1);
-        keyring.forget(project(1));
-        assert!(!Arc::ptr_eq(&first, &ready(keyring.tenant(project(1))).unwrap()));
+        let newer = add(&table, &keyring, project(1), 6, 20);
+        assert_ne!(keys.current_key(), newer);
+        assert!(Arc::ptr_eq(&keys, &ready(keyring.reload(project(1))).unwrap()));
+        assert_eq!(keys.current_key(), newer, "who holds the keys follows the table");
         assert_eq!(*table.reads.lock().unwrap(), 2);
     }
 
     #[test]
-    fn what_was_read_before_a_change_is_not_kept() {
+    fn a_read_that_began_earlier_does_not_replace_what_a_later_one_found() {
         let table = Arc::new(Table::default());
         let keyring = Arc::new(stored(&table, project(1), 5).0);
-        *table.interrupted.lock().unwrap() = Some(Arc::clone(&keyring));
-        let stale = ready(keyring.tenant(project(1))).unwrap();
-        assert!(!Arc::ptr_eq(&stale, &ready(keyring.tenant(project(1))).unwrap()));
+        let (id, at) = (KeyId::from_u128(6), Timestamp::from_micros(20));
+        let entropy = CountingEntropy::default();
+        random_bytes(&entropy, 6);
+        let newer = keyring.new_data_key(project(1), id, at, &entropy).unwrap();
+        *table.interrupted.lock().unwrap() = Some((Arc::clone(&keyring), newer));
+        assert_eq!(ready(keyring.reload(project(1))).unwrap().current_key(), id);
         assert_eq!(*table.reads.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn an_unknown_key_makes_the_table_be_read_once() {
+        let table = Arc::new(Table::default());
+        let (ours, theirs) = (stored(&table, project(1), 5).0, Keyring::new(root(1), Arc::clone(&table) as _));
+        let keys = ready(ours.tenant(project(1))).unwrap();
+        add(&table, &theirs, project(1), 6, 20);
+        let new = ready(theirs.tenant(project(1))).unwrap();
+        let sealed = new.seal(&context(project(1)), b"new", &CountingEntropy::default()).unwrap();
+        assert!(keys.open(&context(project(1)), &sealed).is_err());
+        ready(ours.learn(project(1), [&sealed])).unwrap();
+        assert_eq!(&*keys.open(&context(project(1)), &sealed).unwrap(), b"new");
+        let reads = *table.reads.lock().unwrap();
+        ready(ours.learn(project(1), [&sealed, &Sealed::from_bytes(bytes::Bytes::new())])).unwrap();
+        assert_eq!(*table.reads.lock().unwrap(), reads, "what is known needs no look");
+    }
+
+    #[test]
+    fn keys_that_are_held_are_read_again_and_others_closed() {
+        let table = Arc::new(Table::default());
+        let (keyring, _) = stored(&table, project(1), 5);
+        let keys = ready(keyring.tenant(project(1))).unwrap();
+        let newer = add(&table, &keyring, project(1), 6, 20);
+        ready(keyring.refresh()).unwrap();
+        assert_ne!(keys.current_key(), newer, "they are fresh");
+        ready(keyring.refresh()).unwrap();
+        assert_eq!(keys.current_key(), newer);
+        drop(keys);
+        ready(keyring.refresh()).unwrap();
+        let reads = *table.reads.lock().unwrap();
+        ready(keyring.refresh()).unwrap();
+        assert_eq!((*table.reads.lock().unwrap(), keyring.lock().len()), (reads, 0), "nobody needs them");
+        assert_eq!(ready(keyring.tenant(project(1))).unwrap().current_key(), newer);
     }
 
     #[test]
     fn the_least_recently_used_tenant_is_closed_first() {
         let mut open = OpenKeys::default();
-        let tenant = |id: u128| {
+        let set = |id: u128| {
             let key = SecretKey::init_with(|bytes| bytes.fill(1));
             let key = DataKey { id: KeyId::from_u128(1), created: Timestamp::EPOCH, key };
-            Arc::new(TenantKeys::new(project(id), vec![key]).unwrap())
+            KeySet::new(project(id), vec![key], None).unwrap()
         };
-        for id in 0..Keyring::MAX_OPEN_TENANTS as u128 {
-            open.insert(tenant(id));
+        let held = open.install(project(1), 1, set(1));
+        for id in (0..Keyring::MAX_OPEN_TENANTS as u128).filter(|id| *id != 1) {
+            open.install(project(id), 1, set(id));
         }
-        assert_eq!(open.tenants.len(), Keyring::MAX_OPEN_TENANTS);
+        assert_eq!(open.len(), Keyring::MAX_OPEN_TENANTS);
         assert!(open.find(project(0)).is_some());
-        open.insert(tenant(5000));
-        assert_eq!(open.tenants.len(), Keyring::MAX_OPEN_TENANTS);
+        open.install(project(5000), 1, set(5000));
+        assert_eq!(open.len(), Keyring::MAX_OPEN_TENANTS);
         assert!(open.find(project(0)).is_some() && open.find(project(5000)).is_some());
         assert!(open.find(project(1)).is_none());
+        assert!(Arc::ptr_eq(&held, &open.install(project(1), 2, set(1))), "whoever holds keys would not follow");
+    }
+
+    #[test]
+    fn a_rotation_keeps_what_is_derived_and_refuses_what_is_retired() {
+        let table = Arc::new(Table::default());
+        let (scope, entropy) = (project(1), CountingEntropy::default());
+        let (keyring, _) = stored(&table, scope, 5);
+        let keys = ready(keyring.tenant(scope)).unwrap();
+        let derived = |keys: &TenantKeys| {
+            (keys.lookup_hash("p", &[b"x"]), keys.placeholder(RunId::from_u128(1), ConnectionId::from_u128(1), "f"))
+        };
+        let (before, resume) = (derived(&keys), keys.resume_key(RunId::from_u128(1)));
+        let old = keys.seal(&context(scope), b"value", &entropy).unwrap();
+
+        let rows = table.rows.lock().unwrap().clone();
+        let look_up = keyring.look_up_row(scope, &rows, &entropy).unwrap().unwrap();
+        assert_eq!(keyring.look_up_row(scope, &rows, &entropy).unwrap().unwrap().id, look_up.id);
+        table.rows.lock().unwrap().push(look_up);
+        add(&table, &keyring, scope, 6, 20);
+        ready(keyring.reload(scope)).unwrap();
+        let new = keys.reseal(&context(scope), &old, &entropy).unwrap().unwrap();
+        assert_eq!(keys.reseal(&context(scope), &new, &entropy).unwrap(), None);
+
+        let first = table.rows.lock().unwrap().iter().find(|row| row.id == KeyId::from_u128(5)).cloned().unwrap();
+        let retired = keyring.retire(&first, Timestamp::from_micros(30), &entropy).unwrap();
+        ready(table.replace_key(&first, retired, &[])).unwrap();
+        ready(keyring.reload(scope)).unwrap();
+        assert!(matches!(keys.open(&context(scope), &old), Err(VaultError::Unopenable)));
+        assert_eq!(&*keys.open(&context(scope), &new).unwrap(), b"value");
+        assert_eq!(derived(&keys), before);
+        assert!(keys.resume_key(RunId::from_u128(1)) == resume);
+        let all = ready(keyring.with_retired(scope)).unwrap();
+        assert_eq!(&*all.open(&context(scope), &old).unwrap(), b"value");
+        assert_eq!(all.current_key(), keys.current_key());
+
+        let restarted = Keyring::new(root(1), Arc::clone(&table) as _);
+        let keys = ready(restarted.tenant(scope)).unwrap();
+        assert_eq!(derived(&keys), before);
+        table.rows.lock().unwrap().retain(|row| row.kind != KeyKind::Data);
+        assert!(matches!(ready(restarted.reload(scope)), Err(KeyError::NoKey { .. })));
+    }
+
+    #[test]
+    fn a_root_key_is_replaced_row_by_row_and_the_old_one_refused() {
+        let table = Arc::new(Table::default());
+        let (platform, entropy) = (Scope::Platform(PlatformId::from_u128(1)), CountingEntropy::default());
+        let (old, _) = stored(&table, project(1), 5);
+        ready(old.open_platform(platform, Timestamp::EPOCH, &entropy)).unwrap();
+        let hash = old.platform_lookup_hash("webhook", &[b"token"]);
+        assert_eq!(hash, Keyring::new(root(1), Arc::clone(&table) as _).platform_lookup_hash("webhook", &[b"token"]));
+
+        let new = Keyring::new(root(2), Arc::clone(&table) as _).with_previous(vec![root(1)]).unwrap();
+        ready(new.open_platform(platform, Timestamp::EPOCH, &entropy)).unwrap();
+        assert_eq!(new.platform_lookup_hash("webhook", &[b"token"]), hash);
+        for row in table.rows.lock().unwrap().iter_mut() {
+            *row = new.rewrap(row, &entropy).unwrap().unwrap();
+            assert!(new.rewrap(row, &entropy).unwrap().is_none());
+        }
+        new.forget_previous();
+        ready(new.reload(project(1))).unwrap();
+        let refused = Keyring::new(root(1), Arc::clone(&table) as _);
+        let error = ready(refused.open_platform(platform, Timestamp::EPOCH, &entropy)).unwrap_err();
+        assert!(matches!(error, KeyError::WrongRootKey { .. }), "{error}");
+        let restarted = Keyring::new(root(2), Arc::clone(&table) as _);
+        ready(restarted.open_platform(platform, Timestamp::EPOCH, &entropy)).unwrap();
+        assert_eq!(restarted.platform_lookup_hash("webhook", &[b"token"]), hash);
+        assert_eq!(table.rows.lock().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_row_of_another_kind_does_not_open() {
+        let table = Arc::new(Table::default());
+        let (keyring, _) = stored(&table, project(1), 5);
+        let row = table.rows.lock().unwrap()[0].clone();
+        for kind in KeyKind::ALL.into_iter().filter(|kind| *kind != KeyKind::Data) {
+            let changed = WrappedKey { kind, ..row.clone() };
+            assert!(matches!(keyring.unwrap(project(1), &changed), Err(KeyError::Unopenable { .. })), "{kind:?}");
+        }
+        let retired = keyring.retire(&row, Timestamp::from_micros(11), &CountingEntropy::default()).unwrap();
+        table.rows.lock().unwrap()[0] = WrappedKey { kind: KeyKind::Data, ..retired };
+        assert!(matches!(ready(keyring.tenant(project(1))), Err(KeyError::Unopenable { .. })));
+    }
+
+    #[test]
+    fn previous_roots_are_bounded() {
+        let ring = || Keyring::new(root(1), Arc::new(Table::default()));
+        let roots = |count: u8| (0..count).map(|seed| root(seed + 2)).collect::<Vec<_>>();
+        assert!(ring().with_previous(roots(8)).is_ok());
+        assert!(matches!(ring().with_previous(roots(9)), Err(KeyError::TooManyRootKeys { limit: 8 })));
     }
 
     #[test]

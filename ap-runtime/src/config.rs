@@ -306,7 +306,12 @@ impl Default for WebhookOptions {
     }
 }
 
-fn in_range(name: &'static str, value: Duration, min: Duration, max: Duration) -> Result<Duration, LimitError> {
+pub(crate) fn in_range(
+    name: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, LimitError> {
     if (min..=max).contains(&value) {
         Ok(value)
     } else {
@@ -314,7 +319,13 @@ fn in_range(name: &'static str, value: Duration, min: Duration, max: Duration) -
     }
 }
 
-fn number(name: &'static str, value: u64, min: u64, max: u64, unit: &'static str) -> Result<u64, LimitError> {
+pub(crate) fn number(
+    name: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+    unit: &'static str,
+) -> Result<u64, LimitError> {
     if (min..=max).contains(&value) { Ok(value) } else { Err(LimitError::OutOfRange { name, min, max, unit }) }
 }
 

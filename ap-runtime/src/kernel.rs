@@ -32,7 +32,7 @@ use crate::{
 /// What every part of the runtime shares.
 pub(crate) struct Kernel {
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) keyring: Keyring,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) pieces: PieceSet,

@@ -7,6 +7,7 @@
 //! | [`runtime`], [`config`] | [`runtime::Runtime`] and its builder, limits and options |
 //! | [`session`] | what a host does in the name of a principal |
 //! | [`webhook`] | the door for HTTP requests |
+//! | [`rotation`] | replacing keys while everything goes on |
 //! | [`resume`] | the door for those whom a run waits for |
 //! | [`logs`] | a writer that keeps credentials out of the host's log |
 //! | [`store`], [`clock`] | seams: what a backend keeps, where time comes from |
@@ -33,11 +34,13 @@ mod flow_cache;
 mod flow_control;
 mod journal;
 mod kernel;
+mod learn;
 pub mod logs;
 mod oauth;
 mod records;
 mod replies;
 pub mod resume;
+pub mod rotation;
 pub mod runtime;
 pub mod sandbox;
 pub mod session;

@@ -4,7 +4,7 @@ use ap_auth::audit::AuditEvent;
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
     connection::Connection,
-    id::{AuditId, ConnectionId, FileId, FlowId, JobId, ProjectId, RunId, SignalId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, ProjectId, RunId, SignalId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed},
     time::Timestamp,
@@ -20,7 +20,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::store::{ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord, SharedConnection};
+use crate::store::{
+    CellKey, ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord, SharedConnection, VersionState,
+};
 
 /// What is sealed of a flow.
 pub(crate) struct FlowDetail {
@@ -210,11 +212,15 @@ fn flow(id: &FlowId, owner: ProjectId, revision: Revision) -> SealContext<'_> {
 
 /// Id, flow, number and state: none of them can be changed in the store without the content refusing to open.
 fn version_key(record: &FlowVersionRecord) -> Vec<u8> {
+    version_parts(&record.id, &record.flow, record.number, record.state)
+}
+
+fn version_parts(id: &FlowVersionId, flow: &FlowId, number: u32, state: VersionState) -> Vec<u8> {
     let mut key = Vec::with_capacity(48);
-    key.extend_from_slice(record.id.as_bytes());
-    key.extend_from_slice(record.flow.as_bytes());
-    key.extend_from_slice(&record.number.to_be_bytes());
-    key.extend_from_slice(record.state.as_str().as_bytes());
+    key.extend_from_slice(id.as_bytes());
+    key.extend_from_slice(flow.as_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
+    key.extend_from_slice(state.as_str().as_bytes());
     key
 }
 
@@ -245,6 +251,38 @@ fn audit_key(id: AuditId, at: Timestamp, outcome: AuditOutcome, action: &str) ->
     });
     key.extend_from_slice(action.as_bytes());
     key
+}
+
+/// The place that a cell is sealed for; `buffer` keeps the parts of its name.
+pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> SealContext<'b> {
+    buffer.clear();
+    let (table, field, version, purpose) = match key {
+        CellKey::Audit(_) => ("audit", "body", 1, AT_REST),
+        CellKey::Connection(_, revision) => ("connections", "value", revision.0, AT_REST),
+        CellKey::File(_) => ("files", "content", 1, AT_REST),
+        CellKey::Flow(_, revision) => ("flows", "detail", revision.0, AT_REST),
+        CellKey::FlowVersion { revision, .. } => ("flow_versions", "source", revision.0, AT_REST),
+        CellKey::Job(..) => ("jobs", "data", 1, AT_REST),
+        CellKey::Journal(_, seq) => ("run_journal", "events", *seq, "journal"),
+        CellKey::Project(_) => ("projects", "detail", 1, AT_REST),
+        CellKey::SharedConnection(_) => ("shared_connections", "name", 1, AT_REST),
+        CellKey::Signal(..) => ("signals", "content", 1, AT_REST),
+        CellKey::Trigger(_, epoch) => ("triggers", "state", *epoch, AT_REST),
+    };
+    match key {
+        CellKey::Audit(id) => buffer.extend_from_slice(id.as_bytes()),
+        CellKey::Connection(id, _) | CellKey::SharedConnection(id) => buffer.extend_from_slice(id.as_bytes()),
+        CellKey::File(id) => buffer.extend_from_slice(id.as_bytes()),
+        CellKey::Flow(id, _) | CellKey::Trigger(id, _) => buffer.extend_from_slice(id.as_bytes()),
+        CellKey::FlowVersion { id, flow, number, state, .. } => {
+            buffer.extend_from_slice(&version_parts(id, flow, *number, *state));
+        }
+        CellKey::Job(id, queue) => buffer.extend_from_slice(&job_key(*id, queue)),
+        CellKey::Journal(run, _) => buffer.extend_from_slice(run.as_bytes()),
+        CellKey::Project(id) => buffer.extend_from_slice(id.as_bytes()),
+        CellKey::Signal(run, id, slot) => buffer.extend_from_slice(&signal_key(*run, *id, slot)),
+    }
+    SealContext { scope, table, record: buffer, field, version, purpose }
 }
 
 /// The slot of a cancel: a run is canceled once.

@@ -24,6 +24,7 @@ use crate::{
     executor::Worker,
     flow_cache::FlowCache,
     kernel::Kernel,
+    learn::LearningBackend,
     replies::ReplyHub,
     resume::ResumeDoor,
     sandbox::CodeSandbox,
@@ -61,6 +62,7 @@ impl Runtime {
         RuntimeBuilder {
             backend,
             keys: Box::new(keys),
+            previous: Vec::new(),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             pieces: Vec::new(),
@@ -118,6 +120,7 @@ impl fmt::Debug for Runtime {
 pub struct RuntimeBuilder {
     backend: Arc<dyn Backend>,
     keys: Box<dyn KeyProvider>,
+    previous: Vec<Box<dyn KeyProvider>>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pieces: Vec<Arc<dyn Piece>>,
@@ -132,6 +135,14 @@ pub struct RuntimeBuilder {
 }
 
 impl RuntimeBuilder {
+    /// Adds a root key that opens stored keys and wraps none: the one before, until
+    /// [`KeyAdmin::rotate_root`](crate::session::KeyAdmin::rotate_root) is through, or the next one, in a process that is not to
+    /// use it yet. At most [`Keyring::MAX_PREVIOUS_ROOTS`].
+    pub fn previous_key(mut self, keys: impl KeyProvider) -> Self {
+        self.previous.push(Box::new(keys));
+        self
+    }
+
     /// Adds pieces. Without any, flows have only the control steps.
     pub fn pieces(mut self, pieces: impl IntoIterator<Item = Arc<dyn Piece>>) -> Self {
         self.pieces.extend(pieces);
@@ -217,10 +228,15 @@ impl RuntimeBuilder {
             return Err(BuildError::ResumeBaseUrl);
         }
         let root = self.keys.root_key().await?;
-        let keyring = Keyring::new(root, Arc::clone(&self.backend) as Arc<dyn KeyStore>);
-        // Opening the platform's own key shows at once whether the root key is the right one.
+        let mut previous = Vec::new();
+        for provider in &self.previous {
+            previous.push(provider.root_key().await?);
+        }
+        let keyring = Keyring::new(root, Arc::clone(&self.backend) as Arc<dyn KeyStore>).with_previous(previous)?;
+        // Opening the platform's own keys shows at once whether the root key is the right one.
         let now = self.clock.now();
-        keyring.ensure_tenant(Scope::Platform(PLATFORM), now, &*self.entropy, &[]).await?;
+        keyring.open_platform(Scope::Platform(PLATFORM), now, &*self.entropy).await?;
+        let keyring = Arc::new(keyring);
         let egress = match self.egress {
             Some(egress) => egress,
             None => default_egress()?,
@@ -228,7 +244,7 @@ impl RuntimeBuilder {
         let worker_id = WorkerId::from_parts(now, random_array(&*self.entropy)?);
         let wakeup = self.wakeup.unwrap_or_else(|| Arc::new(LocalWakeup::default()));
         let kernel = Arc::new(Kernel {
-            backend: self.backend,
+            backend: Arc::new(LearningBackend::new(self.backend, Arc::clone(&keyring))),
             keyring,
             clock: self.clock,
             entropy: self.entropy,

@@ -10,7 +10,7 @@ use ap_core::{
     store::{LookupHash, PageRequest, Precondition, Revision, Sealed, StoreError},
     time::Timestamp,
 };
-use ap_crypto::keyring::WrappedKey;
+use ap_crypto::keyring::{KeyKind, WrappedKey};
 use ap_runtime::{
     backend::{memory::MemoryBackend, sqlite::SqliteBackend},
     conformance::{ManualClock, block_on},
@@ -438,8 +438,14 @@ async fn open(seed: u64, directory: &tempfile::TempDir) -> Walk {
     for number in 1..=PROJECTS {
         let id = ProjectId::from_u128(number);
         let parent = KeyId::from_u128(99);
-        let key =
-            WrappedKey { id: KeyId::from_u128(number), scope: id.into(), parent, created: START, wrapped: sealed() };
+        let key = WrappedKey {
+            id: KeyId::from_u128(number),
+            scope: id.into(),
+            kind: KeyKind::Data,
+            parent,
+            created: START,
+            wrapped: sealed(),
+        };
         let project = ProjectRecord { id, created: START, share: ProjectShare::default(), sealed: sealed() };
         both!(walk, "project".to_owned(), |backend| backend.create_project(project.clone(), key.clone(), &[]));
         for flow in [number * 2, number * 2 + 1] {

@@ -18,7 +18,7 @@ use ap_core::{
     store::{LookupHash, PageRequest, Precondition, Revision, Sealed, StoreError},
     time::Timestamp,
 };
-use ap_crypto::keyring::{KeyStore, WrappedKey};
+use ap_crypto::keyring::{KeyKind, KeyStore, WrappedKey};
 use ap_runtime::{
     backend::sqlite::{SqliteBackend, SqliteOpenError},
     clock::SystemClock,
@@ -46,7 +46,7 @@ async fn open(path: impl AsRef<Path>) -> Result<SqliteBackend, SqliteOpenError> 
 /// Creates the project and a flow that accepts deliveries.
 async fn publish(backend: &SqliteBackend) {
     let (id, parent) = (KeyId::from_u128(2), KeyId::from_u128(1));
-    let key = WrappedKey { id, scope: PROJECT.into(), parent, created: AT, wrapped: sealed() };
+    let key = WrappedKey { id, scope: PROJECT.into(), kind: KeyKind::Data, parent, created: AT, wrapped: sealed() };
     let project = ProjectRecord { id: PROJECT, created: AT, share: ProjectShare::default(), sealed: sealed() };
     backend.create_project(project, key, &[]).await.expect("a project");
     let flow = FlowRecord {

@@ -40,7 +40,16 @@ impl KeyStore for NoKeys {
     async fn keys(&self, _: Scope) -> Result<Vec<WrappedKey>, StoreError> {
         Ok(Vec::new())
     }
+    async fn key_page(&self, _: Option<KeyId>, _: u32) -> Result<Vec<WrappedKey>, StoreError> {
+        Ok(Vec::new())
+    }
     async fn insert_key(&self, _: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn replace_key(&self, _: &WrappedKey, _: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn delete_key(&self, _: &WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
         Ok(())
     }
 }

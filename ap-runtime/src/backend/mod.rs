@@ -28,7 +28,9 @@ use ap_core::{
 };
 use ap_crypto::keyring::WrappedKey;
 
-use crate::store::{Accept, FlowWrite, Lease, ProjectRecord, ProjectShare, RunChange, RunCommit, TriggerFire};
+use crate::store::{
+    Accept, CellTable, FlowWrite, Lease, ProjectRecord, ProjectShare, ResealedCell, RunChange, RunCommit, TriggerFire,
+};
 
 /// Checks what a writer expects of a record against what is stored, and that the new revision follows from it.
 pub(crate) fn check_precondition(
@@ -166,6 +168,38 @@ pub(crate) fn entity_of_table(table: &str) -> Option<Entity> {
         "ap_signals" => Entity::Signal,
         _ => return None,
     })
+}
+
+/// A key takes the place of its own row.
+pub(crate) fn check_key_change(stored: &WrappedKey, key: &WrappedKey) -> Result<(), StoreError> {
+    if (stored.id, stored.scope) == (key.id, key.scope) {
+        Ok(())
+    } else {
+        Err(misuse("a key takes the place of itself only"))
+    }
+}
+
+/// Somebody changed the row of a key after the caller had read it. Keys have no revision.
+pub(crate) const fn key_conflict() -> StoreError {
+    StoreError::Conflict { entity: Entity::Key, current: Revision(0) }
+}
+
+/// The table of cells that are replaced together; `None` if there are none.
+pub(crate) fn check_cells(cells: &[ResealedCell]) -> Result<Option<CellTable>, StoreError> {
+    let Some(first) = cells.first() else { return Ok(None) };
+    let table = first.key.table();
+    if cells.iter().all(|cell| cell.key.table() == table) {
+        Ok(Some(table))
+    } else {
+        Err(misuse("cells of several tables are replaced one table after the other"))
+    }
+}
+
+/// The part of a cell by which it is told from every other content, as a store compares it.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn cell_head(sealed: &ap_core::store::Sealed) -> &[u8] {
+    let bytes = sealed.as_bytes();
+    bytes.get(..ap_crypto::envelope::HEADER_BYTES).unwrap_or(bytes)
 }
 
 /// The caller broke the contract of a seam; the same call will fail again.

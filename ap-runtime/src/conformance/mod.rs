@@ -16,6 +16,7 @@
     reason = "test support: a failed expectation is a failed rule"
 )]
 
+mod cell;
 mod clock;
 mod connection;
 mod control;
@@ -43,8 +44,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use self::{
-    clock::*, connection::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*, recovery::*,
-    run::*, signal::*, subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
+    cell::*, clock::*, connection::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*,
+    recovery::*, run::*, signal::*, subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
 };
 use crate::{clock::Clock, store::Backend};
 
@@ -153,6 +154,14 @@ macro_rules! backend_conformance {
             audit_ids_are_unique_within_a_scope,
             a_refused_write_leaves_no_audit_record,
             a_dropped_write_leaves_old_or_new,
+            // cell
+            pages_of_keys_cover_each_once,
+            a_key_is_replaced_only_while_it_is_unchanged,
+            a_deleted_key_is_gone,
+            every_sealed_value_is_a_cell,
+            a_cell_is_replaced_only_while_it_is_unchanged,
+            cells_of_several_tables_are_not_replaced_together,
+            an_answer_of_cells_is_bounded_by_its_bytes,
             // tenancy
             reads_hide_other_projects,
             listings_hide_other_projects,

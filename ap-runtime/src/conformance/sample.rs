@@ -10,7 +10,7 @@ use ap_core::{
     store::{LookupHash, PageRequest, Precondition, Revision, Sealed},
     time::Timestamp,
 };
-use ap_crypto::keyring::WrappedKey;
+use ap_crypto::keyring::{KeyKind, WrappedKey};
 use bytes::Bytes;
 
 use super::{Harness, ManualClock};
@@ -71,7 +71,7 @@ pub(super) fn hash(number: u128) -> LookupHash {
 
 pub(super) fn key(number: u128, scope: Scope) -> WrappedKey {
     let (id, parent) = (KeyId::from_u128(number), KeyId::from_u128(1));
-    WrappedKey { id, scope, parent, created: START, wrapped: sealed("key") }
+    WrappedKey { id, scope, kind: KeyKind::Data, parent, created: START, wrapped: sealed("key") }
 }
 
 pub(super) fn audit(number: u128, scope: impl Into<Scope>) -> AuditRecord {

@@ -142,6 +142,21 @@ pub(super) async fn housekeeping_loop(kernel: Arc<Kernel>, drained: Cancellation
     }
 }
 
+/// Reads tenants' keys again that are in use: another process may have added one, and this one should seal under it soon.
+pub(super) async fn key_loop(kernel: Arc<Kernel>, drained: CancellationToken) {
+    loop {
+        let next = kernel.clock.now().saturating_add(KEY_PACE);
+        tokio::select! {
+            biased;
+            () = drained.cancelled() => return,
+            () = kernel.clock.sleep_until(next) => {}
+        }
+        if let Err(error) = kernel.keyring.refresh().await {
+            tracing::warn!(%error, "tenants' keys could not be read again");
+        }
+    }
+}
+
 /// How long a loop rests: longer each time, until something comes of it.
 struct Pause(Duration);
 
@@ -195,6 +210,8 @@ fn half_a_lease(kernel: &Kernel) -> Timestamp {
 
 /// How often old deliveries are forgotten and refusals written.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often keys are read again. A new one is noticed after twice that at the latest, which a rotation's grace has to exceed.
+const KEY_PACE: Duration = Duration::from_secs(15);
 /// Deliveries forgotten in one transaction.
 const SWEEP_BATCH: u32 = 1_000;
 /// The first rest of a loop that came to nothing.

@@ -165,6 +165,7 @@ impl Worker {
         worker.loops.spawn(loops::claim_loop(weak.clone(), closing.clone()));
         worker.loops.spawn(loops::trigger_loop(weak.clone(), closing.clone()));
         worker.loops.spawn(loops::heartbeat_loop(weak, drained.clone()));
+        worker.loops.spawn(loops::key_loop(Arc::clone(&kernel), drained.clone()));
         worker.loops.spawn(loops::housekeeping_loop(kernel, drained.clone()));
         worker
     }

@@ -8,6 +8,7 @@ mod connection_check;
 mod connections;
 mod error;
 mod flows;
+mod keys;
 mod live;
 mod platform_connections;
 mod queues;
@@ -34,6 +35,7 @@ pub use self::{
     connections::{ConnectionSummary, ConnectionUsage, IfUsed},
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
+    keys::KeyAdmin,
     live::{LiveRun, PublishReport},
     runs::RetryStrategy,
     steps::{StepSource, StepTested},

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, ProjectId, RunId, WorkerId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, WorkerId},
     scope::Scope,
     store::{LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
     time::Timestamp,
@@ -23,10 +23,11 @@ use super::{
 use crate::{
     clock::Clock,
     store::{
-        Accept, Accepted, AuditStore, Beat, ClaimRequest, Claimed, ClaimedTrigger, ConnectionRecord, ConnectionStore,
-        FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite, HeldJobs, JobRequest, JournalEntry,
-        Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore, Route, RunCommit, RunFilter,
-        RunRecord, RunStore, SharedConnection, SignalRecord, Signaled, SystemStore, TriggerFire, WorkerRecord,
+        Accept, Accepted, AuditStore, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
+        ConnectionRecord, ConnectionStore, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
+        HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore,
+        ResealedCell, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
+        Signaled, SystemStore, TriggerFire, WorkerRecord,
     },
 };
 
@@ -360,8 +361,42 @@ impl KeyStore for SimBackend {
         read!(self, self.shared.store.inner.keys(scope))
     }
 
+    async fn key_page(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappedKey>, StoreError> {
+        read!(self, self.shared.store.inner.key_page(after, limit))
+    }
+
     async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
         other!(self, "insert key", audit, self.shared.store.inner.insert_key(key, audit))
+    }
+
+    async fn replace_key(&self, stored: &WrappedKey, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "replace key", audit, self.shared.store.inner.replace_key(stored, key, audit))
+    }
+
+    async fn delete_key(&self, stored: &WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        other!(self, "delete key", audit, self.shared.store.inner.delete_key(stored, audit))
+    }
+}
+
+#[async_trait]
+impl CellStore for SimBackend {
+    async fn count_cells(&self, table: CellTable, current: KeyId, scope: Scope) -> Result<u64, StoreError> {
+        read!(self, self.shared.store.inner.count_cells(table, current, scope))
+    }
+
+    async fn cells(
+        &self,
+        table: CellTable,
+        current: KeyId,
+        after: Option<CellKey>,
+        limit: u32,
+        scope: Scope,
+    ) -> Result<Vec<SealedCell>, StoreError> {
+        read!(self, self.shared.store.inner.cells(table, current, after, limit, scope))
+    }
+
+    async fn reseal_cells(&self, cells: &[ResealedCell], scope: Scope) -> Result<u64, StoreError> {
+        other!(self, "reseal cells", &[], self.shared.store.inner.reseal_cells(cells, scope))
     }
 }
 

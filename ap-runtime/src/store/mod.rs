@@ -15,6 +15,7 @@
 
 mod accept;
 mod audit;
+mod cell;
 mod connection;
 mod file;
 mod flow;
@@ -28,6 +29,7 @@ use ap_crypto::keyring::KeyStore;
 pub use self::{
     accept::{Accept, Accepted, Debounce, Dedupe, Gate, Pace, Route, RunControl},
     audit::AuditStore,
+    cell::{CELL_BATCH_BYTES, CellKey, CellStore, CellTable, ResealedCell, SealedCell},
     connection::{ConnectionRecord, ConnectionStore, SharedConnection},
     file::{FileRecord, FileStore},
     flow::{
@@ -41,7 +43,16 @@ pub use self::{
 
 /// Everything the runtime needs from its storage.
 pub trait Backend:
-    ProjectStore + FlowStore + ConnectionStore + RunStore + QueueStore + FileStore + AuditStore + SystemStore + KeyStore
+    ProjectStore
+    + FlowStore
+    + ConnectionStore
+    + RunStore
+    + QueueStore
+    + FileStore
+    + AuditStore
+    + SystemStore
+    + KeyStore
+    + CellStore
 {
 }
 
@@ -55,5 +66,6 @@ impl<T> Backend for T where
         + AuditStore
         + SystemStore
         + KeyStore
+        + CellStore
 {
 }

@@ -6,7 +6,7 @@ use ap_core::{
     store::{LookupHash, Precondition, Revision, Sealed},
     time::Timestamp,
 };
-use ap_crypto::keyring::WrappedKey;
+use ap_crypto::keyring::{KeyKind, WrappedKey};
 use ap_runtime::store::{
     Accept, Backend, ClaimRequest, FlowRecord, FlowVersionRecord, FlowWrite, JournalEntry, ProjectRecord, ProjectShare,
     RunControl, RunRecord, TriggerChange, VersionState,
@@ -28,7 +28,7 @@ fn sealed() -> Sealed {
 /// A project with a flow that takes runs.
 pub(crate) async fn publish(backend: &dyn Backend) {
     let (id, parent) = (KeyId::from_u128(2), KeyId::from_u128(1));
-    let key = WrappedKey { id, scope: PROJECT.into(), parent, created: AT, wrapped: sealed() };
+    let key = WrappedKey { id, scope: PROJECT.into(), kind: KeyKind::Data, parent, created: AT, wrapped: sealed() };
     let project = ProjectRecord { id: PROJECT, created: AT, share: ProjectShare::default(), sealed: sealed() };
     backend.create_project(project, key, &[]).await.expect("a project");
     let flow = FlowRecord {

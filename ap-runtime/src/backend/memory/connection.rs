@@ -20,7 +20,7 @@ use crate::{
 /// A connection, and who renews its tokens.
 #[derive(Clone)]
 pub(super) struct Stored {
-    record: ConnectionRecord,
+    pub(super) record: ConnectionRecord,
     epoch: u64,
     pub(super) leased: Option<Timestamp>,
 }

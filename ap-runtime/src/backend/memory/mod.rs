@@ -5,6 +5,7 @@
 //! restart does to a durable backend, so a simulation can test recovery on it.
 
 mod accept;
+mod cell;
 mod claim;
 mod connection;
 mod file;
@@ -47,7 +48,7 @@ use self::{
     run::Run,
     trigger::Trigger,
 };
-use super::{check_project, check_share};
+use super::{check_key_change, check_project, check_share, key_conflict};
 use crate::{
     clock::Clock,
     store::{
@@ -152,11 +153,34 @@ impl KeyStore for MemoryBackend {
         Ok(self.lock().keys.values().filter(|key| key.scope == scope).cloned().collect())
     }
 
+    async fn key_page(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappedKey>, StoreError> {
+        let state = self.lock();
+        let behind = |key: &&WrappedKey| after.is_none_or(|after| key.id > after);
+        Ok(state.keys.values().filter(behind).take(limit as usize).cloned().collect())
+    }
+
     async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
         let mut state = self.lock();
         state.check_key(&key)?;
         state.append_audit(audit)?;
         state.keys.insert(key.id, key);
+        Ok(())
+    }
+
+    async fn replace_key(&self, stored: &WrappedKey, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        check_key_change(stored, &key)?;
+        let mut state = self.lock();
+        state.check_stored_key(stored)?;
+        state.append_audit(audit)?;
+        state.keys.insert(key.id, key);
+        Ok(())
+    }
+
+    async fn delete_key(&self, stored: &WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        state.check_stored_key(stored)?;
+        state.append_audit(audit)?;
+        state.keys.remove(&stored.id);
         Ok(())
     }
 }
@@ -212,6 +236,14 @@ struct State {
 impl State {
     fn check_key(&self, key: &WrappedKey) -> Result<(), StoreError> {
         if self.keys.contains_key(&key.id) { Err(StoreError::AlreadyExists { entity: Entity::Key }) } else { Ok(()) }
+    }
+
+    fn check_stored_key(&self, stored: &WrappedKey) -> Result<(), StoreError> {
+        match self.keys.get(&stored.id) {
+            Some(key) if key == stored => Ok(()),
+            Some(_) => Err(key_conflict()),
+            None => Err(StoreError::NotFound { entity: Entity::Key }),
+        }
     }
 
     fn check_exists(&self, project: ProjectId) -> Result<(), StoreError> {

@@ -19,8 +19,8 @@ use crate::store::{HeldJob, HeldJobs, JobEnd, JobRequest, NewJob, QueueCounts, Q
 /// A job and who holds it.
 #[derive(Clone)]
 pub(super) struct Job {
-    queue: LookupHash,
-    sealed: Sealed,
+    pub(super) queue: LookupHash,
+    pub(super) sealed: Sealed,
     held: Option<Hold>,
 }
 

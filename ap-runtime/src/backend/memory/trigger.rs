@@ -18,7 +18,7 @@ pub(super) struct Trigger {
     due: Option<Timestamp>,
     epoch: u64,
     leased_until: Option<Timestamp>,
-    state: Option<(u64, Sealed)>,
+    pub(super) state: Option<(u64, Sealed)>,
 }
 
 impl Trigger {

@@ -25,6 +25,7 @@ pub(super) struct Migration {
 /// Every migration, in order. A released one is never changed.
 pub(super) const ALL: &[Migration] = &[
     Migration { version: 1, name: "records", text: include_str!("migrations/001_records.sql") },
+    Migration { version: 3, name: "keys", text: include_str!("migrations/003_keys.sql") },
     Migration { version: 4, name: "connections", text: include_str!("migrations/004_connections.sql") },
 ];
 
@@ -141,8 +142,11 @@ mod tests {
     };
 
     /// For every released version of the tables, rows as that release wrote them.
-    const RELEASED: &[&str] =
-        &[include_str!("migrations/released/001.sql"), include_str!("migrations/released/004.sql")];
+    const RELEASED: &[&str] = &[
+        include_str!("migrations/released/001.sql"),
+        include_str!("migrations/released/003.sql"),
+        include_str!("migrations/released/004.sql"),
+    ];
 
     struct Schema(String, PostgresOptions);
 

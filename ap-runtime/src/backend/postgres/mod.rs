@@ -4,6 +4,7 @@
 //! deliveries and waits expire by the server's clock, so the clocks of the processes need not agree.
 
 mod accept;
+mod cell;
 mod claim;
 mod commit;
 mod connection;

@@ -2,11 +2,11 @@
 
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
-    id::{FileId, ProjectId},
+    id::{FileId, KeyId, ProjectId},
     scope::Scope,
     store::{Entity, Page, PageRequest, StoreError},
 };
-use ap_crypto::keyring::{KeyStore, WrappedKey};
+use ap_crypto::keyring::{KeyKind, KeyStore, WrappedKey};
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 
@@ -17,7 +17,7 @@ use super::{
     writer::{Operation, audit_bytes},
 };
 use crate::{
-    backend::{check_project, check_share},
+    backend::{check_key_change, check_project, check_share, key_conflict},
     store::{AuditStore, FileRecord, FileStore, ProjectRecord, ProjectShare, ProjectStore},
 };
 
@@ -51,8 +51,24 @@ impl KeyStore for PostgresBackend {
         self.rows(sqlx::query(KEYS).bind(scope.to_bytes().to_vec()), read_key).await
     }
 
+    async fn key_page(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappedKey>, StoreError> {
+        let query = sqlx::query(KEY_PAGE).bind(after.map(Id::from)).bind(i64::from(limit));
+        self.rows(query, read_key).await
+    }
+
     async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
         self.writer.write_after_all(InsertKey { key, audit: audit.to_vec() }).await
+    }
+
+    async fn replace_key(&self, stored: &WrappedKey, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        check_key_change(stored, &key)?;
+        let change = ChangeKey { stored: stored.clone(), key: Some(key), audit: audit.to_vec() };
+        self.writer.write_after_all(change).await
+    }
+
+    async fn delete_key(&self, stored: &WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        let change = ChangeKey { stored: stored.clone(), key: None, audit: audit.to_vec() };
+        self.writer.write_after_all(change).await
     }
 }
 
@@ -154,11 +170,40 @@ impl Operation for InsertKey {
     }
 }
 
+/// Replaces the row of a key, or deletes it.
+struct ChangeKey {
+    stored: WrappedKey,
+    key: Option<WrappedKey>,
+    audit: Vec<AuditRecord>,
+}
+
+#[async_trait]
+impl Operation for ChangeKey {
+    type Output = ();
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), Failure> {
+        let id = Id::from(self.stored.id);
+        let found = sqlx::query(LOCK_KEY).bind(id).fetch_optional(&mut *transaction.connection).await?;
+        match found.as_ref().map(read_key).transpose()? {
+            Some(found) if found == self.stored => {}
+            Some(_) => return Err(key_conflict().into()),
+            None => return Err(StoreError::NotFound { entity: Entity::Key }.into()),
+        }
+        sqlx::query("DELETE FROM ap_keys WHERE id = $1").bind(id).execute(&mut *transaction.connection).await?;
+        if let Some(key) = &self.key {
+            transaction.insert_key(key).await?;
+        }
+        transaction.insert_audit(&self.audit).await?;
+        Ok(())
+    }
+}
+
 impl Transaction<'_> {
     async fn insert_key(&mut self, key: &WrappedKey) -> sqlx::Result<()> {
-        sqlx::query("INSERT INTO ap_keys (id, scope, parent, created, sealed) VALUES ($1, $2, $3, $4, $5)")
+        sqlx::query("INSERT INTO ap_keys (id, scope, kind, parent, created, sealed) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(Id::from(key.id))
             .bind(key.scope.to_bytes().to_vec())
+            .bind(i16::from(key.kind.number()))
             .bind(Id::from(key.parent))
             .bind(key.created.as_micros())
             .bind(key.wrapped.as_bytes().as_ref())
@@ -242,6 +287,7 @@ fn read_key(row: &PgRow) -> sqlx::Result<WrappedKey> {
     Ok(WrappedKey {
         id: columns.id()?,
         scope: columns.scope()?,
+        kind: KeyKind::from_number(columns.value::<i16>()?.into()).ok_or_else(|| corrupt("not a kind of key"))?,
         parent: columns.id()?,
         created: columns.time()?,
         wrapped: columns.sealed()?,
@@ -277,7 +323,10 @@ fn read_file(row: &PgRow) -> sqlx::Result<FileRecord> {
 }
 
 const PROJECT: &str = "SELECT id, created, weight, concurrency, sealed FROM ap_projects WHERE id = $1";
-const KEYS: &str = "SELECT id, scope, parent, created, sealed FROM ap_keys WHERE scope = $1 ORDER BY id";
+const KEYS: &str = "SELECT id, scope, kind, parent, created, sealed FROM ap_keys WHERE scope = $1 ORDER BY id";
+const KEY_PAGE: &str = "SELECT id, scope, kind, parent, created, sealed FROM ap_keys \
+    WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2";
+const LOCK_KEY: &str = "SELECT id, scope, kind, parent, created, sealed FROM ap_keys WHERE id = $1 FOR UPDATE";
 const AUDIT: &str = "SELECT scope, id, at, action, outcome, sealed FROM ap_audit \
     WHERE scope = $1 AND id >= $2 ORDER BY id LIMIT $3";
 const FILE: &str = "SELECT id, project, run, created, sealed FROM ap_files WHERE project = $1 AND id = $2";

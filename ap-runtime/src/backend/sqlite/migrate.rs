@@ -20,6 +20,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, description: "records", sql: include_str!("migrations/001_records.sql") },
     Migration { version: 2, description: "durable", sql: include_str!("migrations/002_durable.sql") },
+    Migration { version: 3, description: "keys", sql: include_str!("migrations/003_keys.sql") },
     Migration { version: 4, description: "connections", sql: include_str!("migrations/004_connections.sql") },
     Migration { version: 5, description: "compact", sql: include_str!("migrations/005_compact.sql") },
 ];

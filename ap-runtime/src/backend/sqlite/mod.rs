@@ -4,6 +4,7 @@
 //! Files: the database, its `-wal` and `-shm`, and `<database>.lock`, all readable by their owner only.
 
 mod accept;
+mod cell;
 mod claim;
 mod commit;
 mod connect;

@@ -6,7 +6,7 @@ use ap_core::{
     scope::Scope,
     store::{Entity, Page, PageRequest, StoreError},
 };
-use ap_crypto::keyring::{KeyStore, WrappedKey};
+use ap_crypto::keyring::{KeyKind, KeyStore, WrappedKey};
 use async_trait::async_trait;
 use rusqlite::params;
 
@@ -16,7 +16,7 @@ use super::{
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
-    backend::{check_project, check_share},
+    backend::{check_key_change, check_project, check_share, key_conflict},
     store::{AuditStore, ProjectRecord, ProjectShare, ProjectStore},
 };
 
@@ -48,13 +48,28 @@ impl ProjectStore for SqliteBackend {
 #[async_trait]
 impl KeyStore for SqliteBackend {
     async fn keys(&self, scope: Scope) -> Result<Vec<WrappedKey>, StoreError> {
-        let sql = "SELECT id, parent, created, sealed FROM ap_keys WHERE scope = ? ORDER BY id";
-        let read = move |columns: &mut Columns<'_>| read_key(columns, scope);
-        self.readers.read(move |open| connect::rows(open, sql, [scope.to_bytes()], read)).await
+        let sql = "SELECT id, scope, kind, parent, created, sealed FROM ap_keys WHERE scope = ? ORDER BY id";
+        self.readers.read(move |open| connect::rows(open, sql, [scope.to_bytes()], read_key)).await
+    }
+
+    async fn key_page(&self, after: Option<KeyId>, limit: u32) -> Result<Vec<WrappedKey>, StoreError> {
+        let sql = "SELECT id, scope, kind, parent, created, sealed FROM ap_keys WHERE id > ? ORDER BY id LIMIT ?";
+        // Every id is greater than no bytes at all.
+        let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        self.readers.read(move |open| connect::rows(open, sql, params![after, limit], read_key)).await
     }
 
     async fn insert_key(&self, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
         self.writer.write(InsertKey { key, audit: audit.to_vec() }).await
+    }
+
+    async fn replace_key(&self, stored: &WrappedKey, key: WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        check_key_change(stored, &key)?;
+        self.writer.write(ChangeKey { stored: stored.clone(), key: Some(key), audit: audit.to_vec() }).await
+    }
+
+    async fn delete_key(&self, stored: &WrappedKey, audit: &[AuditRecord]) -> Result<(), StoreError> {
+        self.writer.write(ChangeKey { stored: stored.clone(), key: None, audit: audit.to_vec() }).await
     }
 }
 
@@ -141,6 +156,39 @@ impl Operation for InsertKey {
     }
 }
 
+/// Replaces the row of a key, or deletes it.
+struct ChangeKey {
+    stored: WrappedKey,
+    key: Option<WrappedKey>,
+    audit: Vec<AuditRecord>,
+}
+
+impl Operation for ChangeKey {
+    type Output = ();
+
+    fn bytes(&self) -> usize {
+        2 * self.stored.wrapped.as_bytes().len() + audit_bytes(&self.audit)
+    }
+
+    fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let sql = "SELECT id, scope, kind, parent, created, sealed FROM ap_keys WHERE id = ?";
+        match transaction.row(sql, [self.stored.id.as_bytes()], read_key)? {
+            Some(found) if found == self.stored => {}
+            Some(_) => return Err(key_conflict().into()),
+            None => return Err(StoreError::NotFound { entity: Entity::Key }.into()),
+        }
+        // What is destroyed is gone from the page too, not only from its index.
+        transaction.connection.execute_batch("PRAGMA secure_delete = ON")?;
+        let deleted = transaction.run("DELETE FROM ap_keys WHERE id = ?", [self.stored.id.as_bytes()]);
+        transaction.connection.execute_batch("PRAGMA secure_delete = OFF")?;
+        deleted?;
+        if let Some(key) = &self.key {
+            write_key(transaction, key)?;
+        }
+        append(transaction, &self.audit)
+    }
+}
+
 struct AppendAudit {
     records: Vec<AuditRecord>,
 }
@@ -214,10 +262,17 @@ fn refuse_known_key(transaction: &Transaction<'_>, id: KeyId) -> Result<(), Fail
 }
 
 fn write_key(transaction: &Transaction<'_>, key: &WrappedKey) -> rusqlite::Result<()> {
-    let WrappedKey { id, scope, parent, created, wrapped } = key;
+    let WrappedKey { id, scope, kind, parent, created, wrapped } = key;
     transaction.run(
-        "INSERT INTO ap_keys (id, scope, parent, created, sealed) VALUES (?, ?, ?, ?, ?)",
-        params![id.as_bytes(), scope.to_bytes(), parent.as_bytes(), created.as_micros(), wrapped.as_bytes().as_ref()],
+        "INSERT INTO ap_keys (id, scope, kind, parent, created, sealed) VALUES (?, ?, ?, ?, ?, ?)",
+        params![
+            id.as_bytes(),
+            scope.to_bytes(),
+            kind.number(),
+            parent.as_bytes(),
+            created.as_micros(),
+            wrapped.as_bytes().as_ref()
+        ],
     )?;
     Ok(())
 }
@@ -231,10 +286,11 @@ fn read_project(columns: &mut Columns<'_>) -> rusqlite::Result<ProjectRecord> {
     })
 }
 
-fn read_key(columns: &mut Columns<'_>, scope: Scope) -> rusqlite::Result<WrappedKey> {
+fn read_key(columns: &mut Columns<'_>) -> rusqlite::Result<WrappedKey> {
     Ok(WrappedKey {
         id: columns.id(KeyId::from_slice)?,
-        scope,
+        scope: read_scope(columns.bytes()?)?,
+        kind: KeyKind::from_number(columns.int()?).ok_or_else(|| decode("not a kind of key"))?,
         parent: columns.id(KeyId::from_slice)?,
         created: columns.time()?,
         wrapped: columns.sealed()?,
