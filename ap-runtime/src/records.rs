@@ -411,3 +411,6 @@ mod tests {
         assert!(!opens(id, LookupHash([9; 32])));
     }
 }
+
+#[cfg(test)]
+mod swaps;

@@ -5,18 +5,21 @@ use std::{path::Path, process::Command};
 
 use crate::{services::Services, tool};
 
-/// `kill`, `disk` or `sim`, and its options.
+/// `kill`, `disk`, `sim` or `rotate`, and its options.
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let (what, options) = match arguments {
         ["kill", rest @ ..] => (kill as fn(&Path, &Options) -> Result<(), String>, Options::parse(rest, KILL)?),
         ["disk", rest @ ..] => (disk as _, Options::parse(rest, DISK)?),
         ["sim", rest @ ..] => (sim as _, Options::parse(rest, SIM)?),
+        ["rotate", rest @ ..] => (rotate as _, Options::parse(rest, ROTATE)?),
         ["--help" | "-h"] => {
             print!("{HELP}");
             return Ok(());
         }
-        [other, ..] => return Err(format!("there is nothing to soak by the name of `{other}`: `kill`, `disk`, `sim`")),
-        [] => return Err("name what to soak: `kill`, `disk` or `sim`; `--help` tells more".to_owned()),
+        [other, ..] => {
+            return Err(format!("there is nothing to soak by the name of `{other}`: `kill`, `disk`, `sim`, `rotate`"));
+        }
+        [] => return Err("name what to soak: `kill`, `disk`, `sim` or `rotate`; `--help` tells more".to_owned()),
     };
     what(&tool::root()?, &options)
 }
@@ -54,6 +57,24 @@ fn sim(root: &Path, options: &Options) -> Result<(), String> {
     let mut command = cargo_test(root, options, &["--features", "sim", "--test", "sim"]);
     command.args(["--exact", "soak::seeds", "--nocapture"]);
     command.env("AP_SEEDS", options.number("--seeds", 10_000)?).env("AP_SEED", options.number("--seed", 1)?);
+    tool::run(&mut command)
+}
+
+/// A tenant's key, replaced under readers by processes that are killed.
+fn rotate(root: &Path, options: &Options) -> Result<(), String> {
+    let backend = options.text("--backend", "sqlite");
+    let (test, services) = match backend {
+        "sqlite" => (ROTATION_ON_SQLITE, None),
+        "postgres" => (ROTATION_ON_POSTGRES, Some(Services::start()?)),
+        other => return Err(format!("there is no backend `{other}` to soak: `sqlite`, `postgres`")),
+    };
+    let mut command = crash_tests(root, options, &["--exact", test]);
+    command
+        .env("AP_RECORDS", options.number("--records", 100_000)?)
+        .env("AP_KILLS", options.number("--kills", 20)?)
+        .env("AP_WORKERS", options.number("--workers", 3)?)
+        .env("AP_SEED", options.number("--seed", 1)?)
+        .envs(services.iter().flat_map(Services::variables));
     tool::run(&mut command)
 }
 
@@ -114,9 +135,13 @@ const KILLS_ON_SQLITE: &str = "kills::nothing_is_lost_doubled_or_stuck_when_the_
 const KILLS_ON_POSTGRES: &str =
     "kills::nothing_is_lost_doubled_or_stuck_when_one_of_several_processes_is_killed_under_load";
 
+const ROTATION_ON_SQLITE: &str = "rotation::a_key_is_replaced_under_readers_by_a_process_that_is_killed";
+const ROTATION_ON_POSTGRES: &str = "rotation::a_key_is_replaced_under_readers_by_several_processes_that_are_killed";
+
 const KILL: &[&str] = &["--kills", "--backend", "--workers", "--seed"];
 const DISK: &[&str] = &["--crashes", "--faults", "--seed"];
 const SIM: &[&str] = &["--seeds", "--seed"];
+const ROTATE: &[&str] = &["--records", "--kills", "--backend", "--workers", "--seed"];
 
 const HELP: &str = "\
 Usage: cargo xtask soak <what> [options]
@@ -132,6 +157,12 @@ Usage: cargo xtask soak <what> [options]
   sim    simulated systems: crashes, faults, late and duplicate deliveries, clock jumps, two workers. Prints the hash of
          all traces: the same seeds have the same hash.
            --seeds N (10000)  --seed N (1: the first)
+
+  rotate a project's key is replaced again and again under eight readers, by processes that are killed at random: one on
+         SQLite, which also writes, three on a private PostgreSQL. Fails unless failed reads and values left on an old key
+         are both 0.
+           --records N (100000: sealed values)  --kills N (20)  --backend sqlite|postgres (sqlite)
+           --workers N (3; PostgreSQL)  --seed N (1)
 
   --release runs it optimised. A failure prints what repeats it.
 ";

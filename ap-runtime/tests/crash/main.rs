@@ -24,6 +24,7 @@ mod kills;
 mod load;
 mod peer;
 mod rng;
+mod rotation;
 mod store;
 mod verdict;
 mod wire;

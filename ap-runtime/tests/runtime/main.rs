@@ -25,6 +25,7 @@ mod polls;
 mod queue;
 mod replay;
 mod retry;
+mod rotation;
 mod router;
 mod schedules;
 mod spill;

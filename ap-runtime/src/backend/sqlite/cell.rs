@@ -131,6 +131,11 @@ impl Place {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn column(self) -> String {
+        format!("{}.{}", self.table, self.sealed)
+    }
+
     pub(super) fn count(self) -> String {
         let Self { table, owner, sealed, .. } = self;
         format!("SELECT count(*) FROM {table} WHERE {owner} = ? AND substr({sealed}, 3, 16) <> ?")
