@@ -1,7 +1,7 @@
 //! Rules for the key table, and for the cells that a rotation walks over.
 
 use ap_core::{
-    id::KeyId,
+    id::{KeyId, PlatformId, ProjectId},
     scope::Scope,
     store::{Entity, Precondition, Sealed, StoreError},
 };
@@ -11,13 +11,13 @@ use bytes::Bytes;
 use super::{
     Harness,
     sample::{
-        START, TICK, accept, at, audit, claim_one, connection, create_project, file, flow, job, key, new_flow, open,
-        project_id, sealed, signal, trail, version,
+        START, TICK, accept, at, audit, claim_one, connection, create_project, file, flow, hash, job, key, new_flow,
+        open, project_id, sealed, signal, trail, version,
     },
 };
 use crate::store::{
-    Backend, CELL_BATCH_BYTES, CellKey, CellTable, FileRecord, ResealedCell, RunChange, RunCommit, SealedCell,
-    Signaled, TriggerChange,
+    Backend, CELL_BATCH_BYTES, CellKey, CellTable, ConnectionRecord, FileRecord, ResealedCell, RunChange, RunCommit,
+    SealedCell, SharedConnection, Signaled, TriggerChange,
 };
 
 /// The whole table is read in order of id, a page at a time.
@@ -135,9 +135,9 @@ pub async fn a_cell_is_replaced_only_while_it_is_unchanged(harness: &impl Harnes
     }
     // What read the records before goes on with them: no revision moved.
     let project = project_id(1);
-    let record = backend.connection(connection(1, project).name, project).await.expect("the connection");
+    let record = backend.connection(connection(1, project).name, project.into()).await.expect("the connection");
     assert_eq!(record.sealed, under_key());
-    let next = crate::store::ConnectionRecord { revision: record.revision.next(), ..connection(1, project) };
+    let next = ConnectionRecord { revision: record.revision.next(), ..connection(1, project) };
     backend.write_connection(next, Precondition::Revision(record.revision), &[]).await.expect("written");
 }
 
@@ -190,6 +190,7 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
     for connection in &connections {
         backend.write_connection(connection.clone(), Precondition::Absent, &[]).await.expect("a new connection");
     }
+    let shared = share(backend, number, project).await;
     let mut start = accept(number, &flow);
     start.lease = None;
     let first = start.entry.clone();
@@ -212,6 +213,7 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
     let cell = |key, sealed: &Sealed| SealedCell { key, sealed: sealed.clone() };
     let mut cells = vec![
         cell(CellKey::Project(project), &sealed("project")),
+        cell(CellKey::SharedConnection(shared.connection), &shared.sealed),
         cell(CellKey::Flow(flow.id, flow.revision), &flow.sealed),
         cell(
             CellKey::FlowVersion {
@@ -236,6 +238,19 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
     cells
         .extend([number, number + 100].map(|number| cell(CellKey::Audit(audit(number, project).id), &sealed("audit"))));
     cells
+}
+
+/// A connection of the platform that the project may use.
+async fn share(backend: &dyn Backend, number: u128, project: ProjectId) -> SharedConnection {
+    let platform = PlatformId::from_u128(1);
+    let own = ConnectionRecord { owner: platform.into(), ..connection(number + 500, project) };
+    backend.write_connection(own.clone(), Precondition::Absent, &[]).await.expect("a new connection");
+    let cells = backend.cells(CellTable::Connections, KEY, None, 100, platform.into()).await.expect("cells");
+    assert!(cells.iter().any(|cell| cell.key == CellKey::Connection(own.id, own.revision)), "the platform's own");
+    let (name, sealed) = (hash(number + 500), sealed("shared"));
+    let shared = SharedConnection { connection: own.id, owner: platform, project, name, sealed };
+    backend.share_connection(shared.clone(), &[]).await.expect("shared");
+    shared
 }
 
 /// Bytes that name [`KEY`] as an envelope does.

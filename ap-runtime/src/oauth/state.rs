@@ -27,12 +27,16 @@ pub(crate) fn seal(keys: &TenantKeys, owner: Scope, name: &str, entropy: &dyn En
 
 /// The name of the connection that a state was made for.
 pub(crate) fn open(keys: &TenantKeys, owner: Scope, state: &str) -> Option<String> {
+    let plain = keys.open(&context(owner), &envelope(state)?).ok()?;
+    String::from_utf8(plain.get(NONCE..)?.to_vec()).ok()
+}
+
+/// The envelope that a state is, if it may be one.
+pub(crate) fn envelope(state: &str) -> Option<Sealed> {
     if state.len() > MAX_STATE {
         return None;
     }
-    let sealed = Sealed::from_bytes(URL_SAFE_NO_PAD.decode(state).ok()?.into());
-    let plain = keys.open(&context(owner), &sealed).ok()?;
-    String::from_utf8(plain.get(NONCE..)?.to_vec()).ok()
+    Some(Sealed::from_bytes(URL_SAFE_NO_PAD.decode(state).ok()?.into()))
 }
 
 /// What is kept of a state.

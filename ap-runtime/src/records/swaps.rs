@@ -86,7 +86,7 @@ async fn a_cell_of_another_version_does_not_open() {
                 CellKey::Journal(run, seq) => near(seq).map(|to| CellKey::Journal(run, to)).into(),
                 CellKey::Signal(run, id, _) => vec![CellKey::Signal(run, id, LookupHash([77; 32]))],
                 CellKey::Trigger(flow, epoch) => near(epoch).map(|to| CellKey::Trigger(flow, to)).into(),
-                CellKey::Audit(_) | CellKey::File(_) | CellKey::Project(_) => Vec::new(),
+                CellKey::Audit(_) | CellKey::File(_) | CellKey::Project(_) | CellKey::SharedConnection(_) => Vec::new(),
             };
             for other in others {
                 assert!(!tenant.opens(&other, &cell.sealed), "{:?} opens as {other:?}", cell.key);
@@ -133,7 +133,8 @@ async fn tenants() -> Vec<Tenant> {
         for table in CellTable::ALL {
             let none = KeyId::from_u128(0);
             let found = backend.cells(table, none, None, 1_000, scope).await.expect("cells");
-            assert_eq!(found.is_empty(), scope == platform && table != CellTable::Audit, "{table:?} of {scope}");
+            let of_platform = matches!(table, CellTable::Audit | CellTable::Connections);
+            assert_eq!(found.is_empty(), scope == platform && !of_platform, "{table:?} of {scope}");
             cells.extend(found);
         }
         tenants.push(Tenant { scope, keys: ring.tenant(scope).await.expect("keys"), cells });
@@ -162,21 +163,34 @@ async fn populate(backend: &MemoryBackend, ring: &Keyring, project: ProjectId) {
     backend.create_project(record, row, &[]).await.expect("a new project");
     append_audit(backend, ring, project.into()).await;
     for number in 1..=2 {
-        let name = format!("connection-{number}");
-        let value = ConnectionValue::SecretText { secret: "12345678".into() };
-        let origin = Origin::of_url("https://api.example").expect("an origin");
-        let connection = Connection::new(&name, value, vec![], vec![origin]).expect("a connection");
         let id = ConnectionId::from_u128(number);
-        let sealed = seal_connection(&keys, (id, project), Revision::FIRST, &connection, entropy).expect("sealed");
-        let (name, revision) = (connection_name(&keys, &name), Revision::FIRST);
-        let record = ConnectionRecord { id, project, name, created: AT, updated: AT, revision, sealed };
-        backend.write_connection(record, Precondition::Absent, &[]).await.expect("written");
+        write_connection(backend, &keys, project.into(), number).await;
+        if project.as_u128() == 1 {
+            let platform = Scope::Platform(PlatformId::from_u128(1));
+            write_connection(backend, &*ring.tenant(platform).await.expect("keys"), platform, number).await;
+        }
+        let sealed = seal_shared_connection(&keys, (id, project), "connection", entropy).expect("sealed");
+        let name = shared_connection_name(&keys, &format!("connection-{number}"));
+        let shared = SharedConnection { connection: id, owner: PlatformId::from_u128(1), project, name, sealed };
+        backend.share_connection(shared, &[]).await.expect("shared");
         let id = FileId::from_u128(number);
         let sealed = keys.seal(&file(&id, project), b"a large output", entropy).expect("sealed");
         backend.write_file(FileRecord { id, project, run: None, created: AT, sealed }, &[]).await.expect("written");
         write_flow(backend, &keys, project, number).await;
         work(backend, &keys, project, number).await;
     }
+}
+
+async fn write_connection(backend: &MemoryBackend, keys: &TenantKeys, owner: Scope, number: u128) {
+    let name = format!("connection-{number}");
+    let value = ConnectionValue::SecretText { secret: "12345678".into() };
+    let origin = Origin::of_url("https://api.example").expect("an origin");
+    let connection = Connection::new(&name, value, vec![], vec![origin]).expect("a connection");
+    let id = ConnectionId::from_u128(number);
+    let sealed = seal_connection(keys, (id, owner), Revision::FIRST, &connection, &SystemEntropy).expect("sealed");
+    let (name, revision) = (connection_name(keys, &name), Revision::FIRST);
+    let record = ConnectionRecord { id, owner, name, created: AT, updated: AT, revision, sealed };
+    backend.write_connection(record, Precondition::Absent, &[]).await.expect("written");
 }
 
 async fn write_flow(backend: &MemoryBackend, keys: &TenantKeys, project: ProjectId, number: u128) {

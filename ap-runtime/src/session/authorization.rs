@@ -132,6 +132,10 @@ impl Session {
         let unknown =
             || failed("this authorization is not known here, is over, or was used already: begin again".to_owned());
         let owner = proof.scope();
+        if let Some(sealed) = state::envelope(&callback.state) {
+            // Another process may have sealed it, under a key that is new.
+            kernel.keyring.learn(owner, [&sealed]).await?;
+        }
         let name = state::open(keys, owner, &callback.state).ok_or_else(unknown)?;
         let Found { record, connection } = self.own(keys, owner, &name).await?.ok_or_else(unknown)?;
         let oauth = connection.oauth().ok_or_else(unknown)?;
