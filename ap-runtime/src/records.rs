@@ -257,7 +257,7 @@ fn audit_key(id: AuditId, at: Timestamp, outcome: AuditOutcome, action: &str) ->
 pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> SealContext<'b> {
     buffer.clear();
     let (table, field, version, purpose) = match key {
-        CellKey::Audit(_) => ("audit", "body", 1, AT_REST),
+        CellKey::Audit { .. } => ("audit", "body", 1, AT_REST),
         CellKey::Connection(_, revision) => ("connections", "value", revision.0, AT_REST),
         CellKey::File(_) => ("files", "content", 1, AT_REST),
         CellKey::Flow(_, revision) => ("flows", "detail", revision.0, AT_REST),
@@ -270,7 +270,9 @@ pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> 
         CellKey::Trigger(_, epoch) => ("triggers", "state", *epoch, AT_REST),
     };
     match key {
-        CellKey::Audit(id) => buffer.extend_from_slice(id.as_bytes()),
+        CellKey::Audit { id, at, outcome, action } => {
+            buffer.extend_from_slice(&audit_key(*id, *at, *outcome, action));
+        }
         CellKey::Connection(id, _) | CellKey::SharedConnection(id) => buffer.extend_from_slice(id.as_bytes()),
         CellKey::File(id) => buffer.extend_from_slice(id.as_bytes()),
         CellKey::Flow(id, _) | CellKey::Trigger(id, _) => buffer.extend_from_slice(id.as_bytes()),

@@ -1,6 +1,7 @@
 //! Rules for the key table, and for the cells that a rotation walks over.
 
 use ap_core::{
+    audit::AuditRecord,
     id::{KeyId, PlatformId, ProjectId},
     scope::Scope,
     store::{Entity, Precondition, Sealed, StoreError},
@@ -109,8 +110,11 @@ pub async fn a_cell_is_replaced_only_while_it_is_unchanged(harness: &impl Harnes
     let others = populate(backend, 2).await;
     for table in CellTable::ALL {
         let cells = all(backend, table, 1).await;
-        let change =
-            |cell: &SealedCell, old: &Sealed| ResealedCell { key: cell.key, old: old.clone(), new: under_key() };
+        let change = |cell: &SealedCell, old: &Sealed| ResealedCell {
+            key: cell.key.clone(),
+            old: old.clone(),
+            new: under_key(),
+        };
         let stale: Vec<ResealedCell> = cells.iter().map(|cell| change(cell, &sealed("stale"))).collect();
         assert_eq!(backend.reseal_cells(&stale, project_id(1).into()).await.expect("an answer"), 0, "{table:?}");
         let moved: Vec<ResealedCell> = cells.iter().map(|cell| change(cell, &cell.sealed)).collect();
@@ -125,8 +129,8 @@ pub async fn a_cell_is_replaced_only_while_it_is_unchanged(harness: &impl Harnes
         assert_eq!(all(backend, table, 1).await, [], "{table:?}");
         assert_eq!(backend.count_cells(table, KEY, project_id(1).into()).await.expect("a count"), 0, "{table:?}");
         let listed = backend.cells(table, KeyId::from_u128(1), None, 100, project_id(1).into()).await.expect("cells");
-        let keys: Vec<CellKey> = cells.iter().map(|cell| cell.key).collect();
-        assert_eq!(listed.iter().map(|cell| cell.key).collect::<Vec<_>>(), keys, "{table:?}");
+        let keys: Vec<CellKey> = cells.iter().map(|cell| cell.key.clone()).collect();
+        assert_eq!(listed.iter().map(|cell| cell.key.clone()).collect::<Vec<_>>(), keys, "{table:?}");
         assert!(listed.iter().all(|cell| cell.sealed == under_key()), "{table:?}");
     }
     for table in CellTable::ALL {
@@ -145,7 +149,7 @@ pub async fn a_cell_is_replaced_only_while_it_is_unchanged(harness: &impl Harnes
 pub async fn cells_of_several_tables_are_not_replaced_together(harness: &impl Harness) {
     let bench = open(harness).await;
     let cells = populate(&*bench.backend, 1).await;
-    let change = |cell: &SealedCell| ResealedCell { key: cell.key, old: cell.sealed.clone(), new: under_key() };
+    let change = |cell: &SealedCell| ResealedCell { key: cell.key.clone(), old: cell.sealed.clone(), new: under_key() };
     let changes: Vec<ResealedCell> = cells.iter().map(change).collect();
     let result = bench.backend.reseal_cells(&changes, project_id(1).into()).await;
     assert!(matches!(result, Err(StoreError::Backend(_))), "{result:?}");
@@ -170,9 +174,9 @@ pub async fn an_answer_of_cells_is_bounded_by_its_bytes(harness: &impl Harness) 
 async fn all(backend: &dyn Backend, table: CellTable, project: u128) -> Vec<SealedCell> {
     let (mut found, mut behind) = (Vec::new(), None);
     loop {
-        let page = backend.cells(table, KEY, behind, 1, project_id(project).into()).await.expect("cells");
+        let page = backend.cells(table, KEY, behind.take(), 1, project_id(project).into()).await.expect("cells");
         let Some(last) = page.last() else { return found };
-        behind = Some(last.key);
+        behind = Some(last.key.clone());
         found.extend(page);
     }
 }
@@ -235,8 +239,10 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
         [job(number, 1), job(number + 100, 2)].iter().map(|job| cell(CellKey::Job(job.id, job.queue), &job.sealed)),
     );
     cells.extend(signals[..2].iter().map(|one| cell(CellKey::Signal(one.run, one.id, one.slot), &one.sealed)));
-    cells
-        .extend([number, number + 100].map(|number| cell(CellKey::Audit(audit(number, project).id), &sealed("audit"))));
+    cells.extend([number, number + 100].map(|number| {
+        let AuditRecord { id, at, outcome, action, body, .. } = audit(number, project);
+        cell(CellKey::Audit { id, at, outcome, action }, &body)
+    }));
     cells
 }
 

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
+use ap_auth::principal::{Actor, Identity};
 use ap_core::{
-    audit::AuditOutcome,
     connection::{ConnectionValue, Origin},
     id::{FlowVersionId, KeyId, PlatformId},
     run::RunStatus,
     store::Precondition,
-    time::Timestamp,
 };
 use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
 use bytes::Bytes;
@@ -49,7 +48,7 @@ async fn a_cell_that_is_moved_anywhere_else_does_not_open() {
             assert!(from.opens(&moved.key, &moved.sealed), "{:?} does not open where it belongs", moved.key);
             for to in &tenants {
                 for place in &to.cells {
-                    if (from.scope, moved.key) != (to.scope, place.key) {
+                    if (from.scope, &moved.key) != (to.scope, &place.key) {
                         assert!(!to.opens(&place.key, &moved.sealed), "{:?} opens as {:?}", moved.key, place.key);
                         // Nor with the keys of whoever sealed it.
                         let mut buffer = Vec::new();
@@ -70,7 +69,7 @@ async fn a_cell_that_is_moved_anywhere_else_does_not_open() {
 async fn a_cell_of_another_version_does_not_open() {
     for tenant in &tenants().await {
         for cell in &tenant.cells {
-            let others: Vec<CellKey> = match cell.key {
+            let others: Vec<CellKey> = match cell.key.clone() {
                 CellKey::Connection(id, revision) => {
                     near(revision.0).map(|to| CellKey::Connection(id, Revision(to))).into()
                 }
@@ -86,7 +85,16 @@ async fn a_cell_of_another_version_does_not_open() {
                 CellKey::Journal(run, seq) => near(seq).map(|to| CellKey::Journal(run, to)).into(),
                 CellKey::Signal(run, id, _) => vec![CellKey::Signal(run, id, LookupHash([77; 32]))],
                 CellKey::Trigger(flow, epoch) => near(epoch).map(|to| CellKey::Trigger(flow, to)).into(),
-                CellKey::Audit(_) | CellKey::File(_) | CellKey::Project(_) | CellKey::SharedConnection(_) => Vec::new(),
+                CellKey::Audit { id, at, outcome, action } => {
+                    let other =
+                        |at, outcome, action: &str| CellKey::Audit { id, at, outcome, action: action.to_owned() };
+                    vec![
+                        other(Timestamp::EPOCH, outcome, &action),
+                        other(at, AuditOutcome::Denied, &action),
+                        other(at, outcome, "test.read"),
+                    ]
+                }
+                CellKey::File(_) | CellKey::Project(_) | CellKey::SharedConnection(_) => Vec::new(),
             };
             for other in others {
                 assert!(!tenant.opens(&other, &cell.sealed), "{:?} opens as {other:?}", cell.key);
@@ -145,10 +153,10 @@ async fn tenants() -> Vec<Tenant> {
 async fn append_audit(backend: &MemoryBackend, ring: &Keyring, scope: Scope) {
     let keys = ring.tenant(scope).await.expect("keys");
     for number in 1..=3 {
-        let id = AuditId::from_u128(number);
-        let body = seal_audit(&keys, &id, scope, b"who and what", &SystemEntropy).expect("sealed");
-        let (action, outcome) = ("test.write".to_owned(), AuditOutcome::Success);
-        backend.append_audit(&[AuditRecord { id, scope, at: AT, action, outcome, body }]).await.expect("appended");
+        let event = AuditEvent::by(&Actor::new(Identity::Engine), "test.write", scope, AT);
+        let body = event.to_record_body().expect("serialises");
+        let record = seal_audit(&keys, AuditId::from_u128(number), &event, &body, &SystemEntropy).expect("sealed");
+        backend.append_audit(&[record]).await.expect("appended");
     }
 }
 

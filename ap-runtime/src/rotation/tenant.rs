@@ -151,9 +151,9 @@ async fn sweep(kernel: &Kernel, scope: Scope, current: KeyId, batch: u32) -> Res
     for table in CellTable::ALL {
         let mut behind = None;
         loop {
-            let cells = kernel.backend.cells(table, current, behind, batch, scope).await?;
+            let cells = kernel.backend.cells(table, current, behind.take(), batch, scope).await?;
             let Some(last) = cells.last() else { break };
-            behind = Some(last.key);
+            behind = Some(last.key.clone());
             let mut changes = Vec::with_capacity(cells.len());
             for cell in cells {
                 match reseal(kernel, &keys, scope, &cell) {

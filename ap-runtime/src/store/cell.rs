@@ -3,9 +3,11 @@
 use std::fmt;
 
 use ap_core::{
+    audit::AuditOutcome,
     id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed, StoreError},
+    time::Timestamp,
 };
 use async_trait::async_trait;
 
@@ -74,10 +76,19 @@ impl CellTable {
 }
 
 /// Which cell, with every clear column that its seal is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CellKey {
     /// The body of an audit record.
-    Audit(AuditId),
+    Audit {
+        /// Its id.
+        id: AuditId,
+        /// When it happened.
+        at: Timestamp,
+        /// How it ended.
+        outcome: AuditOutcome,
+        /// What was done.
+        action: String,
+    },
     /// The value of a connection.
     Connection(ConnectionId, Revision),
     /// The content of a file.
@@ -116,7 +127,7 @@ impl CellKey {
     #[must_use]
     pub const fn table(&self) -> CellTable {
         match self {
-            Self::Audit(_) => CellTable::Audit,
+            Self::Audit { .. } => CellTable::Audit,
             Self::Connection(..) => CellTable::Connections,
             Self::File(_) => CellTable::Files,
             Self::Flow(..) => CellTable::Flows,
@@ -134,7 +145,7 @@ impl CellKey {
     #[must_use]
     pub const fn position(&self) -> (u128, u128) {
         match self {
-            Self::Audit(id) => (id.as_u128(), 0),
+            Self::Audit { id, .. } => (id.as_u128(), 0),
             Self::Connection(id, _) | Self::SharedConnection(id) => (id.as_u128(), 0),
             Self::File(id) => (id.as_u128(), 0),
             Self::Flow(id, _) | Self::Trigger(id, _) => (id.as_u128(), 0),

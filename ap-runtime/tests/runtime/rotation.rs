@@ -156,7 +156,7 @@ async fn a_tenant_gets_a_new_key_and_nothing_is_lost() {
     let report = keys_of(&full.world.runtime).rotate(full.world.project).await.unwrap();
     assert_eq!((report.damaged, report.retired, report.deleted), (0, 1, 1));
     assert_eq!(full.post("three").await.0, StatusCode::ACCEPTED);
-    full.world.admin().delete_connection("api").await.unwrap();
+    full.world.admin().delete_connection("api", ap_runtime::session::IfUsed::Refuse).await.unwrap();
     let kinds: Vec<KeyKind> = key_names(&full.world).await.iter().map(|(kind, _)| *kind).collect();
     assert_eq!(kinds, [KeyKind::Data, KeyKind::Retired, KeyKind::LookUp]);
 }
@@ -302,7 +302,7 @@ async fn cells_that_were_moved_are_told_apart_and_left_alone() {
             .iter()
             .zip(from)
             .filter(|(to, from)| to.key != from.key)
-            .map(|(to, from)| ResealedCell { key: to.key, old: to.sealed.clone(), new: from.sealed.clone() })
+            .map(|(to, from)| ResealedCell { key: to.key.clone(), old: to.sealed.clone(), new: from.sealed.clone() })
             .collect();
         moved += world.backend.reseal_cells(&swaps, scope).await.unwrap();
     }
@@ -393,10 +393,13 @@ async fn events(world: &World, scope: Scope) -> Vec<AuditEvent> {
     let records = world.backend.audit(scope, &PageRequest::first(500)).await.unwrap().items;
     let keys = Keyring::new(root_key(), world.backend.clone()).tenant(scope).await.unwrap();
     let open = |record: &ap_core::audit::AuditRecord| {
+        assert_eq!(record.outcome, ap_core::audit::AuditOutcome::Success);
+        let at = record.at.as_micros().to_be_bytes();
+        let bound = [record.id.as_bytes(), &at[..], b"S", record.action.as_bytes()].concat();
         let context = envelope::SealContext {
             scope,
             table: "audit",
-            record: record.id.as_bytes(),
+            record: &bound,
             field: "body",
             version: 1,
             purpose: "at-rest",

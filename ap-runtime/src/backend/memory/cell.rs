@@ -1,6 +1,7 @@
 //! Sealed cells.
 
 use ap_core::{
+    audit::AuditRecord,
     id::{KeyId, ProjectId},
     scope::Scope,
     store::{Sealed, StoreError},
@@ -66,7 +67,7 @@ impl State {
     fn cells(&mut self, table: CellTable, scope: Scope) -> Vec<(CellKey, &mut Sealed)> {
         if table == CellTable::Audit {
             let records = self.audit.iter_mut().filter(|((of, _), _)| *of == scope);
-            return records.map(|((_, id), record)| (CellKey::Audit(*id), &mut record.body)).collect();
+            return records.map(|(_, record)| audit_cell(record)).collect();
         }
         if table == CellTable::Connections {
             let stored = self.connections.iter_mut().filter(|((of, _), _)| *of == scope);
@@ -124,6 +125,11 @@ impl State {
                 .collect(),
         }
     }
+}
+
+fn audit_cell(record: &mut AuditRecord) -> (CellKey, &mut Sealed) {
+    let AuditRecord { id, at, outcome, action, body, .. } = record;
+    (CellKey::Audit { id: *id, at: *at, outcome: *outcome, action: action.clone() }, body)
 }
 
 /// What belongs to a project.

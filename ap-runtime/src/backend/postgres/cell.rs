@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, postgres::PgRow, quer
 use super::{
     PostgresBackend,
     link::{Failure, Transaction},
+    project::outcome,
     value::{Columns, Id, corrupt, signed},
     writer::Operation,
 };
@@ -113,7 +114,7 @@ impl Place {
             Place { table, owner: "project", first: "id", second: None, bound, sealed: "sealed", only: "true" }
         }
         match table {
-            CellTable::Audit => Self { owner: "scope", ..place("ap_audit", &[]) },
+            CellTable::Audit => Self { owner: "scope", ..place("ap_audit", &["at", "outcome", "action"]) },
             CellTable::Connections => Self { owner: "scope", ..place("ap_connections", &["revision"]) },
             CellTable::Files => place("ap_files", &[]),
             CellTable::FlowVersions => place("ap_flow_versions", &["flow", "number", "state", "revision"]),
@@ -201,7 +202,12 @@ impl Owner {
 fn read_cell(row: &PgRow, table: CellTable) -> sqlx::Result<SealedCell> {
     let mut columns = Columns::of(row);
     let key = match table {
-        CellTable::Audit => CellKey::Audit(columns.id()?),
+        CellTable::Audit => CellKey::Audit {
+            id: columns.id()?,
+            at: columns.time()?,
+            outcome: outcome(columns.value()?)?,
+            action: columns.value()?,
+        },
         CellTable::Connections => CellKey::Connection(columns.id()?, columns.revision()?),
         CellTable::Files => CellKey::File(columns.id()?),
         CellTable::FlowVersions => CellKey::FlowVersion {

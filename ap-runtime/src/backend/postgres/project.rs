@@ -294,6 +294,16 @@ fn read_key(row: &PgRow) -> sqlx::Result<WrappedKey> {
     })
 }
 
+/// An outcome as it is spelled in the database.
+pub(super) fn outcome(text: &str) -> sqlx::Result<AuditOutcome> {
+    match text {
+        "DENIED" => Ok(AuditOutcome::Denied),
+        "FAILURE" => Ok(AuditOutcome::Failure),
+        "SUCCESS" => Ok(AuditOutcome::Success),
+        _ => Err(corrupt("not an audit outcome")),
+    }
+}
+
 fn read_audit(row: &PgRow) -> sqlx::Result<AuditRecord> {
     let mut columns = Columns::of(row);
     Ok(AuditRecord {
@@ -301,12 +311,7 @@ fn read_audit(row: &PgRow) -> sqlx::Result<AuditRecord> {
         id: columns.id()?,
         at: columns.time()?,
         action: columns.value()?,
-        outcome: match columns.value()? {
-            "DENIED" => AuditOutcome::Denied,
-            "FAILURE" => AuditOutcome::Failure,
-            "SUCCESS" => AuditOutcome::Success,
-            _ => return Err(corrupt("not an audit outcome")),
-        },
+        outcome: outcome(columns.value()?)?,
         body: columns.sealed()?,
     })
 }

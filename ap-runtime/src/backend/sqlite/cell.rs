@@ -10,6 +10,7 @@ use rusqlite::{params_from_iter, types::Value};
 
 use super::{
     SqliteBackend, connect,
+    project::outcome,
     row::{Columns, decode, uint},
     writer::{Failure, Operation, Transaction},
 };
@@ -101,60 +102,102 @@ impl Operation for Reseal {
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     table: &'static str,
+    /// The column of the cell in its table.
+    column: &'static str,
+    /// Where its rows are read from, and where the cell is there.
+    from: &'static str,
+    sealed: &'static str,
     /// Whose row it is.
     owner: &'static str,
     /// What names a row of its owner, in the order of listings.
     names: &'static [&'static str],
     /// What else the seal is bound to.
     bound: &'static [&'static str],
-    sealed: &'static str,
+    /// Which row of the table has an owner, and names.
+    row: &'static str,
 }
 
 impl Place {
     pub(super) const fn of(table: CellTable) -> Self {
         const ID: &[&str] = &["id"];
-        const fn place(table: &'static str, names: &'static [&'static str], bound: &'static [&'static str]) -> Place {
-            Place { table, owner: "project", names, bound, sealed: "sealed" }
+        const fn place(table: &'static str, bound: &'static [&'static str]) -> Place {
+            let row = "project = ?2 AND id = ?3";
+            Place { table, column: "sealed", from: table, sealed: "sealed", owner: "project", names: ID, bound, row }
         }
         match table {
-            CellTable::Audit => Self { owner: "scope", ..place("ap_audit", ID, &[]) },
-            CellTable::Connections => Self { owner: "scope", ..place("ap_connections", ID, &["revision"]) },
-            CellTable::Files => place("ap_files", ID, &[]),
-            CellTable::FlowVersions => place("ap_flow_versions", ID, &["flow", "number", "state", "revision"]),
-            CellTable::Flows => place("ap_flows", ID, &["revision"]),
-            CellTable::Jobs => place("ap_jobs", ID, &["queue"]),
-            CellTable::Journal => place("ap_journal", &["run", "seq"], &[]),
-            CellTable::Projects => Self { owner: "id", ..place("ap_projects", ID, &[]) },
-            CellTable::SharedConnections => place("ap_shared_connections", &["connection"], &[]),
-            CellTable::Signals => place("ap_signals", &["run", "id"], &["slot"]),
-            CellTable::Triggers => Self { sealed: "state", ..place("ap_triggers", &["flow"], &["state_epoch"]) },
+            CellTable::Audit => Self {
+                from: "ap_audit_ids AS place JOIN ap_audit AS cell ON cell.number = place.number",
+                sealed: "cell.sealed",
+                owner: "place.scope",
+                names: &["place.id"],
+                row: "number = (SELECT number FROM ap_audit_ids WHERE scope = ?2 AND id = ?3)",
+                ..place("ap_audit", &["cell.at", "cell.outcome", "cell.action"])
+            },
+            CellTable::Connections => {
+                Self { owner: "scope", row: "scope = ?2 AND id = ?3", ..place("ap_connections", &["revision"]) }
+            }
+            CellTable::Files => place("ap_files", &[]),
+            CellTable::FlowVersions => place("ap_flow_versions", &["flow", "number", "state", "revision"]),
+            CellTable::Flows => place("ap_flows", &["revision"]),
+            CellTable::Jobs => place("ap_jobs", &["queue"]),
+            CellTable::Journal => Self {
+                from: "ap_runs AS run JOIN ap_journal AS cell ON cell.run = run.number",
+                sealed: "cell.sealed",
+                owner: "run.project",
+                names: &["run.id", "cell.seq"],
+                row: "run = (SELECT number FROM ap_runs WHERE project = ?2 AND id = ?3) AND seq = ?4",
+                ..place("ap_journal", &[])
+            },
+            CellTable::Projects => Self { owner: "id", row: "id = ?2 AND id = ?3", ..place("ap_projects", &[]) },
+            CellTable::SharedConnections => Self {
+                names: &["connection"],
+                row: "project = ?2 AND connection = ?3",
+                ..place("ap_shared_connections", &[])
+            },
+            CellTable::Signals => Self {
+                names: &["run", "id"],
+                row: "project = ?2 AND run = ?3 AND id = ?4",
+                ..place("ap_signals", &["slot"])
+            },
+            CellTable::Triggers => Self {
+                column: "state",
+                sealed: "state",
+                names: &["flow"],
+                row: "project = ?2 AND flow = ?3",
+                ..place("ap_triggers", &["state_epoch"])
+            },
         }
     }
 
     #[cfg(test)]
     pub(super) fn column(self) -> String {
-        format!("{}.{}", self.table, self.sealed)
+        format!("{}.{}", self.table, self.column)
     }
 
-    pub(super) fn count(self) -> String {
-        let Self { table, owner, sealed, .. } = self;
-        format!("SELECT count(*) FROM {table} WHERE {owner} = ? AND substr({sealed}, 3, 16) <> ?")
+    fn count(self) -> String {
+        let Self { from, owner, sealed, .. } = self;
+        format!("SELECT count(*) FROM {from} WHERE {owner} = ?1 AND substr({sealed}, 3, 16) <> ?2")
     }
 
     pub(super) fn select(self) -> String {
-        let Self { table, owner, names, bound, sealed } = self;
+        let Self { from, owner, names, bound, sealed, .. } = self;
         let columns = [names, bound, &[sealed]].concat().join(", ");
-        let (order, marks) = (names.join(", "), vec!["?"; names.len()].join(", "));
+        let order = names.join(", ");
+        let behind = match names {
+            // The first part bounds what is looked at; that of both together, SQLite would test row by row.
+            [first, second] => format!("{first} >= ?3 AND ({first} > ?3 OR {second} > ?4)"),
+            names => names.iter().map(|name| format!("{name} > ?3")).collect(),
+        };
         format!(
-            "SELECT {columns} FROM {table} WHERE {owner} = ? AND substr({sealed}, 3, 16) <> ? \
-             AND ({order}) > ({marks}) ORDER BY {order} LIMIT ?"
+            "SELECT {columns} FROM {from} WHERE {owner} = ?1 AND substr({sealed}, 3, 16) <> ?2 AND {behind} \
+             ORDER BY {order} LIMIT ?{}",
+            names.len() + 3
         )
     }
 
-    pub(super) fn update(self) -> String {
-        let Self { table, owner, names, sealed, .. } = self;
-        let names: String = names.iter().map(|name| format!(" AND {name} = ?")).collect();
-        format!("UPDATE {table} SET {sealed} = ? WHERE {owner} = ?{names} AND substr({sealed}, 1, {HEAD}) = ?")
+    fn update(self) -> String {
+        let Self { table, column, names, row, .. } = self;
+        format!("UPDATE {table} SET {column} = ?1 WHERE {row} AND substr({column}, 1, {HEAD}) = ?{}", names.len() + 3)
     }
 
     /// The values of the columns that name a row.
@@ -181,7 +224,12 @@ fn owner(table: CellTable, scope: Scope) -> Option<Value> {
 
 fn read_key(columns: &mut Columns<'_>, table: CellTable) -> rusqlite::Result<CellKey> {
     Ok(match table {
-        CellTable::Audit => CellKey::Audit(columns.id(AuditId::from_slice)?),
+        CellTable::Audit => CellKey::Audit {
+            id: columns.id(AuditId::from_slice)?,
+            at: columns.time()?,
+            outcome: outcome(columns.text()?)?,
+            action: columns.text()?.to_owned(),
+        },
         CellTable::Connections => CellKey::Connection(columns.id(ConnectionId::from_slice)?, columns.revision()?),
         CellTable::Files => CellKey::File(columns.id(FileId::from_slice)?),
         CellTable::FlowVersions => CellKey::FlowVersion {

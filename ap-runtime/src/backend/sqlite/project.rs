@@ -297,18 +297,23 @@ fn read_key(columns: &mut Columns<'_>) -> rusqlite::Result<WrappedKey> {
     })
 }
 
+/// An outcome as it is spelled in the database.
+pub(super) fn outcome(text: &str) -> rusqlite::Result<AuditOutcome> {
+    match text {
+        "DENIED" => Ok(AuditOutcome::Denied),
+        "FAILURE" => Ok(AuditOutcome::Failure),
+        "SUCCESS" => Ok(AuditOutcome::Success),
+        _ => Err(decode("not an audit outcome")),
+    }
+}
+
 fn read_audit(columns: &mut Columns<'_>) -> rusqlite::Result<AuditRecord> {
     Ok(AuditRecord {
         scope: read_scope(columns.bytes()?)?,
         id: columns.id(AuditId::from_slice)?,
         at: columns.time()?,
         action: columns.text()?.to_owned(),
-        outcome: match columns.text()? {
-            "DENIED" => AuditOutcome::Denied,
-            "FAILURE" => AuditOutcome::Failure,
-            "SUCCESS" => AuditOutcome::Success,
-            _ => return Err(decode("not an audit outcome")),
-        },
+        outcome: outcome(columns.text()?)?,
         body: columns.sealed()?,
     })
 }
