@@ -112,6 +112,10 @@ fn redaction(all: &mut Vec<Contender>) -> Result<()> {
     all.push(Contender::long("memchr, one byte that is not there".to_owned(), bytes, None, move || {
         black_box(memchr::memchr(0, black_box(searched.as_bytes())));
     }));
+    let body = text.clone();
+    all.push(Contender::long("mask token shapes in a text".to_owned(), bytes, Some(floor), move || {
+        black_box(Redactor::token_shapes().redact_bytes(black_box(body.as_bytes())));
+    }));
     for (count, aim) in [(1, None), (10, Some(500.0)), (100, Some(250.0)), (1_000, Some(100.0))] {
         let secrets = text::secrets(count);
         let build = move |secrets: &[_]| Redactor::new(secrets.iter().map(|secret| ("crm", secret)));
