@@ -7,6 +7,7 @@ pub mod definition;
 mod oauth;
 mod origin;
 mod placement;
+mod reference;
 mod terms;
 
 use std::{collections::BTreeMap, fmt};
@@ -17,6 +18,7 @@ pub use self::{
     oauth::{ClientAuth, OAuth2, OAuthApp, OAuthGrant, OAuthTokens, PendingGrant, Renewal},
     origin::Origin,
     placement::{HmacAlgorithm, JwtAlgorithm, KeyEncoding, MacEncoding, Placement, RESERVED_HEADERS},
+    reference::SecretReference,
     terms::{ConnectionFault, ConnectionStatus, ConnectionTerms, FaultReason, ValidationRequest},
 };
 
@@ -111,6 +113,8 @@ pub enum ConnectionValue {
 pub enum FieldValue {
     /// Readable by flows: a URL, an account name, a region.
     Clear(String),
+    /// A secret that is kept elsewhere and resolved when it is used; flows get placeholder text.
+    Reference(SecretReference),
     /// Never readable; flows get placeholder text.
     Secret(SecretString),
 }
@@ -135,9 +139,10 @@ impl ConnectionValue {
             }
             Self::CustomAuth { fields } => fields
                 .iter()
-                .map(|(name, value)| match value {
-                    FieldValue::Clear(text) => (name.as_str(), Field::Clear(text)),
-                    FieldValue::Secret(secret) => (name.as_str(), Field::Secret(secret)),
+                .filter_map(|(name, value)| match value {
+                    FieldValue::Clear(text) => Some((name.as_str(), Field::Clear(text))),
+                    FieldValue::Reference(_) => None,
+                    FieldValue::Secret(secret) => Some((name.as_str(), Field::Secret(secret))),
                 })
                 .collect(),
             Self::OAuth2(oauth) => oauth.tokens().map(oauth_fields).unwrap_or_default(),
@@ -180,7 +185,9 @@ impl ConnectionValue {
             });
         }
         let fields = self.fields();
-        if fields.is_empty() || fields.len() > MAX_FIELDS {
+        let count = fields.len() + self.references().count();
+        self.references().try_for_each(|(name, _)| check_name(name))?;
+        if !(1..=MAX_FIELDS).contains(&count) {
             return Err(ConnectionError::Field {
                 field: "fields".to_owned(),
                 reason: format!("a connection has 1 to {MAX_FIELDS} fields"),
@@ -227,10 +234,15 @@ impl ConnectionValue {
             Self::BasicAuth { .. } => vec![Placement::Basic],
             Self::CustomAuth { fields } if fields.contains_key("secretAccessKey") => Vec::new(),
             Self::OAuth2(_) => vec![Placement::Bearer { field: ACCESS_TOKEN.to_owned() }],
-            Self::CustomAuth { .. } | Self::SecretText { .. } => self
-                .single_secret()
-                .map(|(field, _)| vec![Placement::Bearer { field: field.to_owned() }])
-                .unwrap_or_default(),
+            Self::CustomAuth { .. } | Self::SecretText { .. } => {
+                let fields = self.fields();
+                let secrets = fields.iter().filter(|(_, field)| matches!(field, Field::Secret(_)));
+                let mut secrets = secrets.map(|(name, _)| *name).chain(self.references().map(|(name, _)| name));
+                match (secrets.next(), secrets.next()) {
+                    (Some(only), None) => vec![Placement::Bearer { field: only.to_owned() }],
+                    _ => Vec::new(),
+                }
+            }
         }
     }
 
@@ -270,6 +282,7 @@ impl fmt::Debug for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Clear(_) => "FieldValue::Clear(…)",
+            Self::Reference(_) => "FieldValue::Reference(…)",
             Self::Secret(_) => "FieldValue::Secret(…)",
         })
     }
@@ -316,6 +329,9 @@ pub enum ConnectionError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A reference to a secret that is none.
+    #[error("a reference to a secret is written `scheme:path`, such as `env:NAME` or `vault:secret/data/crm#token`")]
+    Reference,
     /// A term that cannot be.
     #[error("`{term}` {reason}")]
     Terms {

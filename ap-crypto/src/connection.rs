@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io};
 use ap_core::{
     connection::{
         ACCESS_TOKEN, Connection, ConnectionFault, ConnectionTerms, ConnectionValue, Field, FieldValue, OAuth2,
-        OAuthApp, OAuthTokens, Origin, PendingGrant, Placement,
+        OAuthApp, OAuthTokens, Origin, PendingGrant, Placement, SecretReference,
     },
     store::LookupHash,
     time::Timestamp,
@@ -30,6 +30,8 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
     if !TYPES.contains(&type_name) {
         return Err(VaultError::UnsupportedConnection { type_name });
     }
+    let references = connection.value().references().map(|(name, reference)| (name, encode(reference.as_str())));
+    let references: Vec<(&str, Zeroizing<String>)> = references.collect();
     let encoded = match connection.oauth() {
         Some(oauth) => oauth_secrets(oauth),
         None => connection
@@ -47,7 +49,11 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
         v: VERSION,
         name: connection.name(),
         r#type: type_name,
-        fields: encoded.iter().map(|(name, secret, value)| StoredField { name, secret: *secret, value }).collect(),
+        fields: encoded
+            .iter()
+            .map(|(name, secret, value)| StoredField { name, secret: *secret, value, elsewhere: false })
+            .chain(references.iter().map(|(name, value)| StoredField { name, secret: true, value, elsewhere: true }))
+            .collect(),
         placements: connection.placements().to_vec(),
         origins: connection.origins().to_vec(),
         terms: (*terms != ConnectionTerms::default()).then(|| terms.clone()),
@@ -82,7 +88,9 @@ fn try_decode(json: &[u8]) -> Result<Connection, &'static str> {
     let mut fields = BTreeMap::new();
     for field in &stored.fields {
         let text = decode(field.value).ok_or("a field is not base64 of UTF-8")?;
-        let value = if field.secret {
+        let value = if field.elsewhere {
+            FieldValue::Reference(SecretReference::parse(&text).map_err(|_| "a reference that is none")?)
+        } else if field.secret {
             FieldValue::Secret(SecretString::from(text.as_str()))
         } else {
             FieldValue::Clear(text.to_string())
@@ -144,7 +152,7 @@ fn oauth(fields: &mut BTreeMap<String, FieldValue>, stored: StoredOAuth) -> Resu
     let mut secret = |name: &str| match fields.remove(name) {
         None => Ok(None),
         Some(FieldValue::Secret(secret)) => Ok(Some(secret)),
-        Some(FieldValue::Clear(_)) => Err("a secret of OAuth 2.0 that is marked clear"),
+        Some(_) => Err("a secret of OAuth 2.0 that is marked clear"),
     };
     let (access, refresh) = (secret(ACCESS_TOKEN)?, secret(REFRESH_TOKEN)?);
     let (client_secret, verifier) = (secret(CLIENT_SECRET)?, secret(CODE_VERIFIER)?);
@@ -231,6 +239,9 @@ struct StoredField<'a> {
     name: &'a str,
     secret: bool,
     value: &'a str,
+    /// The value is a reference to the secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    elsewhere: bool,
 }
 
 /// Counts what would be written.
@@ -369,6 +380,16 @@ mod tests {
         assert_eq!(old.tokens().unwrap().expires(), new.tokens().unwrap().expires());
         assert_eq!(old.pending().unwrap().state, new.pending().unwrap().state);
         assert_eq!(json.len(), json.capacity());
+    }
+
+    #[test]
+    fn references_round_trip_as_such() {
+        let reference = SecretReference::parse("vault:secret/data/crm#token").unwrap();
+        let fields = [("key".to_owned(), FieldValue::Reference(reference.clone()))].into();
+        let connection = Connection::new("api", ConnectionValue::CustomAuth { fields }, vec![], vec![]).unwrap();
+        let back = decode_connection(&encode_connection(&connection).unwrap()).unwrap();
+        assert_eq!(back.value().references().collect::<Vec<_>>(), [("key", &reference)]);
+        assert_eq!(back.placements(), connection.placements());
     }
 
     #[test]

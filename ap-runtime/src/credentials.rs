@@ -8,7 +8,7 @@ use ap_auth::{
 };
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
-    connection::{ACCESS_TOKEN, Connection, ConnectionStatus, Field, Renewal},
+    connection::{ACCESS_TOKEN, Connection, ConnectionStatus, Field, Renewal, SecretReference},
     flow::{StepKind, ValidFlow},
     id::{ConnectionId, ProjectId},
     piece::ActionError,
@@ -25,6 +25,7 @@ use crate::{
     journal::RunError,
     kernel::Kernel,
     records,
+    secret::SecretError,
     store::{Claimed, ConnectionRecord},
 };
 
@@ -51,6 +52,10 @@ struct Seen {
     /// What the provider said against it.
     fault: Option<String>,
     due: bool,
+    /// Secrets that are kept elsewhere and not known now.
+    elsewhere: Vec<SecretReference>,
+    /// Why what was found elsewhere is of no use.
+    unusable: Option<SecretError>,
 }
 
 /// A connection that was looked up, and whose it is.
@@ -90,6 +95,19 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// The same connection with every secret that is kept elsewhere.
+    pub(crate) async fn with_secrets(&self, connection: Connection) -> Result<Connection, SecretError> {
+        let connection = self.secrets.with_known(connection, self.clock.now())?;
+        let elsewhere: Vec<SecretReference> = connection.value().references().map(|(_, of)| of.clone()).collect();
+        if elsewhere.is_empty() {
+            return Ok(connection);
+        }
+        self.secrets.fetch(&*self.clock, &elsewhere).await?;
+        self.secrets.with_known(connection, self.clock.now())
+    }
+}
+
 impl CredentialLoader {
     /// For the connections that the steps of `flow` name; those of its trigger are the door's.
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
@@ -122,7 +140,7 @@ impl CredentialLoader {
             let view = self.view(keys, record.id, &connection);
             let placeholders = placeholders(&view);
             let renewal = connection.oauth().map(|oauth| oauth.renewal(now));
-            seen.push(Seen {
+            let mut one = Seen {
                 id: record.id,
                 owner: record.owner,
                 name: name.clone(),
@@ -132,8 +150,17 @@ impl CredentialLoader {
                 status: connection.status(now),
                 fault: connection.fault().map(|fault| fault.reason.to_string()),
                 due: matches!(renewal, Some(Renewal::Due { .. })),
-            });
-            bound.push(RunConnection { id: record.id, connection, placeholders });
+                elsewhere: Vec::new(),
+                unusable: None,
+            };
+            match kernel.secrets.with_known(connection, now) {
+                Ok(connection) => {
+                    one.elsewhere = connection.value().references().map(|(_, of)| of.clone()).collect();
+                    bound.push(RunConnection { id: record.id, connection, placeholders });
+                }
+                Err(error) => one.unusable = Some(error),
+            }
+            seen.push(one);
         }
         self.seen = seen;
         self.current = Arc::new(RunCredentials::new(bound)?);
@@ -152,7 +179,7 @@ impl CredentialLoader {
         keys: &TenantKeys,
         (piece, input): (&str, &Value),
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        self.make_ready(kernel, keys, Some(piece), input).await
+        self.make_ready(kernel, keys, Purpose::Piece(piece), input).await
     }
 
     /// As [`CredentialLoader::ready`], for no piece: to find out whether the connection is good.
@@ -162,24 +189,46 @@ impl CredentialLoader {
         keys: &TenantKeys,
         input: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        self.make_ready(kernel, keys, None, input).await
+        self.make_ready(kernel, keys, Purpose::Check, input).await
+    }
+
+    /// As [`CredentialLoader::ready`], for a script: what it is not shown is of no matter to it.
+    pub(crate) async fn ready_to_reveal(
+        &mut self,
+        kernel: &Kernel,
+        keys: &TenantKeys,
+        params: &Value,
+    ) -> Result<Arc<RunCredentials>, ActionError> {
+        self.make_ready(kernel, keys, Purpose::Script, params).await
     }
 
     async fn make_ready(
         &mut self,
         kernel: &Kernel,
         keys: &TenantKeys,
-        piece: Option<&str>,
+        purpose: Purpose<'_>,
         input: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        let used: Vec<Seen> = self.seen.iter().filter(|seen| mentions(input, &seen.view)).cloned().collect();
+        let concerned =
+            |seen: &&Seen| mentions(input, &seen.view) && (seen.revealed || !matches!(purpose, Purpose::Script));
+        let used: Vec<Seen> = self.seen.iter().filter(concerned).cloned().collect();
         let mut renewed = false;
         for seen in &used {
-            if let Some(piece) = piece.filter(|piece| !seen.serves(piece)) {
+            if let Purpose::Piece(piece) = purpose
+                && !seen.serves(piece)
+            {
                 return Err(seen.not_for(piece).into());
             }
             if seen.status != ConnectionStatus::Active {
                 return Err(seen.not_good().into());
+            }
+            if let Some(error) = &seen.unusable {
+                return Err(seen.no_secret(error).into());
+            }
+            if !seen.elsewhere.is_empty() {
+                let fetched = kernel.secrets.fetch(&*kernel.clock, &seen.elsewhere).await;
+                fetched.map_err(|error| seen.no_secret(&error))?;
+                renewed = true;
             }
             if seen.due {
                 kernel.renew_connection(seen.owner, &seen.name).await.map_err(|failed| failed.of_step(&seen.name))?;
@@ -187,10 +236,16 @@ impl CredentialLoader {
             }
         }
         if renewed {
+            let names: Vec<&str> = used.iter().map(|seen| seen.name.as_str()).collect();
             self.refresh(kernel, keys).await.map_err(|error| {
                 tracing::warn!(%error, "connections cannot be read after a renewal");
                 StepError::new(StepErrorKind::OutcomeTransient, "a connection cannot be read now")
             })?;
+            // What was found elsewhere may be no secret at all.
+            let of_no_use = |seen: &&Seen| names.contains(&seen.name.as_str()) && seen.unusable.is_some();
+            if let Some(seen) = self.seen.iter().find(of_no_use) {
+                return Err(seen.no_secret(&SecretError::Missing).into());
+            }
         }
         Ok(self.current())
     }
@@ -294,6 +349,10 @@ impl CredentialLoader {
             fields: shown.collect(),
             secret: secret.map(|(name, _)| (*name).to_owned()).collect(),
         };
+        for (name, _) in connection.value().references() {
+            view.fields.insert(name.to_owned(), placeholder(name));
+            view.secret.push(name.to_owned());
+        }
         if let Some(oauth) = connection.oauth() {
             // There from the beginning, so that a run that waits for its owner's consent can go on; also as the guide spells it.
             let token = placeholder(ACCESS_TOKEN);
@@ -321,6 +380,11 @@ impl Seen {
         StepError::new(StepErrorKind::Connection, message)
     }
 
+    fn no_secret(&self, error: &SecretError) -> StepError {
+        let kind = if error.is_retryable() { StepErrorKind::OutcomeTransient } else { StepErrorKind::Connection };
+        StepError::new(kind, format!("the secret of connection `{}` is not to be had: {error}", self.name))
+    }
+
     fn not_good(&self) -> StepError {
         let name = &self.name;
         let message = match self.status {
@@ -335,6 +399,14 @@ impl Seen {
         };
         StepError::new(StepErrorKind::Connection, message)
     }
+}
+
+/// What connections are made ready for.
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    Check,
+    Piece(&'a str),
+    Script,
 }
 
 /// The piece whose action a step calls.

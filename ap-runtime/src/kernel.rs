@@ -25,6 +25,7 @@ use crate::{
     records,
     replies::ReplyHub,
     sandbox::CodeSandbox,
+    secret::SecretSources,
     store::{Backend, RunChange, RunCommit},
     wakeup::Wakeup,
 };
@@ -38,6 +39,7 @@ pub(crate) struct Kernel {
     pub(crate) pieces: PieceSet,
     pub(crate) sandbox: Option<Arc<dyn CodeSandbox>>,
     pub(crate) egress: Egress,
+    pub(crate) secrets: SecretSources,
     pub(crate) flow_limits: FlowLimits,
     pub(crate) run_limits: RunLimits,
     pub(crate) worker_options: WorkerOptions,

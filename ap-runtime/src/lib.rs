@@ -14,6 +14,7 @@
 //! | [`backend`] | the backends: memory, SQLite |
 //! | [`engine`] | the pure state machine, and a run as its owner sees it |
 //! | [`egress`] | the guard before every outgoing connection, and credential placement |
+//! | [`secret`] | where secrets come from that connections do not hold |
 //! | [`sandbox`] | running a flow author's JavaScript without trusting it |
 //! | `conformance` (feature) | what every backend must do, as tests |
 //! | `sim` (feature) | exploring crashes, faults and deliveries of a flow |
@@ -43,6 +44,7 @@ pub mod resume;
 pub mod rotation;
 pub mod runtime;
 pub mod sandbox;
+pub mod secret;
 pub mod session;
 mod signal;
 #[cfg(feature = "sim")]

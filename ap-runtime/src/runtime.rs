@@ -28,6 +28,7 @@ use crate::{
     replies::ReplyHub,
     resume::ResumeDoor,
     sandbox::CodeSandbox,
+    secret::{SecretResolver, SecretSources},
     session::Session,
     store::Backend,
     wakeup::{LocalWakeup, Wakeup},
@@ -68,6 +69,7 @@ impl Runtime {
             pieces: Vec::new(),
             sandbox: None,
             egress: None,
+            secrets: Vec::new(),
             flow_limits: FlowLimits::default(),
             run_limits: RunLimits::default(),
             worker: WorkerOptions::default(),
@@ -126,6 +128,7 @@ pub struct RuntimeBuilder {
     pieces: Vec<Arc<dyn Piece>>,
     sandbox: Option<Arc<dyn CodeSandbox>>,
     egress: Option<Egress>,
+    secrets: Vec<Arc<dyn SecretResolver>>,
     flow_limits: FlowLimits,
     run_limits: RunLimits,
     worker: WorkerOptions,
@@ -159,6 +162,12 @@ impl RuntimeBuilder {
     /// [`EgressPolicy`](crate::egress::guard::EgressPolicy); without the feature: nothing.
     pub fn egress(mut self, egress: impl Into<Egress>) -> Self {
         self.egress = Some(egress.into());
+        self
+    }
+
+    /// Adds a source of secrets that connections of the platform and predefined ones may refer to, by its scheme. Default: none.
+    pub fn secrets(mut self, resolver: impl SecretResolver) -> Self {
+        self.secrets.push(Arc::new(resolver));
         self
     }
 
@@ -251,6 +260,7 @@ impl RuntimeBuilder {
             pieces: PieceSet::new(self.pieces),
             sandbox: self.sandbox,
             egress,
+            secrets: SecretSources::new(self.secrets),
             flow_limits: self.flow_limits,
             run_limits: self.run_limits,
             worker_options: self.worker,

@@ -9,6 +9,7 @@
 //! { "type": "OAUTH2", "accessToken": "…", "expiresAt": "2030-01-01T00:00:00Z", "scope": "flows:read" }
 //! ```
 //!
+//! A secret that is kept elsewhere is `{ "from": "env:NAME" }` in its place; such connections are of type `CUSTOM_AUTH` then.
 //! Members of `value` may stand beside `type` as well. Around them: `displayName`, `pieceName` or `pieces`, `placements`,
 //! `origins`, `expiresAt`, `validation`, `revealToCode`. What is not known is refused by name.
 
@@ -18,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
-    Connection, ConnectionError, ConnectionTerms, ConnectionValue, FieldValue, Placement,
+    Connection, ConnectionError, ConnectionTerms, ConnectionValue, FieldValue, Placement, SecretReference,
     oauth::{ClientAuth, OAuth2, OAuthApp, OAuthGrant, OAuthTokens},
 };
 use crate::{property::Properties, time::Timestamp};
@@ -81,8 +82,16 @@ impl Connection {
             "BEARER_TOKEN" => secret_text(&mut members, &["token"])?,
             "BASIC_AUTH" => {
                 let username = members.text(&["username"])?.ok_or_else(|| missing("username"))?;
-                let password = members.secret(&["password"])?.ok_or_else(|| missing("password"))?;
-                ConnectionValue::BasicAuth { username, password }
+                match given(&mut members, &["password"])? {
+                    FieldValue::Secret(password) => ConnectionValue::BasicAuth { username, password },
+                    elsewhere => {
+                        if placements.is_empty() {
+                            placements.push(Placement::Basic);
+                        }
+                        let fields = [("username", FieldValue::Clear(username)), ("password", elsewhere)];
+                        custom_of(fields)
+                    }
+                }
             }
             "CUSTOM_AUTH" => custom(&mut members, schema)?,
             "OAUTH2" => ConnectionValue::OAuth2(Box::new(oauth(&mut members, terms.expires, now)?)),
@@ -137,8 +146,33 @@ fn terms(members: &mut Members) -> Result<ConnectionTerms, ConnectionError> {
 }
 
 fn secret_text(members: &mut Members, names: &[&str]) -> Result<ConnectionValue, ConnectionError> {
+    Ok(match given(members, names)? {
+        FieldValue::Secret(secret) => ConnectionValue::SecretText { secret },
+        elsewhere => custom_of([("secret_text", elsewhere)]),
+    })
+}
+
+/// A secret, or where it is kept.
+fn given(members: &mut Members, names: &[&str]) -> Result<FieldValue, ConnectionError> {
     let name = names.first().copied().unwrap_or_default();
-    Ok(ConnectionValue::SecretText { secret: members.secret(names)?.ok_or_else(|| missing(name))? })
+    match members.take(names) {
+        Some(Leaf::Text(text)) => Ok(FieldValue::Secret(text)),
+        Some(Leaf::Object(object)) => reference(name, object).map(FieldValue::Reference),
+        None | Some(Leaf::Null) => Err(missing(name)),
+        Some(_) => wrong(name, "is text, or `{ \"from\": \"scheme:path\" }`"),
+    }
+}
+
+fn reference(name: &str, mut object: BTreeMap<String, Leaf>) -> Result<SecretReference, ConnectionError> {
+    match (object.remove("from"), object.is_empty()) {
+        (Some(Leaf::Text(text)), true) => SecretReference::parse(text.expose_secret()),
+        _ => wrong(name, "is text, or `{ \"from\": \"scheme:path\" }`"),
+    }
+}
+
+fn custom_of<const N: usize>(fields: [(&str, FieldValue); N]) -> ConnectionValue {
+    let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    ConnectionValue::CustomAuth { fields }
 }
 
 fn custom(members: &mut Members, schema: Option<&Properties>) -> Result<ConnectionValue, ConnectionError> {
@@ -167,6 +201,11 @@ fn custom(members: &mut Members, schema: Option<&Properties>) -> Result<Connecti
             Leaf::Text(text) => text,
             Leaf::Number(number) => SecretString::from(number.to_string()),
             Leaf::Bool(flag) => SecretString::from(flag.to_string()),
+            Leaf::Object(object) if secret => {
+                let reference = reference(&name, object)?;
+                fields.insert(name, FieldValue::Reference(reference));
+                continue;
+            }
             Leaf::List(_) | Leaf::Object(_) => return wrong(&name, "is text, a number, true or false"),
         };
         let value = if secret { FieldValue::Secret(text) } else { FieldValue::Clear(text.expose_secret().to_owned()) };
@@ -489,6 +528,39 @@ mod tests {
         );
         let secret: Vec<_> = fields(&open.expect("valid")).into_iter().filter(|(_, secret)| *secret).collect();
         assert_eq!(secret, [("key".to_owned(), true)]);
+    }
+
+    #[test]
+    fn secrets_may_be_kept_elsewhere() {
+        for (json, name, placement) in [
+            (
+                r#"{ "type": "SECRET_TEXT", "secret_text": { "from": "env:KEY" } }"#,
+                "secret_text",
+                Placement::Bearer { field: "secret_text".to_owned() },
+            ),
+            (
+                r#"{ "type": "BASIC_AUTH", "username": "ann", "password": { "from": "file:db/password" } }"#,
+                "password",
+                Placement::Basic,
+            ),
+            (
+                r#"{ "type": "CUSTOM_AUTH", "props": { "url": "https://a.example", "key": { "from": "vault:a/b#c" } } }"#,
+                "key",
+                Placement::Bearer { field: "key".to_owned() },
+            ),
+        ] {
+            let connection = parse(json).expect(json);
+            let names: Vec<_> = connection.value().references().map(|(name, _)| name.to_owned()).collect();
+            assert_eq!((names, connection.placements()), (vec![name.to_owned()], [placement].as_slice()));
+        }
+        for wrong in [
+            r#"{ "type": "SECRET_TEXT", "secret_text": { "from": "canary" } }"#,
+            r#"{ "type": "SECRET_TEXT", "secret_text": { "from": "env:KEY", "x": 1 } }"#,
+            r#"{ "type": "CUSTOM_AUTH", "props": { "url": { "from": "env:KEY" }, "key": "canary-key" } }"#,
+        ] {
+            let error = parse(wrong).expect_err(wrong).to_string();
+            assert!(!error.contains("canary"), "{error}");
+        }
     }
 
     #[test]

@@ -196,6 +196,7 @@ impl Placement {
         let has = |wanted: &str, secret: bool| {
             let fields = value.fields();
             fields.iter().any(|(name, field)| *name == wanted && matches!(field, Field::Secret(_)) == secret)
+                || secret && value.references().any(|(name, _)| name == wanted)
         };
         if let Some(reason) = self.wrong_form() {
             return refuse(reason);

@@ -89,7 +89,8 @@ impl Driver {
 
     /// Begins a script. What it is shown of connections is in the audit before.
     pub(super) async fn begin_code(&mut self, call: CodeCall) -> Result<Option<Stopped>, RunError> {
-        if !self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?.is_empty() {
+        let revealed = !self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?.is_empty();
+        if revealed {
             self.refresh_credentials().await?;
             let reveals = self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?;
             self.carry.audit.extend(reveals);
@@ -98,8 +99,22 @@ impl Driver {
             }
         }
         let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
-        let (kernel, credentials) = (Arc::clone(&self.kernel), self.credentials.current());
-        self.begin(path, attempt, timeout, async move { attempt::code(&kernel, &call, &credentials).await });
+        let (kernel, keys) = (Arc::clone(&self.kernel), Arc::clone(&self.keys));
+        let mut loader = self.credentials.clone();
+        let outcome = async move {
+            if !revealed {
+                return attempt::code(&kernel, &call, &loader.current()).await;
+            }
+            match loader.ready_to_reveal(&kernel, &keys, &call.params).await {
+                Ok(credentials) => {
+                    let outcome = attempt::code(&kernel, &call, &credentials).await;
+                    let scrubs = kernel.egress.scrubs();
+                    if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
+                }
+                Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
+            }
+        };
+        self.begin(path, attempt, timeout, outcome);
         Ok(None)
     }
 }

@@ -94,6 +94,12 @@ impl ProjectSession {
         if connection.terms().predefined {
             return Err(predefined(connection.name()));
         }
+        if connection.value().references().next().is_some() {
+            // Whoever could name a secret of the host could send it somewhere.
+            let reason =
+                "only connections that the host writes may refer to its secrets: give the value itself".to_owned();
+            return Err(SessionError::InvalidArgument { reason });
+        }
         if let Some(Found { connection, .. }) = &existing {
             refuse_predefined(connection)?;
         }
@@ -369,7 +375,7 @@ impl Session {
 }
 
 pub(super) fn summary(record: &ConnectionRecord, connection: &Connection, now: Timestamp) -> ConnectionSummary {
-    let names = |wanted: fn(&Field<'_>) -> bool| {
+    let names = |wanted: fn(&Field<'_>) -> bool| -> Vec<String> {
         let fields = connection.value().fields().into_iter().filter(|(_, field)| wanted(field));
         fields.map(|(name, _)| name.to_owned()).collect()
     };
@@ -383,7 +389,10 @@ pub(super) fn summary(record: &ConnectionRecord, connection: &Connection, now: T
         token_expires: connection.oauth().and_then(|oauth| oauth.tokens()).and_then(OAuthTokens::expires),
         of_platform: record.owner.project().is_none(),
         clear_fields: names(|field| matches!(field, Field::Clear(_))),
-        secret_fields: names(|field| matches!(field, Field::Secret(_))),
+        secret_fields: {
+            let elsewhere = connection.value().references().map(|(name, _)| name.to_owned());
+            names(|field| matches!(field, Field::Secret(_))).into_iter().chain(elsewhere).collect()
+        },
         placements: connection.placements().to_vec(),
         origins: connection.origins().to_vec(),
         updated: record.updated,

@@ -145,6 +145,9 @@ impl ProjectSession {
                 let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
                 loader.ready(kernel, &keys, (piece, &call.input)).await.map_err(|failed| failed.error)
             }
+            (None, StepTrial::Code(call)) => {
+                loader.ready_to_reveal(kernel, &keys, &call.params).await.map_err(|failed| failed.error)
+            }
             _ => Ok(loader.current()),
         };
         let outcome = match (refused, credentials) {

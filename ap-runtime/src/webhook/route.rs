@@ -197,6 +197,14 @@ impl Routes {
             );
             return Err(Rejection::Unauthenticated);
         }
+        let connection = match self.kernel.with_secrets(connection).await {
+            Ok(connection) => connection,
+            Err(error) if error.is_retryable() => return Err(internal(&error)),
+            Err(error) => {
+                tracing::warn!(connection = name, %error, "a webhook refuses everyone: its secret is not to be had");
+                return Err(Rejection::Unauthenticated);
+            }
+        };
         field_of(&connection, field, wanted).ok_or_else(|| missing(name))
     }
 

@@ -14,9 +14,11 @@ use ap_core::{
 use ap_runtime::{
     engine::RunView,
     sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox},
+    secret::{SecretError, SecretResolver},
     session::{IfUsed, ProjectSession, SessionError, StepSource},
 };
 use async_trait::async_trait;
+use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::support::{START, World, admin_session};
@@ -140,6 +142,72 @@ async fn scripts_see_a_secret_only_if_an_admin_said_so() {
     let text = serde_json::to_string(&ended).unwrap();
     assert!(!text.contains(CANARY), "{text}");
     assert!(text.contains("redacted"), "what the script put out was not masked: {text}");
+}
+
+/// Fails as often as it is told, and then gives the secret.
+#[derive(Clone, Debug)]
+struct Manager(Arc<Mutex<(u32, u32)>>);
+
+#[async_trait]
+impl SecretResolver for Manager {
+    fn scheme(&self) -> &str {
+        "vault"
+    }
+
+    async fn resolve(&self, path: &str) -> Result<SecretString, SecretError> {
+        let mut state = self.0.lock().unwrap();
+        state.1 += 1;
+        if state.0 > 0 {
+            state.0 -= 1;
+            return Err(SecretError::Unavailable);
+        }
+        if path == "crm#key" { Ok(CANARY.into()) } else { Err(SecretError::Denied) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn secrets_that_are_kept_elsewhere_are_asked_for_when_they_are_used() {
+    let (sandbox, manager) = (Recording::default(), Manager(Arc::default()));
+    let world = World::with(39, |builder| builder.sandbox(sandbox.clone()).secrets(manager.clone())).await;
+    let platform = admin_session(&world.runtime, None);
+    let json = |path: &str| {
+        format!(r#"{{ "type": "SECRET_TEXT", "secret_text": {{ "from": "vault:{path}" }}, "revealToCode": true }}"#)
+    };
+    let provision = async |name: &str, path: &str| {
+        let connection = Connection::from_json(name, json(path).as_bytes(), None, world.clock.now()).unwrap();
+        platform.provision_connection(world.project, connection).await.unwrap();
+    };
+    // Nobody of the project may name a secret of the host.
+    let refused = world.admin().put_connection_json("api", json("crm#key").as_bytes()).await;
+    assert!(matches!(refused, Err(SessionError::InvalidArgument { .. })), "{refused:?}");
+    provision("api", "crm#key").await;
+    assert_eq!(world.admin().connection("api").await.unwrap().secret_fields, ["secret_text"]);
+    let script = |name: &str| {
+        json!([{ "name": "s", "type": "code", "retry": { "maxAttempts": 3 }, "settings": {
+        "input": { "key": format!("{{{{connections.{name}}}}}") }, "sourceCode": { "code": "export const code = async (p) => p;" } } }])
+    };
+    manager.0.lock().unwrap().0 = 2;
+    let ended = run(&world, script("api")).await;
+    assert_eq!(ended.status, RunStatus::Succeeded, "{:?}", ended.error);
+    assert_eq!(manager.0.lock().unwrap().1, 3, "not tried again by policy");
+    assert!(sandbox.0.lock().unwrap()[0].contains(CANARY));
+    assert!(!serde_json::to_string(&ended).unwrap().contains(CANARY));
+    // Known for a minute, and not for longer.
+    run(&world, script("api")).await;
+    assert_eq!(manager.0.lock().unwrap().1, 3);
+    tokio::time::sleep(std::time::Duration::from_secs(61)).await;
+    run(&world, script("api")).await;
+    assert_eq!(manager.0.lock().unwrap().1, 4);
+    // What the manager refuses is no matter for another try.
+    provision("other", "admin#root").await;
+    let ended = run(&world, script("other")).await;
+    let error = ended.steps[0].error.clone().expect("an error");
+    assert_eq!((error.kind, manager.0.lock().unwrap().1), (StepErrorKind::Connection, 5));
+    assert!(error.message.contains("does not allow"), "{error}");
+    // Pieces are held to the same: nothing is done without the secret.
+    let ended = run(&world, json!([act("a", "{{connections.other}}")])).await;
+    assert_eq!(ended.status, RunStatus::Failed);
+    assert!(world.peer.calls.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
