@@ -45,6 +45,18 @@ impl OAuth2 {
         Self { pending, ..self }
     }
 
+    /// Takes the tokens out, if they are those of the client of `other`: a new definition of the same client keeps its grant.
+    #[must_use]
+    pub fn into_tokens_for(self, other: &Self) -> Option<OAuthTokens> {
+        let same = match (&self.app, &other.app) {
+            (Some(one), Some(two)) => {
+                (&one.client_id, &one.token_url, one.grant) == (&two.client_id, &two.token_url, two.grant)
+            }
+            _ => false,
+        };
+        self.tokens.filter(|_| same)
+    }
+
     /// The client, unless only tokens are known.
     #[must_use]
     pub const fn app(&self) -> Option<&OAuthApp> {
@@ -329,6 +341,15 @@ impl Connection {
     pub const fn oauth(&self) -> Option<&OAuth2> {
         match &self.value {
             ConnectionValue::OAuth2(oauth) => Some(oauth),
+            _ => None,
+        }
+    }
+
+    /// Takes the OAuth 2.0 part out, if that is its type.
+    #[must_use]
+    pub fn into_oauth(self) -> Option<OAuth2> {
+        match self.value {
+            ConnectionValue::OAuth2(oauth) => Some(*oauth),
             _ => None,
         }
     }

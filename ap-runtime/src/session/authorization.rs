@@ -9,16 +9,12 @@ use ap_auth::{
 };
 use ap_core::{
     audit::AuditOutcome,
-    connection::{Connection, OAuthGrant, PendingGrant},
-    scope::Scope,
+    connection::{OAuthGrant, PendingGrant},
     time::Timestamp,
 };
 use ap_crypto::{signature::constant_time_eq, vault::TenantKeys};
 
-use super::{
-    ProjectSession, Session, SessionError,
-    connections::{NOT_FOUND, refuse_predefined},
-};
+use super::{ProjectSession, Session, SessionError, connections::NOT_FOUND};
 use crate::{
     credentials::Found,
     oauth::{client, request, request::TokenRequest, state, state::Callback},
@@ -35,7 +31,8 @@ pub struct AuthorizationStart {
 }
 
 impl ProjectSession {
-    /// Begins connecting an OAuth 2.0 connection of the authorization code grant. Needs `connection.write`.
+    /// Begins connecting an OAuth 2.0 connection of the authorization code grant. Needs `connection.write`. A predefined one is
+    /// connected like any other: its definition is the host's, the consent its owner's.
     ///
     /// With PKCE S256 (RFC 7636); verifier and state are sealed with the connection. A second start replaces the first. The
     /// tokens that are there stay until new ones are committed.
@@ -96,7 +93,6 @@ impl Session {
     ) -> Result<AuthorizationStart, SessionError> {
         let kernel = &self.parts.kernel;
         let Found { record, connection } = self.own(keys, proof.scope(), name).await?.ok_or(NOT_FOUND)?;
-        self.refuse_of_host(proof.scope(), &connection)?;
         let wrong = || SessionError::InvalidArgument {
             reason: format!(
                 "connection `{name}` is not connected by its owner: that takes type OAUTH2, the grant \
@@ -190,13 +186,6 @@ impl Session {
         let connection = found.connection.map_oauth(|oauth| oauth.with_tokens(tokens))?.with_fault(None);
         self.rewrite(keys, found.record, &connection, event("connected")).await?;
         Ok(name)
-    }
-
-    fn refuse_of_host(&self, owner: Scope, connection: &Connection) -> Result<(), SessionError> {
-        match owner {
-            Scope::Project(_) => refuse_predefined(connection),
-            Scope::Platform(_) => Ok(()),
-        }
     }
 }
 

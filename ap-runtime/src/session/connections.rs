@@ -12,7 +12,10 @@ use ap_core::{
     store::{Entity, Page, PageRequest, Precondition, Revision, StoreError},
     time::Timestamp,
 };
-use ap_crypto::vault::TenantKeys;
+use ap_crypto::{
+    connection::{decode_connection, encode_connection},
+    vault::TenantKeys,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -81,7 +84,8 @@ impl ProjectSession {
     /// or was, `connection.reveal` as well.
     ///
     /// Runs under way use the new value with their next request. The name is the host's external id as well: writing under it
-    /// again is an upsert.
+    /// again is an upsert. The definition of an OAuth 2.0 client that brings no tokens keeps those of the same client (id, token
+    /// endpoint and grant).
     ///
     /// # Errors
     /// [`SessionError::InvalidArgument`] for a predefined connection, which is the platform's to write;
@@ -317,13 +321,18 @@ impl Session {
     ) -> Result<ConnectionId, SessionError> {
         let kernel = &self.parts.kernel;
         let now = kernel.clock.now();
+        let mut kept = None;
         let (id, created, precondition) = match existing {
-            Some(Found { record, .. }) => (record.id, record.created, Precondition::Revision(record.revision)),
+            Some(Found { record, connection: old }) => {
+                kept = with_grant_of(old, connection)?;
+                (record.id, record.created, Precondition::Revision(record.revision))
+            }
             None => {
                 let entropy = kernel.id_entropy().map_err(records_failed)?;
                 (ConnectionId::from_parts(now, entropy), now, Precondition::Absent)
             }
         };
+        let connection = kept.as_ref().unwrap_or(connection);
         let name = records::connection_name(keys, connection.name());
         let revision = precondition.resulting_revision();
         let sealed = records::seal_connection(keys, (id, owner), revision, connection, &*kernel.entropy)?;
@@ -398,6 +407,19 @@ pub(super) fn summary(record: &ConnectionRecord, connection: &Connection, now: T
         updated: record.updated,
         revision: record.revision,
     }
+}
+
+/// `new` with the tokens of `old`, if it brings none and is the same client: whoever writes a definition again, say at every start
+/// of the host, must not undo what an owner consented to.
+fn with_grant_of(old: Connection, new: &Connection) -> Result<Option<Connection>, SessionError> {
+    let (Some(old), Some(oauth)) = (old.into_oauth(), new.oauth()) else { return Ok(None) };
+    if oauth.tokens().is_some() {
+        return Ok(None);
+    }
+    let Some(tokens) = old.into_tokens_for(oauth) else { return Ok(None) };
+    // A connection has no other way to be copied.
+    let copy = decode_connection(&encode_connection(new)?)?;
+    Ok(Some(copy.map_oauth(|oauth| oauth.with_tokens(tokens))?))
 }
 
 pub(super) fn refuse_predefined(connection: &Connection) -> Result<(), SessionError> {

@@ -14,6 +14,7 @@ use crate::{records, store::SharedConnection};
 impl Session {
     /// Stores a connection of the platform under its name, replacing one that has it. Needs `connection.provision` on the
     /// platform. Projects use it once it is shared with them, under the same name; one of their own goes first.
+    /// Webhook doors notice a change within ten seconds.
     ///
     /// # Errors
     /// [`StoreError::Conflict`](ap_core::store::StoreError::Conflict) if somebody else wrote it at the same time;

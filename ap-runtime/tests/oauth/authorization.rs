@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ap_auth::role::Role;
-use ap_core::connection::ConnectionStatus;
-use ap_runtime::session::SessionError;
+use ap_core::connection::{Connection, ConnectionStatus};
+use ap_runtime::{clock::Clock, session::SessionError};
 use url::Url;
 
 use super::{
@@ -110,6 +110,27 @@ async fn a_code_that_is_not_redeemed_changes_nothing() {
     let after = world.summary().await;
     assert_eq!((after.status, after.token_expires), (ConnectionStatus::Active, before.token_expires));
     assert_eq!(world.admin().validate_connection("api").await.unwrap().problem, None);
+}
+
+#[tokio::test]
+async fn a_definition_that_is_written_again_keeps_the_grant_of_its_client() {
+    let world = World::new(1).await;
+    let platform = super::world::platform_admin(&world.runtimes[0]);
+    let provision = async |json: &str| {
+        let connection = Connection::from_json("api", json.as_bytes(), None, world.clock.now()).unwrap();
+        platform.provision_connection(world.project, connection).await.unwrap();
+    };
+    let definition = world.json("");
+    provision(&definition).await;
+    // The definition is the host's, the consent the owner's.
+    let state = query_of(&world.admin().authorize_connection("api").await.unwrap().url)["state"].clone();
+    world.admin().complete_authorization(&format!("code=a&state={state}")).await.unwrap();
+    provision(&definition).await;
+    assert_eq!(world.summary().await.status, ConnectionStatus::Active);
+    world.clock.forward(Duration::from_secs(7_200));
+    assert_eq!(world.admin().validate_connection("api").await.unwrap().problem, None);
+    provision(&definition.replace(r#""client""#, r#""another-client""#)).await;
+    assert_eq!(world.summary().await.status, ConnectionStatus::Missing);
 }
 
 #[tokio::test]
