@@ -98,6 +98,31 @@ pub enum KeyError {
         /// [`Keyring::MAX_PREVIOUS_ROOTS`](crate::keyring::Keyring::MAX_PREVIOUS_ROOTS).
         limit: usize,
     },
+    /// Salt or costs of a passphrase are no such text, or out of range.
+    #[error(
+        "the options of a passphrase must be `$argon2id$v=19$m=<KiB>,t=<passes>,p=<lanes>$<salt of 16 bytes>`: generate them once"
+    )]
+    PassphraseOptions,
+    /// The text holds a key that is too short.
+    #[error(
+        "{origin} holds a key of {bits} bits, and a root key has 256: 32 hex digits are 128; generate one with `openssl rand -hex 32`"
+    )]
+    Short {
+        /// Where the text came from; never the text.
+        origin: String,
+        /// How long the key is.
+        bits: usize,
+    },
+    /// The passphrase could be guessed.
+    #[error(
+        "the passphrase is too weak: take seven random words, at least {least} characters and {different} different ones"
+    )]
+    WeakPassphrase {
+        /// Least number of characters.
+        least: usize,
+        /// Least number of different ones.
+        different: usize,
+    },
     /// A stored key does not open under the right parent: the row was damaged or changed.
     #[error("stored key `{id}` of `{scope}` is damaged")]
     Unopenable {

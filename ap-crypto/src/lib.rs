@@ -5,7 +5,7 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | [`provider`] | where the root key comes from: environment variable, key file, memory |
+//! | [`provider`] | where the root key comes from: environment variable, key or secret file, passphrase, memory |
 //! | [`keyring`] | opening tenant keys with the root key; the key table's seam |
 //! | [`vault`] | sealing, opening, look-up hashes and placeholders of one tenant |
 //! | [`envelope`] | the sealed format, and the context a value is bound to |
@@ -40,10 +40,13 @@ mod kdf;
 pub mod key;
 mod key_file;
 pub mod keyring;
+#[cfg(feature = "passphrase")]
+mod passphrase;
 pub mod placeholder;
 pub mod provider;
 pub mod redact;
 pub mod resume;
+mod secret_file;
 pub mod signature;
 pub mod sigv4;
 pub mod token;

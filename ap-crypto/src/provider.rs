@@ -11,7 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::{entropy::Entropy, error::KeyError, hex::decode_hex, key::RootKey};
 
-pub use crate::key_file::KeyFile;
+#[cfg(feature = "passphrase")]
+pub use crate::passphrase::{Passphrase, PassphraseOptions};
+pub use crate::{key_file::KeyFile, secret_file::SecretFile};
 
 /// Supplies the root key. A required argument of the runtime's builder: there is no default key.
 ///
@@ -49,7 +51,7 @@ impl KeyProvider for EnvKeyProvider {
     async fn root_key(&self) -> Result<RootKey, KeyError> {
         let origin = || format!("environment variable `{}`", self.variable);
         match env::var(&self.variable) {
-            Ok(text) => parse_key(Zeroizing::new(text).as_bytes(), origin),
+            Ok(text) => RootKey::from_text(Zeroizing::new(text).as_bytes(), &origin()),
             Err(env::VarError::NotPresent) => Err(KeyError::Missing { name: self.variable.clone() }),
             Err(env::VarError::NotUnicode(text)) => {
                 drop(Zeroizing::new(text.into_encoded_bytes()));
@@ -86,14 +88,28 @@ impl KeyProvider for MemoryKeyProvider {
     }
 }
 
-fn parse_key(text: &[u8], origin: impl FnOnce() -> String) -> Result<RootKey, KeyError> {
-    let mut bytes = Zeroizing::new([0; RootKey::BYTES]);
-    let parsed = decode_hex(text, bytes.as_mut())
-        || BASE64.decode_slice(text, bytes.as_mut()).is_ok_and(|length| length == RootKey::BYTES);
-    if !parsed {
-        return Err(KeyError::Format { origin: origin() });
+impl RootKey {
+    /// Reads a key as text: 64 hex digits, or standard base64 of exactly 32 bytes. `origin` says in errors where the text is from.
+    ///
+    /// # Errors
+    /// [`KeyError::Short`] for 128 or 192 bits in either form, such as the 32 hex digits that the reference product takes,
+    /// [`KeyError::Format`] for anything else, [`KeyError::Weak`].
+    pub fn from_text(text: &[u8], origin: &str) -> Result<Self, KeyError> {
+        let mut bytes = Zeroizing::new([0; Self::BYTES]);
+        if decode_hex(text, bytes.as_mut()) {
+            return Self::from_slice(bytes.as_ref());
+        }
+        // The form is judged by what the text may be: whatever is no base64 either is not told from the rest.
+        let length = [16, 24]
+            .into_iter()
+            .find(|length| bytes.get_mut(..*length).is_some_and(|short| decode_hex(text, short)))
+            .or_else(|| BASE64.decode_slice(text, bytes.as_mut()).ok());
+        match length {
+            Some(Self::BYTES) => Self::from_slice(bytes.as_ref()),
+            Some(length @ (16 | 24)) => Err(KeyError::Short { origin: origin.to_owned(), bits: 8 * length }),
+            _ => Err(KeyError::Format { origin: origin.to_owned() }),
+        }
     }
-    RootKey::from_slice(bytes.as_ref())
 }
 
 /// Standard alphabet; padding may be left out, spare bits must be zero.
@@ -122,7 +138,7 @@ mod tests {
     }
 
     fn parse(text: &str) -> Result<RootKey, KeyError> {
-        parse_key(text.as_bytes(), || "the test".to_owned())
+        RootKey::from_text(text.as_bytes(), "the test")
     }
 
     #[test]
@@ -164,6 +180,24 @@ mod tests {
             );
         }
         assert!(matches!(parse(&"0".repeat(64)), Err(KeyError::Weak)));
+    }
+
+    #[test]
+    fn a_short_key_is_refused_with_the_reason_and_the_mend() {
+        let sixteen: Vec<u8> = (1..17).collect();
+        let hex = "0123456789abcdef".repeat(2);
+        for (text, bits) in [
+            (hex.clone(), 128),
+            (hex.to_uppercase(), 128),
+            (STANDARD.encode(&sixteen), 128),
+            ("0123456789abcdef".repeat(3), 192),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(matches!(error, KeyError::Short { bits: found, .. } if found == bits), "{text}: {error}");
+            let message = error.to_string();
+            assert!(message.contains(&format!("{bits} bits")) && message.contains("openssl rand -hex 32"), "{message}");
+            assert!(!format!("{error} {error:?}").contains(&text));
+        }
     }
 
     #[test]
