@@ -1,6 +1,6 @@
 //! Statuses of runs and steps, step paths, and what a failed step reports.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -113,29 +113,29 @@ pub enum StepStatus {
 /// One execution of a step inside a run: the step's name, qualified by the loop iterations around it.
 ///
 /// Text form as in the reference product: `loop_1:3/approval` is the step `approval` in the fourth iteration (they count
-/// from 0) of `loop_1`. Stable for the life of a run, hence the base of idempotency keys.
+/// from 0) of `loop_1`. Stable for the life of a run, hence the base of idempotency keys. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct StepPath(String);
+pub struct StepPath(Arc<str>);
 
 impl StepPath {
     /// A step at the top level of the flow.
     #[must_use]
     pub fn top(name: &str) -> Self {
-        Self(name.to_owned())
+        Self(name.into())
     }
 
     /// The step `name` inside iteration `index` of the loop at `self`.
     #[must_use]
     pub fn in_iteration(&self, index: usize, name: &str) -> Self {
-        Self(format!("{}:{index}/{name}", self.0))
+        Self(format!("{}:{index}/{name}", self.0).into())
     }
 
     /// The step `name` in the same iteration as this one.
     #[must_use]
     pub fn beside(&self, name: &str) -> Self {
         match self.0.rsplit_once('/') {
-            Some((around, _)) => Self(format!("{around}/{name}")),
+            Some((around, _)) => Self(format!("{around}/{name}").into()),
             None => Self::top(name),
         }
     }
