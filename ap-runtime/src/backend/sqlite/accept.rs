@@ -155,9 +155,7 @@ pub(super) fn create(transaction: &Transaction<'_>, accept: &Accept, terms: &Ter
     let at_once = terms.passed && terms.due.is_none();
     let lease = lease.filter(|_| at_once);
     transaction.run(
-        "INSERT INTO ap_runs (project, id, flow, version, parent, status, created, epoch, lease, priority, ready, due, \
-         gate, gate_limit, passed, debounce, debounce_since, debounce_until) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        INSERT_RUN,
         params![
             run.project.as_bytes(),
             run.id.as_bytes(),
@@ -190,7 +188,7 @@ pub(super) fn create(transaction: &Transaction<'_>, accept: &Accept, terms: &Ter
 pub(super) fn is_open(transaction: &Transaction<'_>, accept: &Accept) -> rusqlite::Result<bool> {
     let run = &accept.run;
     transaction.exists(
-        "SELECT 1 FROM ap_flows WHERE project = ? AND id = ? AND enabled = 1 AND published = ? AND generation = ?",
+        OPEN_FLOW,
         params![run.project.as_bytes(), run.flow.as_bytes(), run.version.as_bytes(), uint(accept.generation)?],
     )
 }
@@ -267,6 +265,11 @@ fn waiting_for_quiet(
     })
 }
 
+pub(super) const INSERT_RUN: &str = "INSERT INTO ap_runs (project, id, flow, version, parent, status, created, epoch, lease, \
+    priority, ready, due, gate, gate_limit, passed, debounce, debounce_since, debounce_until) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const OPEN_FLOW: &str =
+    "SELECT 1 FROM ap_flows WHERE project = ? AND id = ? AND enabled = 1 AND published = ? AND generation = ?";
 pub(super) const WAITING_FOR_QUIET: &str = "SELECT id, debounce_since, due, gate, passed FROM ap_runs INDEXED BY ap_runs_debounce \
     WHERE project = ? AND debounce = ? AND debounce_until > ? AND finished IS NULL AND status = 'QUEUED' AND due > ? \
     ORDER BY debounce_until DESC LIMIT 1";

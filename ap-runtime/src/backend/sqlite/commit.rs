@@ -101,10 +101,7 @@ fn change_held(
     let Some((number, gate)) = held(transaction, lease)? else { return Ok(None) };
     match change {
         RunChange::End { status, at } => {
-            transaction.run(
-                "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL WHERE number = ?",
-                params![status.as_str(), at.as_micros(), number],
-            )?;
+            transaction.run(END_RUN, params![status.as_str(), at.as_micros(), number])?;
             Ok(Some((number, gate)))
         }
         RunChange::Release => {
@@ -123,17 +120,15 @@ pub(super) fn is_held(transaction: &Transaction<'_>, lease: &Lease) -> rusqlite:
 
 /// The number and the gate of the run, if the lease is held.
 fn held(transaction: &Transaction<'_>, lease: &Lease) -> rusqlite::Result<Option<(i64, Option<LookupHash>)>> {
-    transaction.row(
-        "SELECT number, gate FROM ap_runs WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'",
-        params![lease.project.as_bytes(), lease.run.as_bytes(), uint(lease.epoch)?],
-        |columns| Ok((columns.int()?, columns.maybe_hash()?)),
-    )
+    transaction.row(HELD, params![lease.project.as_bytes(), lease.run.as_bytes(), uint(lease.epoch)?], |columns| {
+        Ok((columns.int()?, columns.maybe_hash()?))
+    })
 }
 
 fn park(transaction: &Transaction<'_>, lease: &Lease, number: i64, due: Option<Timestamp>) -> rusqlite::Result<()> {
     let ready = due.is_some_and(|due| due <= transaction.now) || is_signaled(transaction, lease.project, lease.run)?;
     transaction.run(
-        "UPDATE ap_runs SET status = ?, lease = NULL, ready = ?, due = ? WHERE number = ?",
+        PARK,
         params![RunStatus::Paused.as_str(), ready, due.filter(|_| !ready).map(Timestamp::as_micros), number],
     )?;
     Ok(())
@@ -170,3 +165,8 @@ fn flow_revision(
     )?;
     Ok(stored.unwrap_or(Revision(0)))
 }
+
+pub(super) const HELD: &str =
+    "SELECT number, gate FROM ap_runs WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'";
+pub(super) const END_RUN: &str = "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL WHERE number = ?";
+pub(super) const PARK: &str = "UPDATE ap_runs SET status = ?, lease = NULL, ready = ?, due = ? WHERE number = ?";

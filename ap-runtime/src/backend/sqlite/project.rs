@@ -209,7 +209,7 @@ impl Operation for AppendAudit {
 pub(super) fn append(transaction: &Transaction<'_>, records: &[AuditRecord]) -> Result<(), Failure> {
     for record in records {
         transaction.run(
-            "INSERT INTO ap_audit (at, action, outcome, sealed) VALUES (?, ?, ?, ?)",
+            INSERT_AUDIT,
             params![
                 record.at.as_micros(),
                 record.action,
@@ -217,10 +217,7 @@ pub(super) fn append(transaction: &Transaction<'_>, records: &[AuditRecord]) -> 
                 record.body.as_bytes().as_ref()
             ],
         )?;
-        transaction.run(
-            "INSERT INTO ap_audit_ids (scope, id, number) VALUES (?, ?, last_insert_rowid())",
-            params![record.scope.to_bytes(), record.id.as_bytes()],
-        )?;
+        transaction.run(INSERT_AUDIT_ID, params![record.scope.to_bytes(), record.id.as_bytes()])?;
     }
     Ok(())
 }
@@ -326,6 +323,9 @@ pub(super) fn read_scope(bytes: &[u8]) -> rusqlite::Result<Scope> {
     }
 }
 
+pub(super) const INSERT_AUDIT: &str = "INSERT INTO ap_audit (at, action, outcome, sealed) VALUES (?, ?, ?, ?)";
+pub(super) const INSERT_AUDIT_ID: &str =
+    "INSERT INTO ap_audit_ids (scope, id, number) VALUES (?, ?, last_insert_rowid())";
 pub(super) const AUDIT: &str = "SELECT key.scope, key.id, at, action, outcome, sealed FROM ap_audit_ids AS key \
     CROSS JOIN ap_audit AS record ON record.number = key.number WHERE key.scope = ? AND key.id > ? ORDER BY key.id LIMIT ?";
 /// What a row takes beside its payload, roughly.

@@ -120,6 +120,8 @@ impl SqliteBackend {
 /// A journal: one statement, hence one state of the database. A run without entries is one row without a sequence number.
 pub(super) const JOURNAL: &str = "SELECT entry.seq, entry.sealed FROM ap_runs AS run \
     LEFT JOIN ap_journal AS entry ON entry.run = run.number WHERE run.project = ? AND run.id = ? ORDER BY entry.seq";
+pub(super) const APPEND_ENTRY: &str = "INSERT INTO ap_journal (run, seq, sealed) VALUES (?, ?, ?)";
+pub(super) const FORGET_SLOTS: &str = "DELETE FROM ap_slots WHERE project = ? AND run = ?";
 /// The flows of a project.
 const FLOWS: &str = "SELECT id FROM ap_flows WHERE project = ?";
 /// Live runs of one flow.
@@ -301,7 +303,7 @@ pub(super) fn end_run(
 /// Forgets the signals of a run that has ended and gives back the jobs it held.
 pub(super) fn forget(transaction: &Transaction<'_>, project: ProjectId, run: RunId) -> rusqlite::Result<()> {
     let key = [project.as_bytes(), run.as_bytes()];
-    if transaction.run("DELETE FROM ap_slots WHERE project = ? AND run = ?", key)? > 0 {
+    if transaction.run(FORGET_SLOTS, key)? > 0 {
         transaction.run("DELETE FROM ap_signals WHERE project = ? AND run = ?", key)?;
     }
     queue::give_back(transaction, project, run)
@@ -309,10 +311,7 @@ pub(super) fn forget(transaction: &Transaction<'_>, project: ProjectId, run: Run
 
 /// Appends an entry to the journal of the run with this number; one whose sequence number is taken fails the transaction.
 pub(super) fn append_entry(transaction: &Transaction<'_>, number: i64, entry: &JournalEntry) -> rusqlite::Result<()> {
-    transaction.run(
-        "INSERT INTO ap_journal (run, seq, sealed) VALUES (?, ?, ?)",
-        params![number, uint(entry.seq)?, entry.sealed.as_bytes().as_ref()],
-    )?;
+    transaction.run(APPEND_ENTRY, params![number, uint(entry.seq)?, entry.sealed.as_bytes().as_ref()])?;
     Ok(())
 }
 
