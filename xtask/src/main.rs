@@ -62,6 +62,8 @@ Usage: cargo xtask <command>
                      runs flows whose peers give every credential back, and searches stores, logs, replies and memory
   oauth [arguments]  runs the tests of OAuth 2.0 connections, also against a certified provider (needs Node.js, else it
                      says that those did not run); arguments go to the tests
+  leak defences [name]
+                     takes one defence away after the other, in a copy of the sources: the search must fail each time
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that

@@ -164,6 +164,12 @@ fn pieces() -> Vec<Entry> {
     let turned = "export const code = async (params) => { console.error(params.said); return [...params.said].reverse().join('').length; };";
     let said = json!({ "said": SAID, "token": "{{connections.api.token}}", "all": "{{connections.odd}}" });
     vec![
+        succeeds(
+            "an action that turns it round",
+            1,
+            json!([{ "name": "turn", "type": "canary.backwards", "settings": {
+                "url": "{{connections.api.url}}/any/Text", "token": "{{connections.api.token}}" } }]),
+        ),
         succeeds("a script that returns it", 1, json!([first("Text"), code("script", LOGGED, said.clone())])),
         entry("a script that throws it", 1, "FAILED", json!([first("Text"), code("script", thrown, said.clone())])),
         succeeds("a script that logs it", 1, json!([first("Percent"), code("script", turned, said)])),

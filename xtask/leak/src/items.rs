@@ -1,4 +1,4 @@
-//! A trigger that is polled, and puts what its API says into its items, their keys, its cursor and its errors.
+//! A piece that does what it likes with what its peer says: an action that turns it round, and a trigger that is polled, and puts what its API says into its items, their keys, its cursor and its errors.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use ap_core::{
     capability::HttpRequest,
-    piece::{Action, ActionContext, ActionError, Piece, PollOutcome, Trigger, TriggerSpec},
+    piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, PollOutcome, Trigger, TriggerSpec},
     property::{AuthSchema, Properties, Property, PropertyKind},
     run::{StepError, StepErrorKind},
 };
@@ -32,13 +32,47 @@ impl Piece for Items {
         None
     }
     fn actions(&self) -> Vec<Arc<dyn Action>> {
-        vec![]
+        let properties = ["url", "token"].map(|name| Property::new(name, name, PropertyKind::Json));
+        let properties = Properties::new(properties);
+        let spec = ActionSpec {
+            name: "backwards",
+            display_name: "Backwards",
+            description: "Turns an answer round.",
+            properties,
+        };
+        vec![Arc::new(Backwards { spec })]
     }
     fn triggers(&self) -> Vec<Arc<dyn Trigger>> {
         let properties = ["url", "token", "key"].map(|name| Property::new(name, name, PropertyKind::Json));
         let properties = Properties::new(properties);
         let spec = TriggerSpec { name: "items", display_name: "Items", description: "New items.", properties };
         vec![Arc::new(Polled { spec, payload: self.0.clone(), polls: Arc::clone(&self.1) })]
+    }
+}
+
+/// Hands on what it is told in a form that nobody searches for: only its own input was searched.
+#[derive(Debug)]
+struct Backwards {
+    spec: ActionSpec,
+}
+
+#[async_trait]
+impl Action for Backwards {
+    fn spec(&self) -> &ActionSpec {
+        &self.spec
+    }
+
+    fn effect(&self, _: &Value) -> Effect {
+        Effect::Repeatable
+    }
+
+    async fn run(&self, context: &ActionContext<'_>, input: Value) -> Result<Value, ActionError> {
+        let text = |name: &str| input[name].as_str().unwrap().to_owned();
+        let mut request = HttpRequest::new("POST", text("url"));
+        request.headers.push(("authorization".to_owned(), format!("Bearer {}", text("token"))));
+        let failed = |said: String| ActionError::from(StepError::new(StepErrorKind::Remote, said));
+        let response = context.http.send(request).await.map_err(|error| failed(error.to_string()))?;
+        Ok(String::from_utf8_lossy(&response.body).chars().rev().collect::<String>().into())
     }
 }
 

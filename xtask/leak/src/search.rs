@@ -98,6 +98,7 @@ fn forms_of(secret: &str) -> Vec<(String, Vec<u8>)> {
         ("percent encoding", echo::percent(secret, |byte| format!("%{byte:02X}"))),
         ("percent encoding in lower case", echo::percent(secret, |byte| format!("%{byte:02x}"))),
         ("percent encoding of everything", secret.bytes().map(|byte| format!("%{byte:02X}")).collect()),
+        ("text turned round", secret.chars().rev().collect()),
         ("hex", secret.bytes().map(|byte| format!("{byte:02x}")).collect()),
         ("hex in upper case", secret.bytes().map(|byte| format!("{byte:02X}")).collect()),
     ];
