@@ -1,6 +1,6 @@
 //! The smallest real server around `ap-runtime`: webhooks, health, and an admin API behind a key. See the README.
 
-use std::{env, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{alloc::System, env, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use ap_auth::{principal::Principal, role::Role};
@@ -26,6 +26,11 @@ use axum::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: also the buffers of libraries that a credential went through.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ const DEFENCES: &[Defence] = &[
         file: "ap-runtime/src/credentials.rs",
         changes: &[(
             "Field::Secret(_) => placeholder(name),",
-            "Field::Secret(secret) => secrecy::ExposeSecret::expose_secret(secret).to_owned(),",
+            "Field::Secret(secret) => secrecy::ExposeSecret::expose_secret(*secret).to_owned(),",
         )],
         search: "sqlite",
     },
