@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::{
-    capability::{HttpClient, MailClient, ObjectClient, SqlClient},
+    capability::{HttpClient, KeyClient, MailClient, ObjectClient, SqlClient},
     property::{AuthSchema, Properties},
     run::StepError,
     time::Timestamp,
@@ -89,6 +89,8 @@ pub struct ActionContext<'a> {
     pub mail: &'a dyn MailClient,
     /// Object stores, each through a connection.
     pub objects: &'a dyn ObjectClient,
+    /// The secrets of connections as keys.
+    pub keys: &'a dyn KeyClient,
     /// The stable key of this step execution: the same for every attempt, also after a crash.
     pub idempotency_key: &'a str,
     /// Whether the flow says the peer honours the key, so that the action should send it.

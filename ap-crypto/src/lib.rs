@@ -14,6 +14,7 @@
 //! | [`signature`], [`token`] | HMAC signatures, constant-time comparison, random tokens |
 //! | [`sigv4`] | AWS Signature Version 4 |
 //! | [`resume`] | tokens by which somebody outside answers a run that waits |
+//! | `field` | encryption of single values of a flow's data (feature `field`) |
 //! | [`redact`] | masking secrets in whatever leaves a run |
 //! | `import` (feature) | reading connections as Activepieces stores them |
 //! | [`entropy`], [`key`], [`error`] | randomness, key types, errors |
@@ -33,6 +34,8 @@ pub mod connection;
 pub mod entropy;
 pub mod envelope;
 pub mod error;
+#[cfg(feature = "field")]
+pub mod field;
 mod hex;
 #[cfg(feature = "import")]
 pub mod import;

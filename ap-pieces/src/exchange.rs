@@ -1,14 +1,20 @@
-//! What the pieces over databases, mail and object stores have in common.
+//! What the pieces over databases, mail, object stores and keys have in common.
 
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
 use std::time::Duration;
 
 use ap_core::{
     capability::ExchangeError,
-    piece::ActionContext,
-    property::{Property, PropertyKind},
     run::{StepError, StepErrorKind},
 };
-use serde_json::{Value, json};
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
+use ap_core::{
+    piece::ActionContext,
+    property::{Property, PropertyKind},
+};
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
+use serde_json::Value;
+use serde_json::json;
 
 /// A failed exchange as the flow sees it; the peer's code is in the detail.
 pub(crate) fn step_error(error: &ExchangeError) -> StepError {
@@ -33,17 +39,20 @@ pub(crate) fn step_error(error: &ExchangeError) -> StepError {
 }
 
 /// The required property `connection`.
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
 pub(crate) fn connection(description: &'static str) -> Property {
     Property::new("connection", "Connection", PropertyKind::Connection).describe(description).required()
 }
 
 /// The property `timeout`.
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
 pub(crate) fn timeout() -> Property {
     Property::new("timeout", "Timeout", PropertyKind::whole(1, 600_000))
         .describe("Longest time for the exchange. Unit: milliseconds. Never longer than the step's own limit.")
 }
 
 /// What `timeout` comes to.
+#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
 pub(crate) fn time_limit(context: &ActionContext<'_>, input: &Value) -> Duration {
     let given = input.get("timeout").and_then(Value::as_u64).map(Duration::from_millis);
     given.unwrap_or(context.timeout).min(context.timeout)

@@ -5,6 +5,7 @@
 //!
 //! | Piece | Actions |
 //! | --- | --- |
+//! | `crypto` (feature) | `encrypt`, `decrypt`, `hmac` |
 //! | `data-mapper` | `map` |
 //! | `database` (feature) | `query`, `execute`, `insert`, `update`, `delete` |
 //! | `email` (feature) | `send` |
@@ -20,12 +21,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "crypto")]
+mod crypto;
 mod data_mapper;
 #[cfg(feature = "database")]
 mod database;
 #[cfg(feature = "email")]
 mod email;
-#[cfg(any(feature = "database", feature = "email", feature = "storage"))]
+#[cfg(any(feature = "crypto", feature = "database", feature = "email", feature = "storage"))]
 mod exchange;
 mod http;
 mod input;
@@ -39,6 +42,8 @@ use std::sync::Arc;
 
 use ap_core::piece::Piece;
 
+#[cfg(feature = "crypto")]
+pub use crate::crypto::Crypto;
 #[cfg(feature = "database")]
 pub use crate::database::Database;
 #[cfg(feature = "email")]
@@ -51,6 +56,8 @@ pub use crate::{data_mapper::DataMapper, http::Http, json::Json, text::Text};
 #[must_use]
 pub fn standard() -> Vec<Arc<dyn Piece>> {
     vec![
+        #[cfg(feature = "crypto")]
+        Arc::new(Crypto),
         Arc::new(DataMapper),
         #[cfg(feature = "database")]
         Arc::new(Database),
@@ -86,6 +93,8 @@ mod tests {
             })
             .collect();
         let of = |piece: &str| types.iter().filter(|name| name.split('.').next() == Some(piece)).collect::<Vec<_>>();
+        #[cfg(feature = "crypto")]
+        assert_eq!(of("crypto"), ["crypto.encrypt", "crypto.decrypt", "crypto.hmac"]);
         #[cfg(feature = "database")]
         assert_eq!(
             of("database"),

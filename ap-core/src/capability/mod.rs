@@ -9,10 +9,12 @@
 //! | [`SqlClient`] | the database that a connection names |
 //! | [`MailClient`] | the mail server that a connection names |
 //! | [`ObjectClient`] | the object store that a connection names |
+//! | [`KeyClient`] | nothing outside: it uses the secret of a connection as a key |
 //! | [`NoWayOut`] | nothing: what stands in the place of a capability that a host does not give |
 
 mod error;
 mod http;
+mod key;
 mod mail;
 mod none;
 mod object;
@@ -21,6 +23,7 @@ mod sql;
 pub use self::{
     error::ExchangeError,
     http::{HttpClient, HttpError, HttpRequest, HttpResponse},
+    key::{CipherText, FieldKeyUse, KeyClient},
     mail::{MailAttachment, MailClient, MailMessage, MailReceipt},
     none::NoWayOut,
     object::{

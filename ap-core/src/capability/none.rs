@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 
 use super::{
-    ExchangeError, HttpClient, HttpError, HttpRequest, HttpResponse, MailClient, MailMessage, MailReceipt, ObjectBody,
-    ObjectClient, ObjectInfo, ObjectList, ObjectListing, ObjectPresign, ObjectPut, ObjectTarget, PresignedUrl,
-    SqlClient, SqlOutcome, SqlRow, SqlStatement,
+    CipherText, ExchangeError, FieldKeyUse, HttpClient, HttpError, HttpRequest, HttpResponse, KeyClient, MailClient,
+    MailMessage, MailReceipt, ObjectBody, ObjectClient, ObjectInfo, ObjectList, ObjectListing, ObjectPresign,
+    ObjectPut, ObjectTarget, PresignedUrl, SqlClient, SqlOutcome, SqlRow, SqlStatement,
 };
 
 /// Refuses every request: what stands in the place of a capability that is not given.
@@ -40,6 +40,20 @@ impl SqlClient for NoWayOut {
     }
 
     async fn execute(&self, _: SqlStatement) -> Result<SqlOutcome, ExchangeError> {
+        self.refuse()
+    }
+}
+
+impl KeyClient for NoWayOut {
+    fn encrypt(&self, _: &FieldKeyUse, _: &[u8], _: &str) -> Result<CipherText, ExchangeError> {
+        self.refuse()
+    }
+
+    fn decrypt(&self, _: &FieldKeyUse, _: &CipherText, _: &str) -> Result<Vec<u8>, ExchangeError> {
+        self.refuse()
+    }
+
+    fn hmac_sha256(&self, _: &str, _: &str) -> Result<[u8; 32], ExchangeError> {
         self.refuse()
     }
 }

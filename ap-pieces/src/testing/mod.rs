@@ -67,6 +67,7 @@ pub(crate) async fn run_over(
         sql: &NONE,
         mail: &NONE,
         objects: &NONE,
+        keys: &NONE,
         idempotency_key: KEY,
         send_idempotency_key: key,
         timeout: Duration::from_secs(30),

@@ -174,6 +174,7 @@ pub(crate) async fn run_outside(
         sql: outside,
         mail: outside,
         objects: outside,
+        keys: &super::NONE,
         idempotency_key: KEY,
         send_idempotency_key: false,
         timeout: Duration::from_secs(30),

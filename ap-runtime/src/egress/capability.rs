@@ -3,14 +3,18 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
-    capability::{HttpClient, MailClient, NoWayOut, ObjectClient, SqlClient},
+    capability::{HttpClient, KeyClient, MailClient, NoWayOut, ObjectClient, SqlClient},
     piece::ActionContext,
     time::Timestamp,
 };
 
+use ap_crypto::entropy::Entropy;
+
 use super::credential::RunCredentials;
 #[cfg(feature = "http")]
 use super::http::HttpEgress;
+#[cfg(feature = "crypto")]
+use super::key::RunKeys;
 #[cfg(feature = "mail")]
 use super::mail::MailEgress;
 #[cfg(feature = "objects")]
@@ -72,7 +76,7 @@ impl Egress {
     }
 
     /// The capabilities of one attempt.
-    pub(crate) fn for_attempt(&self, credentials: &Arc<RunCredentials>) -> AttemptEgress {
+    pub(crate) fn for_attempt(&self, credentials: &Arc<RunCredentials>, entropy: &Arc<dyn Entropy>) -> AttemptEgress {
         let nothing = NoWayOut::new("this runtime has no way out");
         let mut ways = AttemptEgress::refusing(nothing);
         ways.objects = Box::new(NoWayOut::new("this runtime reaches no object store: the host gives it none"));
@@ -94,7 +98,13 @@ impl Egress {
         if let Some(sql) = &self.sql {
             ways.sql = Box::new(sql.for_run(Arc::clone(credentials)));
         }
-        let _ = credentials;
+        ways.keys =
+            Box::new(NoWayOut::new("this runtime uses no secrets as keys: it was built without feature `crypto`"));
+        #[cfg(feature = "crypto")]
+        {
+            ways.keys = Box::new(RunKeys::new(Arc::clone(credentials), Arc::clone(entropy)));
+        }
+        let _ = (credentials, entropy);
         ways
     }
 
@@ -131,11 +141,18 @@ pub(crate) struct AttemptEgress {
     sql: Box<dyn SqlClient>,
     mail: Box<dyn MailClient>,
     objects: Box<dyn ObjectClient>,
+    keys: Box<dyn KeyClient>,
 }
 
 impl AttemptEgress {
     fn refusing(none: NoWayOut) -> Self {
-        Self { http: Box::new(none), sql: Box::new(none), mail: Box::new(none), objects: Box::new(none) }
+        Self {
+            http: Box::new(none),
+            sql: Box::new(none),
+            mail: Box::new(none),
+            objects: Box::new(none),
+            keys: Box::new(none),
+        }
     }
 
     /// What an action is given.
@@ -150,6 +167,7 @@ impl AttemptEgress {
             sql: &*self.sql,
             mail: &*self.mail,
             objects: &*self.objects,
+            keys: &*self.keys,
             idempotency_key,
             send_idempotency_key,
             timeout,
@@ -182,7 +200,8 @@ mod tests {
     #[tokio::test]
     async fn a_refused_request_says_why() {
         let acts = "this action declares that it does not act outside";
-        let none = Egress::none().for_attempt(&Arc::default());
+        let entropy: Arc<dyn Entropy> = Arc::new(ap_crypto::entropy::SystemEntropy);
+        let none = Egress::none().for_attempt(&Arc::default(), &entropy);
         for (ways, expected) in [
             (Egress::refusing(), [acts; 4]),
             (

@@ -330,6 +330,17 @@ impl RunCredentials {
         Ok(())
     }
 
+    /// The secret that exactly this placeholder stands for, to be used as a key.
+    #[cfg(feature = "crypto")]
+    pub(super) fn key(&self, placeholder: &str) -> Result<&SecretString, HttpError> {
+        let known = self.placeholders.get(placeholder);
+        let found = known.and_then(|(index, stands)| Some((self.connections.get(*index)?, stands)));
+        let (bound, stands) = found.ok_or_else(|| {
+            refuse("a key is the placeholder of a credential that this run has, and nothing beside it")
+        })?;
+        Ok(bound.secret(stands)?.1)
+    }
+
     /// The placeholders of this run in `text`.
     pub(super) fn known<'s>(
         &'s self,

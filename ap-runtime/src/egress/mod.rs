@@ -31,6 +31,8 @@ mod capability;
 mod connect;
 #[cfg(feature = "http")]
 mod header;
+#[cfg(feature = "crypto")]
+mod key;
 mod mark;
 mod place;
 #[cfg(feature = "http")]

@@ -53,7 +53,7 @@ pub(super) async fn action(
     };
     let ways = match action.effect(&call.input) {
         Effect::None => Egress::refusing(),
-        _ => kernel.egress.for_attempt(credentials),
+        _ => kernel.egress.for_attempt(credentials, &kernel.entropy),
     };
     let context = ways.context((&call.key, call.send_key), call.timeout, kernel.clock.now());
     let input = call.input.as_ref().clone();

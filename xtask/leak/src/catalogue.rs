@@ -199,6 +199,20 @@ fn pieces() -> Vec<Entry> {
             ]),
         ),
         succeeds(
+            "a value encrypted, and what came back decrypted",
+            1,
+            json!([first("Text"),
+                { "name": "lock", "type": "crypto.encrypt", "settings": { "key": "{{connections.field}}", "value": { "said": SAID } } },
+                { "name": "open", "type": "crypto.decrypt", "settings": { "key": "{{connections.field}}", "value": "{{steps.lock.output}}" } },
+                { "name": "sign", "type": "crypto.hmac", "settings": { "key": "{{connections.field}}", "text": SAID } }]),
+        ),
+        entry(
+            "a key as a value",
+            0,
+            "FAILED",
+            json!([{ "name": "lock", "type": "crypto.encrypt", "settings": { "key": "{{connections.field}}", "value": "{{connections.field}}" } }]),
+        ),
+        succeeds(
             "more than the journal takes",
             1,
             json!([first("Large"), code("script", LOGGED, json!({ "length": 1 }))]),

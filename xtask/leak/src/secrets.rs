@@ -12,6 +12,8 @@ pub struct Secrets {
     pub password: String,
     /// What goes into a header of its own.
     pub header: String,
+    /// A key for fields: 64 hex digits.
+    pub field: String,
     /// What a sender shows in a header.
     pub hook: String,
     /// What a sender signs with.
@@ -57,16 +59,20 @@ impl Secrets {
         let odd = format!("{}\"\\/+é%{}", random(16), random(18));
         let payloads = Payloads::generate();
         let (password, header) = (random(40), random(40));
-        Self { api: random(40), odd, password, header, hook: random(40), signing: random(40), root, payloads }
+        let mut field = [0; 32];
+        getrandom::fill(&mut field).unwrap();
+        let field = field.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { api: random(40), odd, password, header, field, hook: random(40), signing: random(40), root, payloads }
     }
 
     /// The credentials, by connection.
-    pub fn credentials(&self) -> [(&'static str, &str); 6] {
+    pub fn credentials(&self) -> [(&'static str, &str); 7] {
         [
             ("api", &self.api),
             ("odd", &self.odd),
             ("basic", &self.password),
             ("keyed", &self.header),
+            ("field", &self.field),
             ("hook", &self.hook),
             ("signing", &self.signing),
         ]

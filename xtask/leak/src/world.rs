@@ -252,6 +252,7 @@ async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer)
         ("odd", custom("key", &secrets.odd), places),
         ("basic", basic, vec![]),
         ("keyed", custom("token", &secrets.header), keyed),
+        ("field", text(&secrets.field), vec![]),
         ("hook", text(&secrets.hook), vec![]),
         ("signing", text(&secrets.signing), vec![]),
     ] {

@@ -68,7 +68,8 @@ impl Told {
         let url = line(input).as_str().to_owned();
         let mut secret = || SecretString::from(line(input).as_str());
         let (api, odd, password, header) = (secret(), secret(), secret(), secret());
-        // The last two are of webhooks.
+        // The last three are of webhooks and for fields.
+        secret();
         secret();
         secret();
         Self { directory, url, api, odd, password, header }

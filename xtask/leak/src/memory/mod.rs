@@ -76,7 +76,8 @@ impl Found {
 pub async fn search(allocator: Allocator, programs: &Path) -> Result<Found> {
     let secrets = Secrets::generate();
     let peer = Peer::start(&secrets).await;
-    let forms = Search::new(secrets.credentials().into_iter().filter(|(name, _)| !["hook", "signing"].contains(name)));
+    let forms =
+        Search::new(secrets.credentials().into_iter().filter(|(name, _)| !["field", "hook", "signing"].contains(name)));
     let directory = tempfile::tempdir()?;
     let program = programs.join(allocator.program());
     let mut host = Command::new(&program)
