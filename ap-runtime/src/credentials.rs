@@ -175,7 +175,7 @@ impl CredentialLoader {
     /// the connection, [`StepErrorKind::OutcomeTransient`] if trying again may help.
     pub(crate) async fn ready(
         &mut self,
-        kernel: &Kernel,
+        kernel: &Arc<Kernel>,
         keys: &TenantKeys,
         (piece, input): (&str, &Value),
     ) -> Result<Arc<RunCredentials>, ActionError> {
@@ -185,7 +185,7 @@ impl CredentialLoader {
     /// As [`CredentialLoader::ready`], for no piece: to find out whether the connection is good.
     pub(crate) async fn ready_to_check(
         &mut self,
-        kernel: &Kernel,
+        kernel: &Arc<Kernel>,
         keys: &TenantKeys,
         input: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
@@ -195,7 +195,7 @@ impl CredentialLoader {
     /// As [`CredentialLoader::ready`], for a script: what it is not shown is of no matter to it.
     pub(crate) async fn ready_to_reveal(
         &mut self,
-        kernel: &Kernel,
+        kernel: &Arc<Kernel>,
         keys: &TenantKeys,
         params: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
@@ -204,7 +204,7 @@ impl CredentialLoader {
 
     async fn make_ready(
         &mut self,
-        kernel: &Kernel,
+        kernel: &Arc<Kernel>,
         keys: &TenantKeys,
         purpose: Purpose<'_>,
         input: &Value,

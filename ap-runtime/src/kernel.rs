@@ -13,7 +13,7 @@ use ap_crypto::{
     entropy::{Entropy, EntropyError, random_array},
     keyring::Keyring,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
@@ -48,6 +48,8 @@ pub(crate) struct Kernel {
     pub(crate) replies: Arc<ReplyHub>,
     pub(crate) denials: Denials,
     pub(crate) wakeup: Arc<dyn Wakeup>,
+    /// Renewals of tokens under way: they outlive whoever asked for them.
+    pub(crate) renewals: TaskTracker,
     /// Where the host's resume door is, without a slash at the end: what stands before a token.
     pub(crate) resume_base: Option<Arc<str>>,
 }

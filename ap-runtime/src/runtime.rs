@@ -15,6 +15,7 @@ use ap_crypto::{
     keyring::{KeyStore, Keyring},
     provider::KeyProvider,
 };
+use tokio_util::task::TaskTracker;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -269,6 +270,7 @@ impl RuntimeBuilder {
             replies: Arc::new(ReplyHub::new(Arc::clone(&wakeup))),
             denials: Denials::default(),
             wakeup,
+            renewals: TaskTracker::new(),
             resume_base: self.resume_base,
         });
         let worker = Worker::start(Arc::clone(&kernel), worker_id);

@@ -317,6 +317,14 @@ impl Worker {
         self.drained.cancel();
         self.loops.close();
         self.loops.wait().await;
+        // A token that a provider gives away now may be the only one there is from then on.
+        self.kernel.renewals.close();
+        let until = self.kernel.clock.now().saturating_add(RENEWALS);
+        tokio::select! {
+            biased;
+            () = self.kernel.renewals.wait() => {}
+            () = self.kernel.clock.sleep_until(until) => tracing::warn!("tokens are being renewed at the shutdown"),
+        }
         // A store that is gone must not keep the process: the worker is forgotten by time then.
         let until = self.kernel.clock.now().saturating_add(GIVE_BACK);
         tokio::select! {
@@ -573,6 +581,8 @@ fn is_gated(flow: &ValidFlow) -> bool {
     scheduled || flow.definition().control().concurrency.is_some()
 }
 
+/// How long a shutdown waits for renewals of tokens: as long as an exchange with a provider takes, and its commit.
+const RENEWALS: Duration = Duration::from_secs(25);
 /// How long runs may take to be given back at shutdown.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 /// Runs taken from the queue in one claim.

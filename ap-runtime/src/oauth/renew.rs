@@ -97,8 +97,18 @@ impl Kernel {
     /// [`RenewError`]; nothing was given up then but what the provider itself rejected.
     ///
     /// # Cancel safety
-    /// Dropped half-way, the provider may have been asked and the answer be lost: the module says what that means.
-    pub(crate) async fn renew_connection(&self, owner: Scope, name: &str) -> Result<(), RenewError> {
+    /// Dropping the future gives up waiting and nothing else: whoever uses the connection may be out of time, but what the
+    /// provider answers may be the only grant there is from then on.
+    pub(crate) async fn renew_connection(self: &Arc<Self>, owner: Scope, name: &str) -> Result<(), RenewError> {
+        let (kernel, name) = (Arc::clone(self), name.to_owned());
+        let renewal = self.renewals.spawn(async move { kernel.renew(owner, &name).await });
+        renewal.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a renewal ended unexpectedly");
+            Err(RenewError::Transient { reason: "it ended unexpectedly".to_owned(), retry_after: None })
+        })
+    }
+
+    async fn renew(&self, owner: Scope, name: &str) -> Result<(), RenewError> {
         let keys = self.keyring.tenant(owner).await.map_err(RunError::from)?;
         let patience = self.clock.now().saturating_add(PATIENCE);
         let mut wait = FIRST_WAIT;

@@ -50,7 +50,7 @@ pub(crate) fn change_for(trigger: &TriggerDefinition, now: Timestamp) -> Trigger
 
 /// A claimed trigger with what is needed to fire it.
 struct Firing<'a> {
-    kernel: &'a Kernel,
+    kernel: &'a Arc<Kernel>,
     claimed: ClaimedTrigger,
     flow: Arc<ValidFlow>,
     keys: Arc<TenantKeys>,
@@ -63,7 +63,7 @@ struct Firing<'a> {
 ///
 /// # Cancel safety
 /// Dropping the future is like a crash: the transaction happens or not.
-pub(crate) async fn fire(kernel: &Kernel, claimed: ClaimedTrigger) -> Result<bool, RunError> {
+pub(crate) async fn fire(kernel: &Arc<Kernel>, claimed: ClaimedTrigger) -> Result<bool, RunError> {
     let keys = kernel.keyring.tenant(claimed.project.into()).await?;
     let flow = kernel.flow_version(claimed.version, claimed.project).await?;
     let firing = Firing { kernel, claimed, flow, keys };

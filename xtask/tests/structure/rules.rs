@@ -25,6 +25,7 @@ const SPAWNING: &[&str] = &[
     "ap-runtime/src/backend/sqlite/writer.rs",
     "ap-runtime/src/egress/sql/sqlite.rs",
     "ap-runtime/src/executor/worker.rs",
+    "ap-runtime/src/oauth/renew.rs",
     "ap-runtime/src/sandbox/deadline.rs",
     "ap-runtime/src/sandbox/worker.rs",
 ];
