@@ -174,18 +174,42 @@ async fn a_process_that_dies_between_the_answer_and_the_commit_is_followed_by_an
     world.provider.state.lock().unwrap().grace = true;
     world.clock.forward(2 * HOUR);
     world.provider.state.lock().unwrap().answer_delay = Duration::from_secs(10);
+    // Its tasks end with it, as those of a process do.
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let admin = world.admin();
-    let dying = tokio::spawn(async move { admin.validate_connection("api").await });
+    process.spawn(async move { admin.validate_connection("api").await });
     while world.provider.state.lock().unwrap().issued == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    dying.abort();
-    assert!(dying.await.is_err());
+    process.shutdown_background();
     world.provider.state.lock().unwrap().answer_delay = Duration::ZERO;
     // Its lease still holds: the others wait for it, and not for ever.
     world.clock.forward(Duration::from_secs(61));
     let check = world.admin_at(1).validate_connection("api").await.unwrap();
     assert_eq!((check.status, check.problem), (ConnectionStatus::Active, None));
+}
+
+#[tokio::test]
+async fn a_renewal_goes_on_when_nobody_waits_for_it_any_more() {
+    let world = World::new(1).await;
+    world.connect().await;
+    world.clock.forward(2 * HOUR);
+    world.provider.state.lock().unwrap().answer_delay = Duration::from_millis(500);
+    let admin = world.admin();
+    let asking = tokio::spawn(async move { admin.validate_connection("api").await });
+    while world.provider.state.lock().unwrap().issued == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // As a step does that is out of time. To the provider the old refresh token is used up; the new one is on its way.
+    asking.abort();
+    assert!(asking.await.is_err());
+    while world.audited("connection.renew").await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.provider.state.lock().unwrap().answer_delay = Duration::ZERO;
+    let check = world.admin().validate_connection("api").await.unwrap();
+    assert_eq!((check.status, check.problem), (ConnectionStatus::Active, None));
+    assert_eq!(world.provider.renewals(), 1);
 }
 
 #[tokio::test]
