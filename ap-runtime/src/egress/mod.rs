@@ -5,6 +5,7 @@
 //! | [`address`], [`name`], [`url`] | which addresses, names and URLs may be reached: pure functions |
 //! | [`guard`] | [`guard::EgressPolicy`], the [`guard::Resolver`] seam, and the one guard every protocol goes through |
 //! | [`credential`] | [`credential::RunCredentials`]: placeholders become secrets, in declared places of bound origins |
+//! | `keys` | root keys from services (features `vault`, `aws`) |
 //! | `http` | the HTTP client pieces get (feature `http`) |
 //! | `mail` | the mail servers pieces get (feature `mail`) |
 //! | `objects` | the object stores pieces get (feature `objects`) |
@@ -19,6 +20,9 @@ pub mod url;
 
 #[cfg(feature = "http")]
 pub mod http;
+
+#[cfg(any(feature = "vault", feature = "aws"))]
+pub mod keys;
 #[cfg(feature = "mail")]
 pub mod mail;
 #[cfg(feature = "objects")]
