@@ -5,6 +5,7 @@
 //! | [`address`], [`name`], [`url`] | which addresses, names and URLs may be reached: pure functions |
 //! | [`guard`] | [`guard::EgressPolicy`], the [`guard::Resolver`] seam, and the one guard every protocol goes through |
 //! | [`credential`] | [`credential::RunCredentials`]: placeholders become secrets, in declared places of bound origins |
+//! | `key` | secrets of connections as keys (feature `crypto`) |
 //! | `keys` | root keys from services (features `vault`, `aws`) |
 //! | `http` | the HTTP client pieces get (feature `http`) |
 //! | `mail` | the mail servers pieces get (feature `mail`) |
