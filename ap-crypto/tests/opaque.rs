@@ -41,7 +41,8 @@ never! {
     RootKey: [fmt::Display, Serialize, Clone, AsRef<[u8]>, std::ops::Deref]
     TenantKeys: [fmt::Display, Serialize, Clone, PartialEq]
     ResumeKey: [fmt::Display, Serialize, Clone, AsRef<[u8]>, std::ops::Deref]
-    Redactor: [fmt::Display, Serialize, Clone]
+    // A clone shares the secrets and cannot show them either.
+    Redactor: [fmt::Display, Serialize, AsRef<str>, Into<String>]
     Sealed: [fmt::Display, Serialize, AsRef<str>, Into<String>]
     LookupHash: [fmt::Display, Serialize, AsRef<str>, Into<String>]
     // Its text stands for nothing outside its run; what it stands for is nowhere in it.
