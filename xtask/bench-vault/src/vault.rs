@@ -8,7 +8,7 @@ use ap_core::{
     connection::{Connection, ConnectionValue},
     id::{KeyId, ProjectId},
     scope::Scope,
-    store::StoreError,
+    store::{Entity, StoreError},
     time::Timestamp,
 };
 use ap_crypto::{
@@ -67,7 +67,19 @@ impl KeyStore for NoKeys {
         Ok(Vec::new())
     }
 
+    async fn key_page(&self, _: Option<KeyId>, _: u32) -> Result<Vec<WrappedKey>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn insert_key(&self, _: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn replace_key(&self, _: &WrappedKey, _: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+        Err(StoreError::NotFound { entity: Entity::Key })
+    }
+
+    async fn delete_key(&self, _: &WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+        Err(StoreError::NotFound { entity: Entity::Key })
     }
 }
