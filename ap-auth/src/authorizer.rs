@@ -310,10 +310,12 @@ mod tests {
     const PLATFORM: PlatformId = PlatformId::from_u128(1);
 
     /// Who has what: permission, level, then Admin, Editor, Viewer.
-    const TABLE: [(&str, char, [bool; 3]); 22] = [
+    const TABLE: [(&str, char, [bool; 3]); 24] = [
         ("audit.read", 'p', [true, false, false]),
         ("connection.delete", 'p', [true, false, false]),
+        ("connection.provision", 'P', [true, false, false]),
         ("connection.read", 'p', [true, true, true]),
+        ("connection.reveal", 'p', [true, false, false]),
         ("connection.write", 'p', [true, true, false]),
         ("flow.delete", 'p', [true, false, false]),
         ("flow.publish", 'p', [true, true, false]),

@@ -426,13 +426,15 @@ fn placeholders(view: &ConnectionView) -> Vec<(String, Stands)> {
 
 /// Whether a placeholder of the connection stands somewhere in `value`.
 fn mentions(value: &Value, view: &ConnectionView) -> bool {
+    let stands_in = |text: &str| {
+        text.contains(&view.whole)
+            || view.secret.iter().filter_map(|field| view.fields.get(field)).any(|secret| text.contains(secret))
+    };
     match value {
-        Value::String(text) => {
-            text.contains(&view.whole)
-                || view.secret.iter().filter_map(|field| view.fields.get(field)).any(|secret| text.contains(secret))
-        }
+        Value::String(text) => stands_in(text),
         Value::Array(items) => items.iter().any(|item| mentions(item, view)),
-        Value::Object(members) => members.values().any(|member| mentions(member, view)),
+        // A name is text as well: whoever gets the value gets it.
+        Value::Object(members) => members.iter().any(|(name, member)| stands_in(name) || mentions(member, view)),
         _ => false,
     }
 }

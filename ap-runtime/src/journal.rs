@@ -63,10 +63,11 @@ impl RunError {
     /// Whether trying again, by whomever, must fail the same way: the journal itself is at fault.
     ///
     /// A missing or changed piece, a wrong key or a store out of reach are the operator's to mend; the run then waits. A
-    /// journal that does not fit its flow counts as a changed piece, because a changed journal would not open.
+    /// journal that does not fit its flow counts as a changed piece, because a changed journal would not open; one that opens
+    /// and cannot be read was written by another version, which may go on with it.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Encoding(_) | Self::Redact(_) | Self::Seal(_))
+        matches!(self, Self::Redact(_) | Self::Seal(_))
     }
 }
 

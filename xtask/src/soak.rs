@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_there_is_to_soak_is_told() {
-        assert!(run(&[]).expect_err("nothing").contains("`kill`, `disk` or `sim`"));
+        assert!(run(&[]).expect_err("nothing").contains("`kill`, `disk`, `sim` or `rotate`"));
         assert!(run(&["rope"]).expect_err("unknown").contains("rope"));
         assert!(run(&["kill", "--backend", "paper"]).expect_err("unknown").contains("paper"));
     }

@@ -255,6 +255,17 @@ pub struct OAuthTokens {
 }
 
 impl OAuthTokens {
+    /// Whether these are the very tokens of `other`.
+    #[must_use]
+    pub fn are_those_of(&self, other: &Self) -> bool {
+        let same_refresh = match (&self.refresh, &other.refresh) {
+            (Some(one), Some(two)) => one.expose_secret() == two.expose_secret(),
+            (None, None) => true,
+            _ => false,
+        };
+        same_refresh && self.issued == other.issued && self.access.expose_secret() == other.access.expose_secret()
+    }
+
     /// A bearer token, got at `issued`.
     #[must_use]
     pub fn bearer(access: SecretString, issued: Timestamp) -> Self {
@@ -352,6 +363,27 @@ impl Connection {
             ConnectionValue::OAuth2(oauth) => Some(*oauth),
             _ => None,
         }
+    }
+
+    /// Whether `other` lets the same client's tokens go to the same places, for the same pieces and scripts. Names, and what
+    /// the tokens are, do not matter.
+    ///
+    /// Who may write a definition is not who consented: only over one that is the same do tokens stay.
+    #[must_use]
+    pub fn is_same_definition(&self, other: &Self) -> bool {
+        let (Some(one), Some(two)) = (self.oauth(), other.oauth()) else { return false };
+        let secrets = match (&one.client_secret, &two.client_secret) {
+            (Some(one), Some(two)) => one.expose_secret() == two.expose_secret(),
+            (None, None) => true,
+            _ => false,
+        };
+        secrets
+            && one.app == two.app
+            && self.origins == other.origins
+            && self.placements == other.placements
+            && self.terms.pieces == other.terms.pieces
+            && self.terms.reveal_to_code == other.terms.reveal_to_code
+            && self.terms.validation == other.terms.validation
     }
 
     /// The same connection with its OAuth 2.0 part changed; others stay as they are.

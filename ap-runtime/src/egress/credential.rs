@@ -338,6 +338,13 @@ impl RunCredentials {
         let (bound, stands) = found.ok_or_else(|| {
             refuse("a key is the placeholder of a credential that this run has, and nothing beside it")
         })?;
+        // Signing what a flow likes is as good as having the secret, wherever it serves to sign: nobody falls into that.
+        if !bound.connection.terms().pieces.iter().any(|piece| piece == KEY_PIECE) {
+            let name = bound.connection.name();
+            return Err(refuse(format!(
+                "connection `{name}` is no key: name `{KEY_PIECE}` among the pieces it is for"
+            )));
+        }
         Ok(bound.secret(stands)?.1)
     }
 
@@ -559,6 +566,10 @@ fn in_header(name: &HeaderName, error: PlaceError) -> HttpError {
 }
 
 /// One reading only: a member that is there twice would be judged as one value and may be read as the other.
+/// The piece whose connections are keys.
+#[cfg(feature = "crypto")]
+const KEY_PIECE: &str = "crypto";
+
 const fn body_limits() -> JsonLimits {
     JsonLimits::payload().with_max_bytes(usize::MAX).with_duplicate_keys(DuplicateKeys::Refuse)
 }

@@ -91,12 +91,12 @@ fn failed(error: &FieldError) -> ExchangeError {
 
 #[cfg(test)]
 mod tests {
-    use ap_core::connection::Placement;
+    use ap_core::connection::{ConnectionTerms, Placement};
     use ap_crypto::entropy::SystemEntropy;
 
     use super::*;
     use crate::egress::credential::{
-        Stands,
+        RunConnection, Stands,
         tests::{bound, placeholder},
     };
 
@@ -104,11 +104,19 @@ mod tests {
 
     fn keys() -> RunKeys {
         let placements = || vec![Placement::Bearer { field: "key".to_owned() }];
-        let one = |name: &str, secret: &str, digit| {
+        let one = |name: &str, secret: &str, digit, pieces: &[&str]| {
             let whole = vec![(placeholder(digit), Stands::Whole)];
-            bound(name, &[("key", secret)], placements(), "https://api.example", whole)
+            let one = bound(name, &[("key", secret)], placements(), "https://api.example", whole);
+            let terms =
+                ConnectionTerms { pieces: pieces.iter().map(ToString::to_string).collect(), ..Default::default() };
+            RunConnection { connection: one.connection.with_terms(terms).expect("valid"), ..one }
         };
-        let connections = vec![one("field", KEY, 'f'), one("word", "not a key at all", 'w')];
+        let connections = vec![
+            one("field", KEY, 'f', &["crypto"]),
+            one("word", "not a key at all", 'w', &["http", "crypto"]),
+            one("any", KEY, 'a', &[]),
+            one("http", KEY, 'h', &["http"]),
+        ];
         RunKeys::new(Arc::new(RunCredentials::new(connections).expect("long")), Arc::new(SystemEntropy))
     }
 
@@ -148,6 +156,9 @@ mod tests {
             keys().hmac_sha256(&inside, "x").map(|_| ()),
             keys().hmac_sha256(&placeholder('o'), "x").map(|_| ()),
             keys().hmac_sha256(KEY, "x").map(|_| ()),
+            // Not said to be a key.
+            keys().hmac_sha256(&placeholder('a'), "x").map(|_| ()),
+            keys().hmac_sha256(&placeholder('h'), "x").map(|_| ()),
         ];
         for refused in refused {
             assert!(matches!(refused, Err(ExchangeError::Credential { .. })), "{refused:?}");

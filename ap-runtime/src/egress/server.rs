@@ -93,6 +93,11 @@ impl Ordered {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    #[cfg(feature = "sql")]
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// What a lost connection means.
     pub(super) fn lost(&self, what: &str) -> ExchangeError {
         if self.0.load(Ordering::Relaxed) {

@@ -37,7 +37,12 @@ pub(crate) async fn ask(
     (http.timeout, http.max_response_bytes, http.max_redirects) = (TIMEOUT, MAX_RESPONSE_BYTES, 0);
     let answer = kernel.egress.for_tokens(credentials).send(http).await.map_err(response::failed)?;
     // From when the answer came: nothing is called good for longer than it is by less than the time of the exchange.
-    response::read(&answer, kernel.clock.now(), oauth.tokens())
+    // What an earlier consent gave belongs to that one, and may be another account's.
+    let previous = match request {
+        TokenRequest::Code { .. } => None,
+        _ => oauth.tokens(),
+    };
+    response::read(&answer, kernel.clock.now(), previous)
 }
 
 /// The client as HTTP Basic, bound to its token endpoint, if that is how it authenticates.

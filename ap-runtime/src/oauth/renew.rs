@@ -179,21 +179,40 @@ impl Kernel {
         (record, connection): (ConnectionRecord, Connection),
         tokens: OAuthTokens,
     ) -> Result<Turn, RenewError> {
-        let expires = tokens.expires();
-        let changed = connection.map_oauth(|oauth| oauth.with_tokens(tokens));
-        let connection = changed.map_err(|error| RenewError::Refused(error.to_string()))?;
-        let event = renewal_event(&record, connection.name(), self.clock.now());
-        let event = expires.iter().fold(event, |event, at| event.with_detail("expires", at.to_string()));
-        let precondition = Precondition::Revision(record.revision);
-        let next = self.resealed(keys, record, &connection)?;
-        let audit = [self.seal_event(keys, &event)?];
-        let until = self.clock.now().saturating_add(LEASE);
+        // A connection has no other way to be copied.
+        let encoded = ap_crypto::connection::encode_connection(&connection).map_err(RunError::from)?;
+        let before = ap_crypto::connection::decode_connection(&encoded).map_err(RunError::from)?;
+        let mut connection = with_tokens(connection, tokens)?;
+        let (mut record, until) = (record, self.clock.now().saturating_add(LEASE));
         let (mut wait, mut attempts) = (FIRST_WAIT, 0_u32);
         loop {
+            let expires = connection.oauth().and_then(|oauth| oauth.tokens()).and_then(OAuthTokens::expires);
+            let event = renewal_event(&record, connection.name(), self.clock.now());
+            let event = expires.iter().fold(event, |event, at| event.with_detail("expires", at.to_string()));
+            let audit = [self.seal_event(keys, &event)?];
+            let precondition = Precondition::Revision(record.revision);
+            let next = self.resealed(keys, record.clone(), &connection)?;
             match self.backend.write_connection(next.clone(), precondition, &audit).await {
                 Ok(()) => return Ok(Turn::Ready),
-                // Our own earlier attempt was written after all, or another was faster: whatever is there now is newer.
-                Err(StoreError::Conflict { .. }) => return Ok(Turn::Again),
+                // Our own earlier attempt was written after all, or another wrote it: with the tokens that are used up by now,
+                // if it was not about those. Then the new ones go onto what is there.
+                Err(StoreError::Conflict { .. }) => {
+                    let name = connection.name().to_owned();
+                    let found = self.own_connection(keys, next.owner, &name).await?;
+                    let untouched = match (tokens_of(&found.connection), tokens_of(&before)) {
+                        (Some(there), Some(started)) => there.are_those_of(started),
+                        _ => false,
+                    };
+                    if found.record.id != next.id || !untouched {
+                        return Ok(Turn::Again);
+                    }
+                    let new =
+                        found.connection.oauth().and_then(|oauth| connection.into_oauth()?.into_tokens_for(oauth));
+                    let Some(new) = new else { return Ok(Turn::Again) };
+                    connection = with_tokens(found.connection, new)?;
+                    record = found.record;
+                    continue;
+                }
                 Err(StoreError::AlreadyExists { .. }) if attempts > 0 => return Ok(Turn::Again),
                 Err(StoreError::NotFound { .. }) => return Err(RenewError::Changed),
                 Err(error) if error.is_retryable() && self.clock.now() < until => {
@@ -272,6 +291,15 @@ impl Kernel {
         let sealed = records::seal_connection(keys, ids, revision, connection, &*self.entropy)?;
         Ok(ConnectionRecord { revision, updated: self.clock.now(), sealed, ..record })
     }
+}
+
+fn with_tokens(connection: Connection, tokens: OAuthTokens) -> Result<Connection, RenewError> {
+    let changed = connection.map_oauth(|oauth| oauth.with_tokens(tokens));
+    changed.map_err(|error| RenewError::Refused(error.to_string()))
+}
+
+fn tokens_of(connection: &Connection) -> Option<&OAuthTokens> {
+    connection.oauth()?.tokens()
 }
 
 fn request_of(oauth: &OAuth2) -> Option<TokenRequest<'_>> {

@@ -159,6 +159,7 @@ impl Session {
         });
         let event = |word: &str| AuditEvent::of(proof, kernel.clock.now()).with_detail("authorization", word);
         let used_up = connection.map_oauth(|oauth| oauth.with_pending(None))?;
+        let id = record.id;
         let event_of_return = match &outcome {
             Ok(_) => event("returned"),
             Err(reason) => event("returned").with_outcome(AuditOutcome::Failure, reason),
@@ -181,11 +182,23 @@ impl Session {
                 return Err(failed(failure));
             }
         };
-        // A refresh token of an earlier consent belongs to that one.
-        let found = self.own(keys, owner, &name).await?.ok_or(NOT_FOUND)?;
-        let connection = found.connection.map_oauth(|oauth| oauth.with_tokens(tokens))?.with_fault(None);
-        self.rewrite(keys, found.record, &connection, event("connected")).await?;
-        Ok(name)
+        // The code is spent: these tokens are kept, unless somebody has said meanwhile that they are to go elsewhere.
+        let mut found = self.own(keys, owner, &name).await?.ok_or(NOT_FOUND)?;
+        let mut tokens = Some(tokens);
+        loop {
+            if found.record.id != id || !found.connection.is_same_definition(&used_up) {
+                return Err(failed("the connection was changed meanwhile: begin again".to_owned()));
+            }
+            let Some(new) = tokens.take() else { return Err(unknown()) };
+            let connection = found.connection.map_oauth(|oauth| oauth.with_tokens(new))?.with_fault(None);
+            match self.rewrite(keys, found.record, &connection, event("connected")).await {
+                Ok(()) => return Ok(name),
+                Err(SessionError::Store(ap_core::store::StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
+            }
+            found = self.own(keys, owner, &name).await?.ok_or(NOT_FOUND)?;
+            tokens = found.connection.oauth().and_then(|oauth| connection.into_oauth()?.into_tokens_for(oauth));
+        }
     }
 }
 

@@ -324,7 +324,7 @@ impl Session {
         let mut kept = None;
         let (id, created, precondition) = match existing {
             Some(Found { record, connection: old }) => {
-                kept = with_grant_of(old, connection)?;
+                kept = with_grant_of(owner, old, connection)?;
                 (record.id, record.created, Precondition::Revision(record.revision))
             }
             None => {
@@ -411,7 +411,14 @@ pub(super) fn summary(record: &ConnectionRecord, connection: &Connection, now: T
 
 /// `new` with the tokens of `old`, if it brings none and is the same client: whoever writes a definition again, say at every start
 /// of the host, must not undo what an owner consented to.
-fn with_grant_of(old: Connection, new: &Connection) -> Result<Option<Connection>, SessionError> {
+///
+/// A project's own definition must be the same in all that says where tokens go, too: whoever may write connections must not
+/// send away what somebody else consented to. The platform may.
+fn with_grant_of(owner: Scope, old: Connection, new: &Connection) -> Result<Option<Connection>, SessionError> {
+    let of_platform = owner.project().is_none() || new.terms().predefined;
+    if !of_platform && !old.is_same_definition(new) {
+        return Ok(None);
+    }
     let (Some(old), Some(oauth)) = (old.into_oauth(), new.oauth()) else { return Ok(None) };
     if oauth.tokens().is_some() {
         return Ok(None);

@@ -134,6 +134,57 @@ async fn a_definition_that_is_written_again_keeps_the_grant_of_its_client() {
 }
 
 #[tokio::test]
+async fn who_writes_a_definition_does_not_get_what_another_consented_to() {
+    let world = World::new(1).await;
+    let editor =
+        world.runtimes[0].session(user(2).with_role(world.project, Role::Editor)).project(world.project).unwrap();
+    let put = async |json: &str| {
+        let connection = Connection::from_json("api", json.as_bytes(), None, world.clock.now()).unwrap();
+        editor.put_connection(&connection).await.unwrap();
+    };
+    let definition = world.json("");
+    world.put(&definition).await;
+    let state = query_of(&world.admin().authorize_connection("api").await.unwrap().url)["state"].clone();
+    world.admin().complete_authorization(&format!("code=a&state={state}")).await.unwrap();
+    put(&definition).await;
+    assert_eq!(world.summary().await.status, ConnectionStatus::Active);
+    let me = world.provider.url("/me");
+    for (what, other) in [
+        (
+            "origins",
+            definition.replace(
+                &format!(r#""origins": ["{me}"]"#),
+                &format!(r#""origins": ["{me}", "https://evil.example"]"#),
+            ),
+        ),
+        ("client secret", definition.replace("canary-client-secret", "another-client-secret")),
+        ("validation", definition.replace(&format!(r#""url": "{me}" }} }}"#), &format!(r#""url": "{me}/x" }} }}"#))),
+    ] {
+        assert_ne!(other, definition, "{what}");
+        put(&other).await;
+        assert_eq!(world.summary().await.status, ConnectionStatus::Missing, "{what}");
+        put(&definition).await;
+        let state = query_of(&world.admin().authorize_connection("api").await.unwrap().url)["state"].clone();
+        world.admin().complete_authorization(&format!("code=a&state={state}")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_new_consent_has_nothing_of_an_earlier_one() {
+    let world = World::new(1).await;
+    world.put(&world.json("")).await;
+    for code in ["first", "no-refresh"] {
+        let state = query_of(&world.admin().authorize_connection("api").await.unwrap().url)["state"].clone();
+        world.admin().complete_authorization(&format!("code={code}&state={state}")).await.unwrap();
+    }
+    world.clock.forward(Duration::from_secs(7_200));
+    // The other account's refresh token would still be good at the provider.
+    let check = world.admin().validate_connection("api").await.unwrap();
+    assert_eq!(check.status, ConnectionStatus::Expired, "{check:?}");
+    assert_eq!(world.provider.renewals(), 0);
+}
+
+#[tokio::test]
 async fn what_is_not_connected_this_way_is_refused() {
     let world = World::new(1).await;
     world.put(&world.json(r#", "grant_type": "client_credentials""#)).await;

@@ -157,7 +157,10 @@ impl Provider {
         let (access, refresh) = (format!("access-token-{}", state.issued), format!("refresh-token-{}", state.issued));
         state.good.insert(refresh.clone());
         state.access = BTreeSet::from([access.clone()]);
-        let with_refresh = if form["grant_type"] == "client_credentials" {
+        // As some do, unless they are asked for consent again.
+        let with_refresh = if form["grant_type"] == "client_credentials"
+            || form.get("code").is_some_and(|code| code == "no-refresh")
+        {
             String::new()
         } else {
             format!(",\"refresh_token\":\"{refresh}\"")

@@ -213,6 +213,26 @@ async fn a_renewal_goes_on_when_nobody_waits_for_it_any_more() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_written_during_a_renewal_gets_what_came_of_it() {
+    let world = World::new(1).await;
+    world.connect().await;
+    world.clock.forward(2 * HOUR);
+    world.provider.state.lock().unwrap().answer_delay = Duration::from_millis(500);
+    let admin = world.admin();
+    let renewing = tokio::spawn(async move { admin.validate_connection("api").await.unwrap() });
+    while world.provider.state.lock().unwrap().issued == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The refresh token that is stored is used up by now.
+    world.admin().rename_connection("api", "Shop").await.unwrap();
+    assert_eq!(renewing.await.unwrap().problem, None);
+    assert_eq!(world.summary().await.terms.display_name.as_deref(), Some("Shop"));
+    let check = world.admin().validate_connection("api").await.unwrap();
+    assert_eq!((check.status, check.problem), (ConnectionStatus::Active, None));
+    assert_eq!(world.provider.renewals(), 1);
+}
+
+#[tokio::test]
 async fn a_client_gets_its_token_by_itself() {
     let world = World::new(1).await;
     let json = world.json(r#", "grant_type": "client_credentials", "authorization_method": "BODY", "scope": "read""#);

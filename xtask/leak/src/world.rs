@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, atomic::AtomicUsize};
 
 use ap_auth::{audit::AuditEvent, principal::Principal, role::Role};
 use ap_core::{
-    connection::{Connection, ConnectionValue, FieldValue, Origin, Placement},
+    connection::{Connection, ConnectionTerms, ConnectionValue, FieldValue, Origin, Placement},
     id::{FlowId, ProjectId, RunId, UserId},
     piece::Piece,
     store::PageRequest,
@@ -259,6 +259,9 @@ async fn put_connections(admin: &ProjectSession, secrets: &Secrets, peer: &Peer)
         // A user name and a password do not say where they belong.
         let origins = if name == "basic" { vec![Origin::of_url(&peer.url()).unwrap()] } else { vec![] };
         let connection = Connection::new(name, value, placements, origins).unwrap();
+        // Only what is said to be a key is one.
+        let pieces = if name == "field" { vec!["crypto".to_owned()] } else { vec![] };
+        let connection = connection.with_terms(ConnectionTerms { pieces, ..ConnectionTerms::default() }).unwrap();
         admin.put_connection(&connection).await.unwrap();
         shown.push_str(&format!("{connection:?}"));
     }

@@ -57,7 +57,10 @@ const DEFENCES: &[Defence] = &[
     Defence {
         name: "outputs, errors and console lines are searched before they are kept",
         file: "ap-runtime/src/executor/attempt.rs",
-        changes: &[("    if redactor.is_empty() {\n", "    if true || redactor.is_empty() {\n")],
+        changes: &[(
+            "            output: if redactor.is_empty() {",
+            "            output: if true || redactor.is_empty() {",
+        )],
         search: "sqlite",
     },
     Defence {

@@ -169,7 +169,13 @@ impl Job<'_> {
 
     fn failed(&self, error: tokio_postgres::Error) -> ExchangeError {
         match error.as_db_error() {
-            Some(refusal) => rejected(refusal),
+            // After COMMIT only what is said of constraints and of serialisation undoes it: the rest may come from something
+            // between us that lost the database.
+            Some(refusal) => match refusal.code().code().get(..2) {
+                Some("23" | "40") => rejected(refusal),
+                _ if self.ordered.is_set() => self.ordered.lost("the database did not say whether it committed"),
+                _ => rejected(refusal),
+            },
             None => match error.into_source().map(|source| source.downcast::<ExchangeError>()) {
                 // Of the TLS handshake.
                 Some(Ok(ours)) => *ours,
