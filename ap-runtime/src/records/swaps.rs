@@ -175,7 +175,7 @@ async fn populate(backend: &MemoryBackend, ring: &Keyring, project: ProjectId) {
         write_connection(backend, &keys, project.into(), number).await;
         if project.as_u128() == 1 {
             let platform = Scope::Platform(PlatformId::from_u128(1));
-            write_connection(backend, &*ring.tenant(platform).await.expect("keys"), platform, number).await;
+            write_connection(backend, &ring.tenant(platform).await.expect("keys"), platform, number).await;
         }
         let sealed = seal_shared_connection(&keys, (id, project), "connection", entropy).expect("sealed");
         let name = shared_connection_name(&keys, &format!("connection-{number}"));
