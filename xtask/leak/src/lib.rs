@@ -2,7 +2,7 @@
 //! does with it.
 //!
 //! The forms it is searched in are written here on their own, so that a form the redactor forgot is not forgotten twice.
-//! That the search finds something shows in the same scenario with one defence switched off ([`defence`]).
+//! That the search finds something shows in the same scenario without one of the defences (`cargo xtask leak defences`).
 #![forbid(unsafe_code)]
 #![allow(
     missing_docs,
