@@ -38,12 +38,13 @@ impl Connector {
         clock: Option<Arc<dyn Clock>>,
     ) -> Self {
         let statement = timeouts.statement.as_millis();
-        // The plans of prepared statements are made when tables are empty and kept while they grow, so the ways to read whole
-        // tables are ruled out. A server that acknowledges before its disk does is told not to.
+        // The plans of prepared statements are made once, when tables are empty, and kept while they grow, so the ways to read
+        // whole tables are ruled out. To plan each execution anew takes as long as all the rest of it. A server that acknowledges before its disk does is told not to.
         let setup = format!(
             "SET search_path TO \"{schema}\"; SET statement_timeout = {statement}; SET lock_timeout = {statement}; \
              SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}; \
-             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; \
+             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
+             SET enable_mergejoin = off; SET jit = off; \
              SELECT set_config('synchronous_commit', 'on', false) \
              WHERE current_setting('synchronous_commit') IN ('off', 'local')"
         );
