@@ -67,8 +67,8 @@ const DEFENCES: &[Defence] = &[
         name: "what comes in by signals is searched before it is kept",
         file: "ap-runtime/src/executor/outside.rs",
         changes: &[(
-            "        if !self.kernel.egress.scrubs() || redactor.is_empty() {",
-            "        if true || !self.kernel.egress.scrubs() || redactor.is_empty() {",
+            "        let clean = |value: Arc<Value>| match redactor.is_empty() {",
+            "        let clean = |value: Arc<Value>| match redactor.is_empty() || true {",
         )],
         search: "sqlite",
     },
