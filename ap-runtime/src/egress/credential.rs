@@ -454,7 +454,7 @@ impl RunConnection {
     }
 
     /// The secret a placeholder inside text stands for, with its field.
-    fn secret(&self, stands: &Stands) -> Result<(&str, &SecretString), HttpError> {
+    pub(super) fn secret(&self, stands: &Stands) -> Result<(&str, &SecretString), HttpError> {
         let found = match stands {
             Stands::Whole => self.connection.value().single_secret(),
             Stands::Field(wanted) => {

@@ -1,13 +1,8 @@
 //! Secrets of connections that an admin revealed to code, in the parameters of a script.
 
-use ap_core::connection::Field;
 use bytes::Bytes;
-use secrecy::SecretString;
 
-use super::{
-    credential::{RunConnection, RunCredentials, Stands},
-    place,
-};
+use super::{credential::RunCredentials, place};
 
 impl RunCredentials {
     /// The parameters of a script, with secrets in the place of the placeholders of revealed connections. Others stay
@@ -16,7 +11,7 @@ impl RunCredentials {
         let places: Vec<_> = self
             .known(&params)
             .filter(|(_, bound, _)| bound.connection.terms().reveal_to_code)
-            .filter_map(|(range, bound, stands)| Some((range, secret_of(bound, stands)?)))
+            .filter_map(|(range, bound, stands)| Some((range, bound.secret(stands).ok()?.1)))
             .collect();
         if places.is_empty() {
             return Bytes::from(params);
@@ -26,22 +21,15 @@ impl RunCredentials {
     }
 }
 
-fn secret_of<'c>(bound: &'c RunConnection, stands: &Stands) -> Option<&'c SecretString> {
-    match stands {
-        Stands::Whole => bound.connection.value().single_secret().map(|(_, secret)| secret),
-        Stands::Field(wanted) => bound.connection.value().fields().into_iter().find_map(|(name, field)| match field {
-            Field::Secret(secret) if name == wanted => Some(secret),
-            Field::Secret(_) | Field::Clear(_) => None,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ap_core::connection::{ConnectionTerms, Placement};
 
     use super::*;
-    use crate::egress::credential::tests::{CANARY, bound, placeholder};
+    use crate::egress::credential::{
+        RunConnection, Stands,
+        tests::{CANARY, bound, placeholder},
+    };
 
     fn credentials(reveal_to_code: bool) -> RunCredentials {
         let whole = vec![(placeholder('w'), Stands::Whole), (placeholder('t'), Stands::Field("token".to_owned()))];
