@@ -30,7 +30,9 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
     if !TYPES.contains(&type_name) {
         return Err(VaultError::UnsupportedConnection { type_name });
     }
-    let references = connection.value().references().map(|(name, reference)| (name, encode(reference.as_str())));
+    let hidden = connection.value().hidden_references().map(|reference| (CLIENT_SECRET, reference));
+    let references = connection.value().references().chain(hidden);
+    let references = references.map(|(name, reference)| (name, encode(reference.as_str())));
     let references: Vec<(&str, Zeroizing<String>)> = references.collect();
     let encoded = match connection.oauth() {
         Some(oauth) => oauth_secrets(oauth),
@@ -125,7 +127,8 @@ fn oauth_secrets(oauth: &OAuth2) -> Vec<(&'static str, bool, Zeroizing<String>)>
     let secrets = [
         (ACCESS_TOKEN, tokens.map(OAuthTokens::access)),
         (REFRESH_TOKEN, tokens.and_then(OAuthTokens::refresh)),
-        (CLIENT_SECRET, oauth.client_secret()),
+        // Not what a reference was resolved to.
+        (CLIENT_SECRET, oauth.client_secret().filter(|_| oauth.client_secret_from().is_none())),
         (CODE_VERIFIER, oauth.pending().map(|pending| &pending.verifier)),
     ];
     let there = secrets.into_iter().filter_map(|(name, secret)| Some((name, true, encode(secret?.expose_secret()))));
@@ -149,6 +152,14 @@ fn stored_oauth(oauth: &OAuth2) -> StoredOAuth {
 }
 
 fn oauth(fields: &mut BTreeMap<String, FieldValue>, stored: StoredOAuth) -> Result<ConnectionValue, &'static str> {
+    let elsewhere = match fields.remove(CLIENT_SECRET) {
+        Some(FieldValue::Reference(reference)) => Some(reference),
+        Some(value) => {
+            fields.insert(CLIENT_SECRET.to_owned(), value);
+            None
+        }
+        None => None,
+    };
     let mut secret = |name: &str| match fields.remove(name) {
         None => Ok(None),
         Some(FieldValue::Secret(secret)) => Ok(Some(secret)),
@@ -178,8 +189,12 @@ fn oauth(fields: &mut BTreeMap<String, FieldValue>, stored: StoredOAuth) -> Resu
     let oauth = match (stored.app, tokens) {
         (Some(app), None) => OAuth2::client(app, client_secret),
         (Some(app), Some(tokens)) => OAuth2::client(app, client_secret).with_tokens(tokens),
-        (None, Some(tokens)) if client_secret.is_none() => OAuth2::of_tokens(tokens),
+        (None, Some(tokens)) if client_secret.is_none() && elsewhere.is_none() => OAuth2::of_tokens(tokens),
         (None, _) => return Err("OAuth 2.0 without client and tokens"),
+    };
+    let oauth = match elsewhere {
+        Some(reference) => oauth.with_client_secret_from(reference),
+        None => oauth,
     };
     Ok(ConnectionValue::OAuth2(Box::new(oauth.with_pending(pending))))
 }
@@ -390,6 +405,17 @@ mod tests {
         let back = decode_connection(&encode_connection(&connection).unwrap()).unwrap();
         assert_eq!(back.value().references().collect::<Vec<_>>(), [("key", &reference)]);
         assert_eq!(back.placements(), connection.placements());
+    }
+
+    #[test]
+    fn what_a_reference_was_resolved_to_is_never_stored() {
+        let reference = SecretReference::parse("vault:secret/data/crm#client_secret").unwrap();
+        let client = oauth_connection().map_oauth(|oauth| oauth.with_client_secret_from(reference.clone())).unwrap();
+        let resolved = client.with_resolved(|_| Some("canary-client".into())).unwrap();
+        let back = decode_connection(&encode_connection(&resolved).unwrap()).unwrap();
+        let oauth = back.oauth().unwrap();
+        assert_eq!((oauth.client_secret_from(), oauth.client_secret().is_none()), (Some(&reference), true));
+        assert!(oauth.tokens().is_some() && back.is_same_definition(&resolved));
     }
 
     #[test]

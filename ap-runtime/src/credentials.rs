@@ -25,7 +25,7 @@ use crate::{
     journal::RunError,
     kernel::Kernel,
     records,
-    secret::SecretError,
+    secret::{Remembered, Unresolved},
     store::{Claimed, ConnectionRecord},
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct CredentialLoader {
     /// The connections of the last look-up, as the run sees them.
     seen: Vec<Seen>,
     current: Arc<RunCredentials>,
+    /// Shared by all that came from one loader.
+    remembered: Remembered,
 }
 
 /// A connection, as the run sees it. Holds no secret.
@@ -55,7 +57,7 @@ struct Seen {
     /// Secrets that are kept elsewhere and not known now.
     elsewhere: Vec<SecretReference>,
     /// Why what was found elsewhere is of no use.
-    unusable: Option<SecretError>,
+    unusable: Option<Unresolved>,
 }
 
 /// A connection that was looked up, and whose it is.
@@ -97,14 +99,16 @@ impl Kernel {
 
 impl Kernel {
     /// The same connection with every secret that is kept elsewhere.
-    pub(crate) async fn with_secrets(&self, connection: Connection) -> Result<Connection, SecretError> {
+    pub(crate) async fn with_secrets(&self, connection: Connection) -> Result<Connection, Unresolved> {
         let connection = self.secrets.with_known(connection, self.clock.now())?;
         let elsewhere: Vec<SecretReference> = connection.value().references().map(|(_, of)| of.clone()).collect();
         if elsewhere.is_empty() {
             return Ok(connection);
         }
-        self.secrets.fetch(&*self.clock, &elsewhere).await?;
-        self.secrets.with_known(connection, self.clock.now())
+        match self.secrets.fetch(&*self.clock, &elsewhere).await.pop() {
+            Some(unresolved) => Err(unresolved),
+            None => self.secrets.with_known(connection, self.clock.now()),
+        }
     }
 }
 
@@ -123,7 +127,8 @@ impl CredentialLoader {
 
     /// For these connections; `claimed` stands in for a run.
     pub(crate) fn of_names(claimed: Claimed, names: BTreeSet<String>) -> Self {
-        Self { claimed, names, seen: Vec::new(), current: Arc::default() }
+        let (seen, current, remembered) = (Vec::new(), Arc::default(), Remembered::default());
+        Self { claimed, names, seen, current, remembered }
     }
 
     /// Reads the connections anew: one that was replaced or deleted meanwhile is so from the next request on.
@@ -153,8 +158,11 @@ impl CredentialLoader {
                 elsewhere: Vec::new(),
                 unusable: None,
             };
+            let kept_elsewhere: Vec<String> =
+                connection.value().references().map(|(name, _)| name.to_owned()).collect();
             match kernel.secrets.with_known(connection, now) {
                 Ok(connection) => {
+                    self.remembered.add(&connection, &kept_elsewhere);
                     one.elsewhere = connection.value().references().map(|(_, of)| of.clone()).collect();
                     bound.push(RunConnection { id: record.id, connection, placeholders });
                 }
@@ -163,7 +171,7 @@ impl CredentialLoader {
             seen.push(one);
         }
         self.seen = seen;
-        self.current = Arc::new(RunCredentials::new(bound)?);
+        self.current = Arc::new(RunCredentials::masking(bound, &self.remembered.all())?);
         Ok(())
     }
 
@@ -212,7 +220,6 @@ impl CredentialLoader {
         let concerned =
             |seen: &&Seen| mentions(input, &seen.view) && (seen.revealed || !matches!(purpose, Purpose::Script));
         let used: Vec<Seen> = self.seen.iter().filter(concerned).cloned().collect();
-        let mut renewed = false;
         for seen in &used {
             if let Purpose::Piece(piece) = purpose
                 && !seen.serves(piece)
@@ -222,13 +229,19 @@ impl CredentialLoader {
             if seen.status != ConnectionStatus::Active {
                 return Err(seen.not_good().into());
             }
-            if let Some(error) = &seen.unusable {
-                return Err(seen.no_secret(error).into());
+            if let Some(unresolved) = &seen.unusable {
+                return Err(seen.no_secret(unresolved).into());
             }
-            if !seen.elsewhere.is_empty() {
-                let fetched = kernel.secrets.fetch(&*kernel.clock, &seen.elsewhere).await;
-                fetched.map_err(|error| seen.no_secret(&error))?;
-                renewed = true;
+        }
+        // Also of connections that are not used here: what comes back is searched for the secrets of all.
+        let elsewhere: BTreeSet<_> = self.seen.iter().flat_map(|seen| seen.elsewhere.iter().cloned()).collect();
+        let elsewhere = Vec::from_iter(elsewhere);
+        let unresolved = kernel.secrets.fetch(&*kernel.clock, &elsewhere).await;
+        let mut renewed = !elsewhere.is_empty();
+        for seen in &used {
+            let mut of_it = unresolved.iter().filter(|unresolved| seen.elsewhere.contains(&unresolved.reference));
+            if let Some(unresolved) = of_it.next() {
+                return Err(seen.no_secret(unresolved).into());
             }
             if seen.due {
                 kernel.renew_connection(seen.owner, &seen.name).await.map_err(|failed| failed.of_step(&seen.name))?;
@@ -242,9 +255,10 @@ impl CredentialLoader {
                 StepError::new(StepErrorKind::OutcomeTransient, "a connection cannot be read now")
             })?;
             // What was found elsewhere may be no secret at all.
-            let of_no_use = |seen: &&Seen| names.contains(&seen.name.as_str()) && seen.unusable.is_some();
-            if let Some(seen) = self.seen.iter().find(of_no_use) {
-                return Err(seen.no_secret(&SecretError::Missing).into());
+            for seen in self.seen.iter().filter(|seen| names.contains(&seen.name.as_str())) {
+                if let Some(unresolved) = &seen.unusable {
+                    return Err(seen.no_secret(unresolved).into());
+                }
             }
         }
         Ok(self.current())
@@ -380,9 +394,10 @@ impl Seen {
         StepError::new(StepErrorKind::Connection, message)
     }
 
-    fn no_secret(&self, error: &SecretError) -> StepError {
-        let kind = if error.is_retryable() { StepErrorKind::OutcomeTransient } else { StepErrorKind::Connection };
-        StepError::new(kind, format!("the secret of connection `{}` is not to be had: {error}", self.name))
+    fn no_secret(&self, unresolved: &Unresolved) -> StepError {
+        let again = unresolved.error.is_retryable();
+        let kind = if again { StepErrorKind::OutcomeTransient } else { StepErrorKind::Connection };
+        StepError::new(kind, format!("connection `{}` cannot be used: {unresolved}", self.name))
     }
 
     fn not_good(&self) -> StepError {

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     clock::{Clock, SystemClock},
-    config::{RunLimits, WebhookOptions, WorkerOptions},
+    config::{self, LimitError, RunLimits, WebhookOptions, WorkerOptions},
     denials::Denials,
     egress::Egress,
     executor::Worker,
@@ -29,7 +29,7 @@ use crate::{
     replies::ReplyHub,
     resume::ResumeDoor,
     sandbox::CodeSandbox,
-    secret::{SecretResolver, SecretSources},
+    secret::{KEPT_FOR, SecretResolver, SecretSources},
     session::Session,
     store::Backend,
     wakeup::{LocalWakeup, Wakeup},
@@ -71,6 +71,7 @@ impl Runtime {
             sandbox: None,
             egress: None,
             secrets: Vec::new(),
+            secrets_kept_for: KEPT_FOR,
             flow_limits: FlowLimits::default(),
             run_limits: RunLimits::default(),
             worker: WorkerOptions::default(),
@@ -130,6 +131,7 @@ pub struct RuntimeBuilder {
     sandbox: Option<Arc<dyn CodeSandbox>>,
     egress: Option<Egress>,
     secrets: Vec<Arc<dyn SecretResolver>>,
+    secrets_kept_for: Duration,
     flow_limits: FlowLimits,
     run_limits: RunLimits,
     worker: WorkerOptions,
@@ -170,6 +172,19 @@ impl RuntimeBuilder {
     pub fn secrets(mut self, resolver: impl SecretResolver) -> Self {
         self.secrets.push(Arc::new(resolver));
         self
+    }
+
+    /// Sets how long what a source of secrets said is used without asking again: how long a secret that was changed or taken back
+    /// there may still be used.
+    ///
+    /// * Default: 60 s. Accepted: 10 s to 1 h.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn secrets_kept_for(mut self, time: Duration) -> Result<Self, LimitError> {
+        let (least, most) = (Duration::from_secs(10), Duration::from_secs(3_600));
+        self.secrets_kept_for = config::in_range("time secrets are kept for", time, least, most)?;
+        Ok(self)
     }
 
     /// Sets what a flow may consist of.
@@ -261,7 +276,7 @@ impl RuntimeBuilder {
             pieces: PieceSet::new(self.pieces),
             sandbox: self.sandbox,
             egress,
-            secrets: SecretSources::new(self.secrets),
+            secrets: SecretSources::new(self.secrets, self.secrets_kept_for),
             flow_limits: self.flow_limits,
             run_limits: self.run_limits,
             worker_options: self.worker,

@@ -1,25 +1,35 @@
 //! Secrets that connections do not hold: [`SecretResolver`] asks the host's secret manager for them when they are used.
 //!
+//! | Reference | What it is | Resolver |
+//! | --- | --- | --- |
+//! | `env:NAME` | an environment variable | [`EnvSecrets`] |
+//! | `file:name` | a file below a directory | [`FileSecrets`] |
+//! | `vault:secret/data/crm#token` | a field of a secret in Vault, `?version=3` before `#` for one of its versions | `VaultSecrets`, feature `vault` |
+//! | `aws-sm:prod/crm#token` | a secret in AWS Secrets Manager, or a member of its JSON | `AwsSecrets`, feature `aws` |
+//!
+//! In JSON a reference stands in the place of the secret: `"secret_text": { "from": "vault:secret/data/crm#token" }`, also for
+//! the `client_secret` of an OAuth 2.0 client. What a resolver cannot read is refused when the connection is stored.
+//!
 //! Only connections that the host writes (of the platform, or predefined) may refer to secrets: whoever could name a secret could
-//! send it somewhere. Values are kept in memory for a minute at most, and wiped.
+//! send it somewhere. Values are resolved when a step needs them, within five seconds, kept in memory for a minute unless
+//! [`RuntimeBuilder::secrets_kept_for`](crate::runtime::RuntimeBuilder::secrets_kept_for) says otherwise, and wiped; with feature
+//! `vault` or `aws` in pages that are not swapped out, as far as the system lets a process have such. A manager out of reach
+//! fails the attempt of the step before anything was sent, and the step's `retry` applies.
+
+mod locked;
+mod sources;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt, fs, io,
     path::{Component, Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use ap_core::{
-    connection::{Connection, SecretReference},
-    time::Timestamp,
-};
 use async_trait::async_trait;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::clock::Clock;
+pub(crate) use self::sources::{KEPT_FOR, Remembered, SecretSources, Unresolved};
 
 /// Gives secrets by their path: a secret manager, or a part of one.
 ///
@@ -35,6 +45,12 @@ pub trait SecretResolver: fmt::Debug + Send + Sync + 'static {
     /// The scheme of the references that it resolves, such as `vault`.
     fn scheme(&self) -> &str;
 
+    /// Whether `path` is one that [`SecretResolver::resolve`] could be asked for, as far as can be told without asking anybody.
+    ///
+    /// # Errors
+    /// [`SecretError::Malformed`] says how it is written, [`SecretError::Denied`] that the host does not allow it.
+    fn check(&self, path: &str) -> Result<(), SecretError>;
+
     /// The secret at `path`, which is what stands behind the scheme.
     ///
     /// # Errors
@@ -49,6 +65,12 @@ pub enum SecretError {
     /// The host does not allow it.
     #[error("the host does not allow it")]
     Denied,
+    /// Not written as the resolver of its scheme reads it.
+    #[error("it is not written as it should be: {fix}")]
+    Malformed {
+        /// How it is written.
+        fix: &'static str,
+    },
     /// There is no such secret, or it is none that can be used.
     #[error("there is no such secret, or it cannot be used")]
     Missing,
@@ -85,10 +107,12 @@ impl SecretResolver for EnvSecrets {
         "env"
     }
 
+    fn check(&self, path: &str) -> Result<(), SecretError> {
+        if self.0.contains(path) { Ok(()) } else { Err(SecretError::Denied) }
+    }
+
     async fn resolve(&self, path: &str) -> Result<SecretString, SecretError> {
-        if !self.0.contains(path) {
-            return Err(SecretError::Denied);
-        }
+        self.check(path)?;
         std::env::var(path).map(SecretString::from).map_err(|_| SecretError::Missing)
     }
 }
@@ -114,12 +138,14 @@ impl SecretResolver for FileSecrets {
         "file"
     }
 
+    fn check(&self, path: &str) -> Result<(), SecretError> {
+        let below = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        if below { Ok(()) } else { Err(SecretError::Denied) }
+    }
+
     async fn resolve(&self, path: &str) -> Result<SecretString, SecretError> {
-        let relative = Path::new(path);
-        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(SecretError::Denied);
-        }
-        let file = self.0.join(relative).canonicalize().map_err(of_file)?;
+        self.check(path)?;
+        let file = self.0.join(path).canonicalize().map_err(of_file)?;
         if !file.starts_with(&self.0) {
             return Err(SecretError::Denied);
         }
@@ -141,86 +167,13 @@ fn of_file(error: io::Error) -> SecretError {
     }
 }
 
-/// The resolvers of a runtime, and what they said lately.
-#[derive(Default)]
-pub(crate) struct SecretSources {
-    resolvers: BTreeMap<String, Arc<dyn SecretResolver>>,
-    known: Mutex<BTreeMap<SecretReference, (SecretString, Timestamp)>>,
-}
-
-impl SecretSources {
-    /// Of two resolvers for one scheme the later counts.
-    pub(crate) fn new(resolvers: Vec<Arc<dyn SecretResolver>>) -> Self {
-        let resolvers = resolvers.into_iter().map(|resolver| (resolver.scheme().to_owned(), resolver)).collect();
-        Self { resolvers, known: Mutex::default() }
-    }
-
-    /// `connection` with the secrets that are known now; the others stay references.
-    pub(crate) fn with_known(&self, connection: Connection, now: Timestamp) -> Result<Connection, SecretError> {
-        if connection.value().references().next().is_none() {
-            return Ok(connection);
-        }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let resolve = |reference: &SecretReference| {
-            let (secret, until) = known.get(reference)?;
-            (now < *until).then(|| secret.clone())
-        };
-        connection.with_resolved(resolve).map_err(|_| SecretError::Missing)
-    }
-
-    /// Asks for what is not known.
-    pub(crate) async fn fetch(&self, clock: &dyn Clock, references: &[SecretReference]) -> Result<(), SecretError> {
-        for reference in references {
-            let resolver = self.resolvers.get(reference.scheme()).ok_or(SecretError::UnknownScheme)?;
-            let until = clock.now().saturating_add(PATIENCE);
-            let secret = tokio::select! {
-                biased;
-                secret = resolver.resolve(reference.path()) => secret?,
-                () = clock.sleep_until(until) => return Err(SecretError::Unavailable),
-            };
-            if !(8..=16 << 10).contains(&secret.expose_secret().len()) {
-                return Err(SecretError::Missing);
-            }
-            let now = clock.now();
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.retain(|_, (_, until)| now < *until);
-            if known.len() >= MAX_KNOWN {
-                known.pop_first();
-            }
-            known.insert(reference.clone(), (secret, now.saturating_add(KNOWN_FOR)));
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for SecretSources {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretSources").field("schemes", &self.resolvers.keys()).finish_non_exhaustive()
-    }
-}
-
-/// How long a secret is used without asking again.
-const KNOWN_FOR: Duration = Duration::from_secs(60);
-/// How long a resolver may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-const MAX_KNOWN: usize = 1_000;
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {
-    use ap_core::connection::{ConnectionValue, FieldValue};
+    use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::clock::{SystemClock, TokioClock};
-
-    fn reference(text: &str) -> SecretReference {
-        SecretReference::parse(text).expect("valid")
-    }
-
-    fn connection(of: &str) -> Connection {
-        let fields = [("key".to_owned(), FieldValue::Reference(reference(of)))].into();
-        Connection::new("api", ConnectionValue::CustomAuth { fields }, vec![], vec![]).expect("valid")
-    }
 
     #[tokio::test]
     async fn files_are_those_below_the_directory() {
@@ -256,44 +209,5 @@ mod tests {
         assert_eq!(secrets.resolve("PATH").await.map(|_| ()), Ok(()));
         assert_eq!(secrets.resolve("LANG").await.err(), Some(SecretError::Denied));
         assert_eq!(secrets.resolve("AP_TEST_NO_SUCH_VARIABLE").await.err(), Some(SecretError::Missing));
-    }
-
-    #[tokio::test]
-    async fn what_is_known_is_used_for_a_minute_and_unknown_schemes_are_named() {
-        let sources = SecretSources::new(vec![Arc::new(EnvSecrets::allowing(["PATH"]))]);
-        let now = SystemClock.now();
-        let of = |at| {
-            let resolved = sources.with_known(connection("env:PATH"), at).expect("usable");
-            resolved.value().references().count()
-        };
-        assert_eq!(of(now), 1, "known before anybody asked");
-        sources.fetch(&SystemClock, &[reference("env:PATH")]).await.expect("there");
-        assert_eq!(of(now), 0);
-        assert_eq!(of(now.saturating_add(Duration::from_secs(61))), 1);
-        let unknown = sources.fetch(&SystemClock, &[reference("vault:x")]).await;
-        assert_eq!(unknown, Err(SecretError::UnknownScheme));
-        assert!(!format!("{sources:?}").contains("bin"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_manager_that_hangs_is_waited_for_five_seconds() {
-        #[derive(Debug)]
-        struct Hangs;
-
-        #[async_trait]
-        impl SecretResolver for Hangs {
-            fn scheme(&self) -> &str {
-                "vault"
-            }
-
-            async fn resolve(&self, _: &str) -> Result<SecretString, SecretError> {
-                std::future::pending().await
-            }
-        }
-
-        let clock = TokioClock::starting_at(Timestamp::EPOCH);
-        let sources = SecretSources::new(vec![Arc::new(Hangs)]);
-        assert_eq!(sources.fetch(&clock, &[reference("vault:x")]).await, Err(SecretError::Unavailable));
-        assert_eq!(clock.now(), Timestamp::from_millis(5_000));
     }
 }

@@ -9,7 +9,8 @@
 //! { "type": "OAUTH2", "accessToken": "…", "expiresAt": "2030-01-01T00:00:00Z", "scope": "flows:read" }
 //! ```
 //!
-//! A secret that is kept elsewhere is `{ "from": "env:NAME" }` in its place; such connections are of type `CUSTOM_AUTH` then.
+//! A secret that is kept elsewhere is `{ "from": "env:NAME" }` in its place, also for `client_secret`; connections with such
+//! a field are of type `CUSTOM_AUTH` then.
 //! Members of `value` may stand beside `type` as well. Around them: `displayName`, `pieceName` or `pieces`, `placements`,
 //! `origins`, `expiresAt`, `validation`, `revealToCode`. What is not known is refused by name.
 
@@ -215,7 +216,12 @@ fn custom(members: &mut Members, schema: Option<&Properties>) -> Result<Connecti
 }
 
 fn oauth(members: &mut Members, expires: Option<Timestamp>, now: Timestamp) -> Result<OAuth2, ConnectionError> {
-    let client_secret = members.secret(&["client_secret", "clientSecret"])?;
+    let client_secret = match members.take(&["client_secret", "clientSecret"]) {
+        None | Some(Leaf::Null) => None,
+        Some(Leaf::Text(text)) => Some(FieldValue::Secret(text)),
+        Some(Leaf::Object(object)) => Some(FieldValue::Reference(reference("client_secret", object)?)),
+        Some(_) => return wrong("client_secret", "is text, or `{ \"from\": \"scheme:path\" }`"),
+    };
     let scope = members.text(&["scope"])?;
     let token_url = members.text(&["token_url", "tokenUrl"])?;
     let client_id = members.text(&["client_id", "clientId"])?;
@@ -261,9 +267,14 @@ fn oauth(members: &mut Members, expires: Option<Timestamp>, now: Timestamp) -> R
     let tokens = members
         .secret(&["access_token", "accessToken"])?
         .map(|access| OAuthTokens::bearer(access, issued).with_expiry(ends).with_scope(scope).with_refresh(refresh));
+    let client = |app: OAuthApp| match client_secret {
+        Some(FieldValue::Reference(reference)) => OAuth2::client(app, None).with_client_secret_from(reference),
+        Some(FieldValue::Secret(secret)) => OAuth2::client(app, Some(secret)),
+        Some(FieldValue::Clear(_)) | None => OAuth2::client(app, None),
+    };
     Ok(match (app, tokens) {
-        (Some(app), None) => OAuth2::client(app, client_secret),
-        (Some(app), Some(tokens)) => OAuth2::client(app, client_secret).with_tokens(tokens),
+        (Some(app), None) => client(app),
+        (Some(app), Some(tokens)) => client(app).with_tokens(tokens),
         (None, Some(tokens)) => OAuth2::of_tokens(tokens),
         (None, None) => return Err(missing("access_token")),
     })
@@ -553,7 +564,17 @@ mod tests {
             let names: Vec<_> = connection.value().references().map(|(name, _)| name.to_owned()).collect();
             assert_eq!((names, connection.placements()), (vec![name.to_owned()], [placement].as_slice()));
         }
+        let client = r#"{ "type": "OAUTH2", "client_id": "c", "token_url": "https://id.example/token",
+            "grant_type": "client_credentials", "client_secret": { "from": "aws-sm:crm#secret" } }"#;
+        let client = parse(client).expect("a client whose secret is kept elsewhere");
+        let hidden: Vec<_> = client.value().hidden_references().map(SecretReference::as_str).collect();
+        assert_eq!((hidden, client.value().references().count()), (vec!["aws-sm:crm#secret"], 0));
+        let resolved = client.with_resolved(|_| Some("canary-client".into())).expect("long enough");
+        let hidden: Vec<_> = resolved.value().hidden_secrets().map(ExposeSecret::expose_secret).collect();
+        assert_eq!(hidden, ["canary-client"]);
         for wrong in [
+            r#"{ "type": "OAUTH2", "client_id": "c", "token_url": "https://id.example", "client_secret": { "from": "canary" } }"#,
+            r#"{ "type": "OAUTH2", "client_id": "c", "token_url": "https://id.example", "client_secret": 12345678 }"#,
             r#"{ "type": "SECRET_TEXT", "secret_text": { "from": "canary" } }"#,
             r#"{ "type": "SECRET_TEXT", "secret_text": { "from": "env:KEY", "x": 1 } }"#,
             r#"{ "type": "CUSTOM_AUTH", "props": { "url": { "from": "env:KEY" }, "key": "canary-key" } }"#,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, ConnectionError, ConnectionValue, Origin};
+use super::{Connection, ConnectionError, ConnectionValue, Origin, SecretReference};
 use crate::{store::LookupHash, time::Timestamp};
 
 /// A client of a provider, and the tokens it got.
@@ -15,6 +15,7 @@ use crate::{store::LookupHash, time::Timestamp};
 pub struct OAuth2 {
     app: Option<OAuthApp>,
     client_secret: Option<SecretString>,
+    client_secret_from: Option<SecretReference>,
     tokens: Option<OAuthTokens>,
     pending: Option<PendingGrant>,
 }
@@ -24,13 +25,25 @@ impl OAuth2 {
     /// (client credentials). A public client has no secret.
     #[must_use]
     pub const fn client(app: OAuthApp, client_secret: Option<SecretString>) -> Self {
-        Self { app: Some(app), client_secret, tokens: None, pending: None }
+        Self { app: Some(app), client_secret, client_secret_from: None, tokens: None, pending: None }
     }
 
     /// Tokens that somebody else got, and nobody here can renew.
     #[must_use]
     pub const fn of_tokens(tokens: OAuthTokens) -> Self {
-        Self { app: None, client_secret: None, tokens: Some(tokens), pending: None }
+        Self { app: None, client_secret: None, client_secret_from: None, tokens: Some(tokens), pending: None }
+    }
+
+    /// With a secret that is kept elsewhere, and resolved whenever the token endpoint is asked; one that was given is forgotten.
+    #[must_use]
+    pub fn with_client_secret_from(self, reference: SecretReference) -> Self {
+        Self { client_secret: None, client_secret_from: Some(reference), ..self }
+    }
+
+    /// With the secret that [`OAuth2::client_secret_from`] refers to, if `resolve` knows it.
+    pub(super) fn with_resolved(self, resolve: impl Fn(&SecretReference) -> Option<SecretString>) -> Self {
+        let found = self.client_secret_from.as_ref().and_then(resolve);
+        Self { client_secret: found.or(self.client_secret), ..self }
     }
 
     /// With these tokens.
@@ -63,10 +76,16 @@ impl OAuth2 {
         self.app.as_ref()
     }
 
-    /// The client's secret.
+    /// The client's secret, as far as it is known here.
     #[must_use]
     pub const fn client_secret(&self) -> Option<&SecretString> {
         self.client_secret.as_ref()
+    }
+
+    /// Where the client's secret is kept, if it is not kept here.
+    #[must_use]
+    pub const fn client_secret_from(&self) -> Option<&SecretReference> {
+        self.client_secret_from.as_ref()
     }
 
     /// The tokens, once it is connected.
@@ -109,7 +128,8 @@ impl OAuth2 {
     pub(super) fn check(&self) -> Result<(), ConnectionError> {
         if let Some(app) = &self.app {
             app.check()?;
-            if app.grant == OAuthGrant::ClientCredentials && self.client_secret.is_none() {
+            let secret = self.client_secret.is_some() || self.client_secret_from.is_some();
+            if app.grant == OAuthGrant::ClientCredentials && !secret {
                 return refuse("client_secret", "the client credentials grant needs it (RFC 6749 §4.4)");
             }
         }
@@ -376,6 +396,11 @@ impl Connection {
             (Some(one), Some(two)) => one.expose_secret() == two.expose_secret(),
             (None, None) => true,
             _ => false,
+        };
+        // Where it is kept says which it is, whether it is known at the moment or not.
+        let secrets = match (&one.client_secret_from, &two.client_secret_from) {
+            (None, None) => secrets,
+            (one, two) => one == two,
         };
         secrets
             && one.app == two.app

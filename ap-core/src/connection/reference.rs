@@ -6,8 +6,8 @@ use secrecy::SecretString;
 
 use super::{Connection, ConnectionError, ConnectionValue, FieldValue};
 
-/// A place in a secret manager of the host: `scheme:path`, such as `env:STRIPE_KEY` or `vault:secret/data/crm#token`. Not secret
-/// itself. What schemes there are, and what paths mean, is the host's to say.
+/// A place in a secret manager of the host: `scheme:path`, such as `env:STRIPE_KEY`, `file:stripe/key`,
+/// `vault:secret/data/crm?version=3#token` or `aws-sm:prod/crm#token`. Not secret itself. What schemes there are, and what paths mean, is the host's to say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SecretReference(String);
 
@@ -55,6 +55,15 @@ impl fmt::Display for SecretReference {
 }
 
 impl ConnectionValue {
+    /// Where secrets are kept that are in no field, as [`ConnectionValue::hidden_secrets`] are: that of an OAuth 2.0 client.
+    pub fn hidden_references(&self) -> impl Iterator<Item = &SecretReference> {
+        let oauth = match self {
+            Self::OAuth2(oauth) => oauth.client_secret_from(),
+            _ => None,
+        };
+        oauth.into_iter()
+    }
+
     /// Fields whose secrets are kept elsewhere. They are no [`ConnectionValue::fields`] before they are resolved.
     pub fn references(&self) -> impl Iterator<Item = (&str, &SecretReference)> {
         let fields = match self {
@@ -87,6 +96,11 @@ impl Connection {
                     other => (name, other),
                 });
                 let value = ConnectionValue::CustomAuth { fields: resolved.collect() };
+                value.check()?;
+                value
+            }
+            ConnectionValue::OAuth2(oauth) => {
+                let value = ConnectionValue::OAuth2(Box::new(oauth.with_resolved(resolve)));
                 value.check()?;
                 value
             }

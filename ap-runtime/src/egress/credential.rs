@@ -6,7 +6,7 @@ use ap_core::{
     capability::HttpError,
     connection::{Connection, Field, Origin, Placement},
     id::ConnectionId,
-    json::{self, DuplicateKeys, JsonError, JsonLimits},
+    json::{self, DuplicateKeys, JsonLimits},
     time::Timestamp,
 };
 use ap_crypto::{
@@ -21,6 +21,7 @@ use url::form_urlencoded;
 use super::{
     mark::MarkedText,
     place::{self, PlaceError},
+    refusal::{ambiguous_body, encoded_query, unreadable_body},
     url::CheckedUrl,
 };
 
@@ -107,6 +108,14 @@ impl RunCredentials {
     /// # Errors
     /// [`RedactError`] if the secrets cannot be searched for in responses: then nothing may be sent with them.
     pub fn new(connections: Vec<RunConnection>) -> Result<Self, RedactError> {
+        Self::masking(connections, &[])
+    }
+
+    /// As [`RunCredentials::new`]; secrets that are no longer to be used, with the names of their connections, are masked as well.
+    pub(crate) fn masking(
+        connections: Vec<RunConnection>,
+        others: &[(String, SecretString)],
+    ) -> Result<Self, RedactError> {
         let secrets = connections.iter().flat_map(|bound| {
             let (name, value) = (bound.connection.name(), bound.connection.value());
             let fields = value.fields().into_iter().filter_map(|(_, field)| match field {
@@ -116,7 +125,8 @@ impl RunCredentials {
             // Those that no request carries are searched for as well.
             fields.chain(value.hidden_secrets()).map(move |secret| (name, secret)).collect::<Vec<_>>()
         });
-        let redactor = Redactor::new(secrets)?;
+        let others = others.iter().map(|(name, secret)| (name.as_str(), secret));
+        let redactor = Redactor::new(secrets.chain(others))?;
         let placeholders = connections
             .iter()
             .enumerate()
@@ -565,35 +575,13 @@ fn in_header(name: &HeaderName, error: PlaceError) -> HttpError {
     refuse(format!("the credential cannot go to the header `{name}`: {error}"))
 }
 
-/// One reading only: a member that is there twice would be judged as one value and may be read as the other.
 /// The piece whose connections are keys.
 #[cfg(feature = "crypto")]
 const KEY_PIECE: &str = "crypto";
 
+/// One reading only: a member that is there twice would be judged as one value and may be read as the other.
 const fn body_limits() -> JsonLimits {
     JsonLimits::payload().with_max_bytes(usize::MAX).with_duplicate_keys(DuplicateKeys::Refuse)
-}
-
-/// Names no member: a pointer could hold marks.
-fn unreadable_body(error: &JsonError) -> HttpError {
-    match error {
-        JsonError::DuplicateKey { line, column, .. } => refuse(format!(
-            "a credential stands in a body with a member that is there twice (line {line}, column {column})"
-        )),
-        JsonError::Syntax { line, column, .. } => refuse(format!(
-            "a credential stands in a body that is no JSON (line {line}, column {column}); it may only go to a member of a \
-             JSON body"
-        )),
-        other => refuse(format!("a credential stands in a body that cannot be judged: {other}")),
-    }
-}
-
-fn encoded_query() -> HttpError {
-    refuse("a credential is spelled with percent escapes in the query; write its text as it is")
-}
-
-fn ambiguous_body() -> HttpError {
-    refuse("it is not clear where in the JSON body a credential stands")
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ mod mark;
 mod place;
 #[cfg(feature = "http")]
 mod redirect;
+mod refusal;
 mod reveal;
 #[cfg(any(feature = "tls", feature = "objects"))]
 mod server;

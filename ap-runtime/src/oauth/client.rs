@@ -17,6 +17,7 @@ use super::{
 use crate::{
     egress::credential::{RunConnection, RunCredentials, Stands},
     kernel::Kernel,
+    secret::Unresolved,
 };
 
 /// Asks the token endpoint of `oauth`'s client. Whatever happens to the future, the provider may have acted.
@@ -26,13 +27,18 @@ pub(crate) async fn ask(
     request: TokenRequest<'_>,
 ) -> Result<OAuthTokens, TokenFailure> {
     let app = oauth.app().ok_or_else(|| TokenFailure::Refused("the connection has no client".to_owned()))?;
-    let (credentials, credential) = client_in_header(app, oauth.client_secret())?;
+    let elsewhere = match oauth.client_secret_from() {
+        Some(reference) => Some(kernel.secrets.secret(&*kernel.clock, reference).await.map_err(not_to_be_had)?),
+        None => None,
+    };
+    let client_secret = elsewhere.as_ref().or(oauth.client_secret());
+    let (credentials, credential) = client_in_header(app, client_secret)?;
     let mut http = HttpRequest::new("POST", app.token_url.as_str());
     http.headers = vec![
         ("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned()),
         ("Accept".to_owned(), "application/json".to_owned()),
     ];
-    http.body = Some(Bytes::from_owner(request.form(app, oauth.client_secret())));
+    http.body = Some(Bytes::from_owner(request.form(app, client_secret)));
     http.credential = credential;
     (http.timeout, http.max_response_bytes, http.max_redirects) = (TIMEOUT, MAX_RESPONSE_BYTES, 0);
     let answer = kernel.egress.for_tokens(credentials).send(http).await.map_err(response::failed)?;
@@ -43,6 +49,16 @@ pub(crate) async fn ask(
         _ => oauth.tokens(),
     };
     response::read(&answer, kernel.clock.now(), previous)
+}
+
+/// Nothing was sent then.
+fn not_to_be_had(unresolved: Unresolved) -> TokenFailure {
+    let reason = format!("the client's {unresolved}");
+    if unresolved.error.is_retryable() {
+        TokenFailure::Transient { reason, retry_after: None }
+    } else {
+        TokenFailure::Refused(reason)
+    }
 }
 
 /// The client as HTTP Basic, bound to its token endpoint, if that is how it authenticates.

@@ -5,7 +5,10 @@ use ap_auth::{
     permission::{ConnectionDelete, ConnectionRead, ConnectionReveal, ConnectionWrite},
 };
 use ap_core::{
-    connection::{Connection, ConnectionStatus, ConnectionTerms, FaultReason, Field, OAuthTokens, Origin, Placement},
+    connection::{
+        Connection, ConnectionError, ConnectionStatus, ConnectionTerms, FaultReason, Field, OAuthTokens, Origin,
+        Placement, SecretReference,
+    },
     id::{ConnectionId, FlowId},
     property::Properties,
     scope::Scope,
@@ -88,7 +91,8 @@ impl ProjectSession {
     /// endpoint and grant).
     ///
     /// # Errors
-    /// [`SessionError::InvalidArgument`] for a predefined connection, which is the platform's to write;
+    /// [`SessionError::InvalidArgument`] for a predefined connection, which is the platform's to write, and for one that refers to
+    /// secrets of the host;
     /// [`StoreError::Conflict`] if somebody else wrote it at the same time; [`SessionError`] lists the rest.
     pub async fn put_connection(&self, connection: &Connection) -> Result<ConnectionId, SessionError> {
         let proof = self.authorize::<ConnectionWrite, _>(())?;
@@ -98,7 +102,7 @@ impl ProjectSession {
         if connection.terms().predefined {
             return Err(predefined(connection.name()));
         }
-        if connection.value().references().next().is_some() {
+        if references(connection).next().is_some() {
             // Whoever could name a secret of the host could send it somewhere.
             let reason =
                 "only connections that the host writes may refer to its secrets: give the value itself".to_owned();
@@ -320,6 +324,13 @@ impl Session {
         event: AuditEvent,
     ) -> Result<ConnectionId, SessionError> {
         let kernel = &self.parts.kernel;
+        for (field, reference) in references(connection) {
+            kernel.secrets.check(reference).map_err(|error| ConnectionError::Field {
+                field: field.to_owned(),
+                // Not repeated: somebody may have written the secret itself.
+                reason: format!("refers to a secret of `{}`: {error}", reference.scheme()),
+            })?;
+        }
         let now = kernel.clock.now();
         let mut kept = None;
         let (id, created, precondition) = match existing {
@@ -427,6 +438,12 @@ fn with_grant_of(owner: Scope, old: Connection, new: &Connection) -> Result<Opti
     // A connection has no other way to be copied.
     let copy = decode_connection(&encode_connection(new)?)?;
     Ok(Some(copy.map_oauth(|oauth| oauth.with_tokens(tokens))?))
+}
+
+/// Every reference of a connection, with the field that it stands in.
+pub(super) fn references(connection: &Connection) -> impl Iterator<Item = (&str, &SecretReference)> {
+    let hidden = connection.value().hidden_references().map(|reference| ("client_secret", reference));
+    connection.value().references().chain(hidden)
 }
 
 pub(super) fn refuse_predefined(connection: &Connection) -> Result<(), SessionError> {

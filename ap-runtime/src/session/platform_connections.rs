@@ -14,9 +14,10 @@ use crate::{records, store::SharedConnection};
 impl Session {
     /// Stores a connection of the platform under its name, replacing one that has it. Needs `connection.provision` on the
     /// platform. Projects use it once it is shared with them, under the same name; one of their own goes first.
-    /// Webhook doors notice a change within ten seconds.
+    /// Webhook doors notice a change within ten seconds. It may refer to secrets of the host: see [`crate::secret`].
     ///
     /// # Errors
+    /// [`SessionError::InvalidConnection`] if a reference is none that the host's resolvers can read, with how it is written;
     /// [`StoreError::Conflict`](ap_core::store::StoreError::Conflict) if somebody else wrote it at the same time;
     /// [`SessionError`] lists the rest.
     pub async fn put_platform_connection(&self, connection: &Connection) -> Result<ConnectionId, SessionError> {
@@ -95,9 +96,11 @@ impl Session {
     }
 
     /// Predefines a connection in a project, or replaces one: its flows use it, and nobody of the project can change or delete
-    /// it. Needs `connection.provision` on the platform. Bind it to pieces by its terms.
+    /// it. Needs `connection.provision` on the platform. Bind it to pieces by its terms. It may refer to secrets of the host: see
+    /// [`crate::secret`].
     ///
     /// # Errors
+    /// [`SessionError::InvalidConnection`] as [`Session::put_platform_connection`];
     /// [`SessionError::InvalidArgument`] if the project has a connection of its own under this name;
     /// [`StoreError::NotFound`](ap_core::store::StoreError::NotFound) if there is no such project; [`SessionError`] lists the
     /// rest.

@@ -199,9 +199,9 @@ impl Routes {
         }
         let connection = match self.kernel.with_secrets(connection).await {
             Ok(connection) => connection,
-            Err(error) if error.is_retryable() => return Err(internal(&error)),
-            Err(error) => {
-                tracing::warn!(connection = name, %error, "a webhook refuses everyone: its secret is not to be had");
+            Err(unresolved) if unresolved.error.is_retryable() => return Err(internal(&unresolved)),
+            Err(unresolved) => {
+                tracing::warn!(connection = name, %unresolved, "a webhook refuses everyone");
                 return Err(Rejection::Unauthenticated);
             }
         };

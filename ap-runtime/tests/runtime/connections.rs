@@ -154,6 +154,10 @@ impl SecretResolver for Manager {
         "vault"
     }
 
+    fn check(&self, path: &str) -> Result<(), SecretError> {
+        if path.contains('#') { Ok(()) } else { Err(SecretError::Malformed { fix: "`vault:path#field`" }) }
+    }
+
     async fn resolve(&self, path: &str) -> Result<SecretString, SecretError> {
         let mut state = self.0.lock().unwrap();
         state.1 += 1;
@@ -203,11 +207,87 @@ async fn secrets_that_are_kept_elsewhere_are_asked_for_when_they_are_used() {
     let ended = run(&world, script("other")).await;
     let error = ended.steps[0].error.clone().expect("an error");
     assert_eq!((error.kind, manager.0.lock().unwrap().1), (StepErrorKind::Connection, 5));
-    assert!(error.message.contains("does not allow"), "{error}");
+    assert!(error.message.contains("does not allow") && error.message.contains("`vault:admin#root`"), "{error}");
     // Pieces are held to the same: nothing is done without the secret.
     let ended = run(&world, json!([act("a", "{{connections.other}}")])).await;
     assert_eq!(ended.status, RunStatus::Failed);
     assert!(world.peer.calls.lock().unwrap().is_empty());
+}
+
+/// Gives the secret of the moment.
+#[derive(Clone, Debug)]
+struct Changing(Arc<Mutex<&'static str>>);
+
+#[async_trait]
+impl SecretResolver for Changing {
+    fn scheme(&self) -> &str {
+        "vault"
+    }
+
+    fn check(&self, _: &str) -> Result<(), SecretError> {
+        Ok(())
+    }
+
+    async fn resolve(&self, _: &str) -> Result<SecretString, SecretError> {
+        Ok((*self.0.lock().unwrap()).into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_resolved_is_masked_as_long_as_the_run_goes_on() {
+    let manager = Changing(Arc::new(Mutex::new("canary-before-the-change")));
+    let world = World::with(40, |builder| builder.secrets(manager.clone())).await;
+    let json = br#"{ "type": "SECRET_TEXT", "secret_text": { "from": "vault:crm#key" } }"#;
+    let connection = Connection::from_json("api", json, None, world.clock.now()).unwrap();
+    admin_session(&world.runtime, None).provision_connection(world.project, connection).await.unwrap();
+    let echo = json!({ "old": "{{trigger.old}}", "new": "{{trigger.new}}" });
+    let steps = json!([
+        act("a", "{{connections.api}}"),
+        { "name": "b", "type": "fake.act", "settings": { "value": "slow", "ms": 25_000 } },
+        { "name": "b2", "type": "fake.act", "settings": { "value": "slow", "ms": 25_000 } },
+        { "name": "b3", "type": "fake.act", "settings": { "value": "slow", "ms": 25_000 } },
+        { "name": "c", "type": "fake.act", "settings": { "value": echo } },
+    ]);
+    let flow = world.publish_manual(steps).await;
+    let changing = async {
+        world.clock.sleep_until(world.clock.now().saturating_add(std::time::Duration::from_secs(30))).await;
+        *manager.0.lock().unwrap() = "canary-after-the-change";
+    };
+    let input = json!({ "old": "canary-before-the-change", "new": "canary-after-the-change" });
+    let (ended, ()) = tokio::join!(world.run(flow, input), changing);
+    assert_eq!(ended.status, RunStatus::Succeeded, "{:?}", ended.error);
+    // The last step uses no connection: a peer that knows what the first one sent may say it all the same.
+    let output = ended.steps[4].output.clone().expect("an output").to_string();
+    assert_eq!(output, r#"{"new":"‹redacted:api›","old":"‹redacted:api›"}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reference_that_cannot_be_read_is_refused_when_it_is_stored() {
+    let manager = Manager(Arc::default());
+    let world = World::with(41, |builder| builder.secrets(manager.clone())).await;
+    let platform = admin_session(&world.runtime, None);
+    let client = |reference: &str| {
+        format!(
+            r#"{{ "type": "OAUTH2", "client_id": "c", "token_url": "https://id.example/token", "grant_type": "client_credentials",
+                "client_secret": {{ "from": "{reference}" }} }}"#
+        )
+    };
+    let text = |reference: &str| format!(r#"{{ "type": "SECRET_TEXT", "secret_text": {{ "from": "{reference}" }} }}"#);
+    for (json, field, fix) in [
+        (text("vault:canary"), "secret_text", "`vault:path#field`"),
+        (text("other:canary#x"), "secret_text", "no secrets of this scheme"),
+        (client("vault:canary"), "client_secret", "`vault:path#field`"),
+    ] {
+        let connection = Connection::from_json("api", json.as_bytes(), None, world.clock.now()).unwrap();
+        let refused = platform.put_platform_connection(&connection).await.unwrap_err().to_string();
+        assert!(refused.contains(field) && refused.contains(fix) && !refused.contains("canary"), "{refused}");
+    }
+    let good = Connection::from_json("api", client("vault:crm#key").as_bytes(), None, world.clock.now()).unwrap();
+    platform.put_platform_connection(&good).await.unwrap();
+    // Of a client, too, nobody of a project may name a secret of the host.
+    let refused = world.admin().put_connection_json("api", client("vault:crm#key").as_bytes()).await;
+    assert!(matches!(refused, Err(SessionError::InvalidArgument { .. })), "{refused:?}");
+    assert_eq!(manager.0.lock().unwrap().1, 0, "asked for nothing");
 }
 
 #[tokio::test(start_paused = true)]

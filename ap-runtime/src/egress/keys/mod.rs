@@ -1,10 +1,12 @@
-//! Root keys from services: [`vault`] (feature `vault`), [`aws`] (feature `aws`).
+//! Root keys, and secrets that connections refer to, from services: [`vault`] (feature `vault`), [`aws`] (feature `aws`).
 //!
-//! Small clients for the few calls it takes, and nothing of the services' own kits. They are asked when a runtime is built. The
+//! Small clients for the few calls it takes, and nothing of the services' own kits. They are asked for the root key when a runtime
+//! is built, and for secrets when steps need them. The
 //! addresses are the operator's, so the guard for flows' requests does not judge them; what holds is TLS, verified, unless the
 //! service is on this machine.
 //!
-//! For a service that is not here, implement [`KeyProvider`](ap_crypto::provider::KeyProvider): one method, which gives the key.
+//! For a service that is not here, implement [`KeyProvider`](ap_crypto::provider::KeyProvider): one method, which gives the key;
+//! or [`SecretResolver`](crate::secret::SecretResolver) for secrets.
 //!
 //! # Examples
 //! ```
@@ -31,12 +33,17 @@ pub mod aws;
 #[cfg(feature = "vault")]
 pub mod vault;
 
+mod answer;
+
 use std::{fmt, time::Duration};
 
 use ap_crypto::error::KeyError;
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use url::{Host, Url};
 use zeroize::Zeroizing;
+
+use crate::secret::SecretError;
 
 /// Why a key service did not give a key. Names the service and what is to be done; never what was sent or answered.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +106,11 @@ struct KeyClient {
     service: &'static str,
     client: reqwest::Client,
     timeout: Duration,
+    /// Reads what an answer with status 400 is about.
+    statuses: Option<ReadStatus>,
 }
+
+type ReadStatus = fn(&[u8]) -> Option<StatusCode>;
 
 impl KeyClient {
     fn new(service: &'static str) -> Result<Self, KeyServiceError> {
@@ -110,7 +121,12 @@ impl KeyClient {
             .referer(false)
             .build()
             .map_err(|error| unreachable(service, error))?;
-        Ok(Self { service, client, timeout: DEFAULT_TIMEOUT })
+        Ok(Self { service, client, timeout: DEFAULT_TIMEOUT, statuses: None })
+    }
+
+    #[cfg(feature = "aws")]
+    fn with_statuses(self, statuses: ReadStatus) -> Self {
+        Self { statuses: Some(statuses), ..self }
     }
 
     /// Sends a request whose head is `headers`, and gives the body of a good answer.
@@ -118,14 +134,24 @@ impl KeyClient {
         &self,
         (method, url): (Method, &Url),
         headers: HeaderMap,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Result<Zeroizing<Vec<u8>>, KeyServiceError> {
         let request = self.client.request(method, url.clone()).headers(headers).timeout(self.timeout).body(body);
         let mut response = request.send().await.map_err(|error| unreachable(self.service, error))?;
         let status = response.status();
         if status != StatusCode::OK {
+            let status = match self.statuses {
+                Some(read) if status == StatusCode::BAD_REQUEST => {
+                    self.body(&mut response).await.ok().and_then(|answer| read(&answer)).unwrap_or(status)
+                }
+                _ => status,
+            };
             return Err(KeyServiceError::Refused { service: self.service, status, hint: hint(status) });
         }
+        self.body(&mut response).await
+    }
+
+    async fn body(&self, response: &mut reqwest::Response) -> Result<Zeroizing<Vec<u8>>, KeyServiceError> {
         // Once and large enough: growing would leave copies behind.
         let mut answer = Zeroizing::new(Vec::with_capacity(MOST_BYTES));
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(self.service, error))? {
@@ -150,6 +176,29 @@ impl fmt::Debug for KeyClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyClient").field("service", &self.service).field("timeout", &self.timeout).finish()
     }
+}
+
+/// What somebody may know who uses a connection; the operator's log says more.
+fn of_secret(error: &KeyServiceError, (scheme, path): (&str, &str)) -> SecretError {
+    tracing::warn!(reference = %format_args!("{scheme}:{path}"), %error, "a secret cannot be resolved");
+    match error {
+        KeyServiceError::Unreachable { .. } | KeyServiceError::Credentials { .. } => SecretError::Unavailable,
+        KeyServiceError::Refused { status, .. } => match status.as_u16() {
+            401 | 403 => SecretError::Denied,
+            429 | 500.. => SecretError::Unavailable,
+            _ => SecretError::Missing,
+        },
+        KeyServiceError::Address { .. } | KeyServiceError::Malformed { .. } => SecretError::Missing,
+    }
+}
+
+/// Whether a name is one of `allowed`, or below one of them.
+fn is_below(name: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|allowed| {
+        let allowed = allowed.trim_end_matches('/');
+        let rest = name.strip_prefix(allowed).filter(|_| !allowed.is_empty());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 /// The error without the address, which may hold a name of the operator's.

@@ -1,37 +1,27 @@
-//! HashiCorp Vault, and `OpenBao`, which speaks the same: a root key kept in KV version 2, or wrapped by Transit.
+//! HashiCorp Vault, and `OpenBao`, which speaks the same: a root key kept in KV version 2, or wrapped by Transit, and secrets that
+//! connections refer to.
 
-use std::{fmt, path::PathBuf, time::Duration};
+mod login;
+mod secrets;
+
+use std::{sync::Arc, time::Duration};
 
 use ap_crypto::{error::KeyError, key::RootKey, provider::KeyProvider};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, Method, header};
-use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{KeyClient, KeyServiceError, checked};
-use crate::config::{self, LimitError};
-
-/// Where the token comes from that Vault lets in.
-#[derive(Clone)]
-pub enum VaultToken {
-    /// This one.
-    Given(SecretString),
-    /// The content of a file, read with each question: the sink of a Vault agent, which keeps it fresh.
-    File(PathBuf),
-}
-
-impl fmt::Debug for VaultToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Given(_) => f.write_str("Given(…)"),
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-        }
-    }
-}
+use self::login::{Session, missing};
+pub use self::{login::VaultToken, secrets::VaultSecrets};
+use super::{KeyClient, KeyServiceError, answer, checked};
+use crate::{
+    clock::{Clock, SystemClock},
+    config::{self, LimitError},
+};
 
 /// A Vault server, and how to be let in.
 #[derive(Clone, Debug)]
@@ -39,7 +29,9 @@ pub struct Vault {
     client: KeyClient,
     address: Url,
     token: VaultToken,
+    session: Session,
     namespace: Option<String>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Vault {
@@ -48,13 +40,20 @@ impl Vault {
     /// # Errors
     /// [`KeyServiceError::Address`] if the token could be read on the way there.
     pub fn new(address: &str, token: VaultToken) -> Result<Self, KeyServiceError> {
-        Ok(Self { client: KeyClient::new(SERVICE)?, address: checked(SERVICE, address)?, token, namespace: None })
+        let (client, address, session) = (KeyClient::new(SERVICE)?, checked(SERVICE, address)?, Session::default());
+        Ok(Self { client, address, token, session, namespace: None, clock: Arc::new(SystemClock) })
     }
 
     /// Asks in a namespace of Vault Enterprise.
     #[must_use]
     pub fn with_namespace(self, namespace: impl Into<String>) -> Self {
         Self { namespace: Some(namespace.into()), ..self }
+    }
+
+    /// Sets what says how long a token is used that Vault gave. Default: the machine's clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Sets how long one question may take, connecting included.
@@ -99,31 +98,38 @@ impl Vault {
         Ok(url)
     }
 
-    async fn ask(&self, (method, url): (Method, Url), body: Option<Value>) -> Result<Answer, KeyServiceError> {
-        let missing = |what: &str| KeyServiceError::Credentials { service: SERVICE, what: what.to_owned() };
-        let token = match &self.token {
-            VaultToken::Given(token) => Zeroizing::new(token.expose_secret().to_owned()),
-            VaultToken::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|_| missing("the token's file"))?;
-                Zeroizing::new(text)
-            }
-        };
-        let mut value = HeaderValue::from_str(token.trim_end()).map_err(|_| missing("the token"))?;
-        if value.is_empty() {
-            return Err(missing("the token"));
-        }
-        value.set_sensitive(true);
+    fn headers(&self) -> Result<HeaderMap, KeyServiceError> {
         let mut headers = HeaderMap::new();
-        headers.insert("x-vault-token", value);
         headers.insert("x-vault-request", HeaderValue::from_static("true"));
         if let Some(namespace) = &self.namespace {
             let namespace = HeaderValue::from_str(namespace).map_err(|_| missing("the namespace"))?;
             headers.insert("x-vault-namespace", namespace);
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-        let answer = self.client.send((method, &url), headers, body).await?;
-        serde_json::from_slice(&answer).map_err(|_| self.client.malformed("`data`"))
+        Ok(headers)
+    }
+
+    async fn ask(
+        &self,
+        (method, url): (Method, Url),
+        body: Option<Value>,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyServiceError> {
+        let body = Bytes::from(body.map(|body| body.to_string()).unwrap_or_default());
+        let mut again = true;
+        loop {
+            let mut headers = self.headers()?;
+            headers.insert("x-vault-token", self.token().await?);
+            let answer = self.client.send((method.clone(), &url), headers, body.clone()).await;
+            match answer {
+                // A token that it gave may have been taken back since.
+                Err(KeyServiceError::Refused { status: StatusCode::FORBIDDEN, .. })
+                    if again && self.log_out().await =>
+                {
+                    again = false;
+                }
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -141,10 +147,7 @@ impl KeyProvider for VaultKv {
         let (mount, path) = &self.place;
         let url = self.vault.url(&[mount, "data", path])?;
         let answer = self.vault.ask((Method::GET, url), None).await?;
-        let text = answer.data.data.and_then(|mut fields| match fields.remove(&self.field) {
-            Some(Value::String(text)) => Some(Zeroizing::new(text)),
-            _ => None,
-        });
+        let text = answer::text(&answer, &["data", "data", &self.field]);
         let text = text.ok_or_else(|| self.vault.client.malformed(format!("a text in field `{}`", self.field)))?;
         RootKey::from_text(text.trim_end().as_bytes(), &format!("field `{}` of `{mount}/{path}` in Vault", self.field))
     }
@@ -164,25 +167,11 @@ impl KeyProvider for VaultTransit {
         let (mount, name) = &self.place;
         let url = self.vault.url(&[mount, "decrypt", name])?;
         let answer = self.vault.ask((Method::POST, url), Some(json!({ "ciphertext": self.wrapped }))).await?;
-        let text = answer.data.plaintext.map(Zeroizing::new);
+        let text = answer::text(&answer, &["data", "plaintext"]);
         let text = text.ok_or_else(|| self.vault.client.malformed("`plaintext`"))?;
         let bytes = STANDARD.decode(text.as_bytes()).map(Zeroizing::new);
         RootKey::from_slice(&bytes.map_err(|_| self.vault.client.malformed("base64 in `plaintext`"))?)
     }
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    data: Data,
-}
-
-/// What either engine answers.
-#[derive(Deserialize)]
-struct Data {
-    #[serde(default)]
-    data: Option<serde_json::Map<String, Value>>,
-    #[serde(default)]
-    plaintext: Option<String>,
 }
 
 const SERVICE: &str = "Vault";

@@ -1,4 +1,4 @@
-//! Root keys from services, asked by real requests of peers on this machine.
+//! Root keys and secrets from services, asked by real requests of peers on this machine.
 #![cfg(all(feature = "vault", feature = "aws"))]
 #![allow(
     missing_docs,
@@ -9,6 +9,8 @@
     clippy::indexing_slicing,
     reason = "tests"
 )]
+
+mod secrets;
 
 use std::{
     collections::BTreeMap,
@@ -47,7 +49,7 @@ struct Seen {
     body: Vec<u8>,
 }
 
-/// Answers every request alike, and remembers them.
+/// Answers every request alike, or one after the other, and remembers them.
 struct Peer {
     address: String,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -56,13 +58,23 @@ struct Peer {
 impl Peer {
     /// `answer`: the whole of it, head and body; empty: none, ever.
     async fn start(answer: String) -> Self {
+        Self::serve(move |_| answer.clone()).await
+    }
+
+    /// One answer after the other.
+    async fn script<const N: usize>(answers: [String; N]) -> Self {
+        Self::serve(move |number| answers[number].clone()).await
+    }
+
+    async fn serve(answers: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
+        let answers = Arc::new(answers);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (kept, answer) = (Arc::clone(&kept), answer.clone());
+                let (kept, answers) = (Arc::clone(&kept), Arc::clone(&answers));
                 tokio::spawn(async move {
                     let mut bytes = Vec::new();
                     let request = loop {
@@ -75,7 +87,12 @@ impl Peer {
                             None => {}
                         }
                     };
-                    kept.lock().unwrap().push(request);
+                    let number = {
+                        let mut kept = kept.lock().unwrap();
+                        kept.push(request);
+                        kept.len() - 1
+                    };
+                    let answer = answers(number);
                     if answer.is_empty() {
                         std::future::pending::<()>().await;
                     }

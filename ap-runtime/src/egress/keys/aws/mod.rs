@@ -1,4 +1,7 @@
-//! Amazon Web Services: a root key that KMS unwraps, or that Secrets Manager keeps. Signed by [`ap_crypto::sigv4`].
+//! Amazon Web Services: a root key that KMS unwraps, or that Secrets Manager keeps, and secrets that connections refer to. Signed
+//! by [`ap_crypto::sigv4`].
+
+mod secrets;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -10,14 +13,15 @@ use ap_crypto::{
 };
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-use super::{KeyClient, KeyServiceError, checked};
+pub use self::secrets::AwsSecrets;
+use super::{KeyClient, KeyServiceError, answer, checked};
 use crate::{
     clock::{Clock, SystemClock},
     config::{self, LimitError},
@@ -78,7 +82,8 @@ impl Aws {
         if region.is_empty() || region.len() > 32 || !plain {
             return Err(KeyServiceError::Address { service: SERVICE });
         }
-        let (client, region, clock) = (KeyClient::new(SERVICE)?, region.to_owned(), Arc::new(SystemClock));
+        let (client, region, clock) =
+            (KeyClient::new(SERVICE)?.with_statuses(status_of), region.to_owned(), Arc::new(SystemClock));
         Ok(Self { client, region, credentials, endpoint: None, clock })
     }
 
@@ -134,7 +139,7 @@ impl Aws {
                 checked(SERVICE, &format!("https://{service}.{}.{suffix}/", self.region))?
             }
         };
-        let body = body.to_string().into_bytes();
+        let body = Bytes::from(body.to_string());
         let host = url[Position::BeforeHost..Position::AfterPort].to_owned();
         let fields = [
             ("host".to_owned(), host),
@@ -201,8 +206,7 @@ impl KeyProvider for KmsKey {
         }
         let answer = self.aws.ask(("kms", "TrentService.Decrypt"), &body).await?;
         let malformed = || self.aws.client.malformed("`Plaintext`, base64");
-        let answer: Decrypted = serde_json::from_slice(&answer).map_err(|_| malformed())?;
-        let text = Zeroizing::new(answer.plaintext);
+        let text = answer::text(&answer, &["Plaintext"]).ok_or_else(malformed)?;
         let bytes = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| malformed())?);
         RootKey::from_slice(&bytes)
     }
@@ -227,32 +231,34 @@ impl AwsSecret {
 #[async_trait]
 impl KeyProvider for AwsSecret {
     async fn root_key(&self) -> Result<RootKey, KeyError> {
-        let target = ("secretsmanager", "secretsmanager.GetSecretValue");
-        let answer = self.aws.ask(target, &json!({ "SecretId": self.id })).await?;
+        let answer = self.aws.ask(GET_SECRET_VALUE, &json!({ "SecretId": self.id })).await?;
         let malformed = |what: &str| self.aws.client.malformed(what);
-        let answer: SecretValue = serde_json::from_slice(&answer).map_err(|_| malformed("`SecretString`"))?;
-        let mut text = Zeroizing::new(answer.secret_string);
+        let mut text = answer::text(&answer, &["SecretString"]).ok_or_else(|| malformed("`SecretString`"))?;
         if let Some(field) = &self.field {
-            let fields: Option<serde_json::Map<String, Value>> = serde_json::from_str(&text).ok();
-            text = match fields.and_then(|mut fields| fields.remove(field)) {
-                Some(Value::String(value)) => Zeroizing::new(value),
-                _ => return Err(malformed(&format!("a text in field `{field}`")).into()),
-            };
+            let value = answer::text(text.as_bytes(), &[field]);
+            text = value.ok_or_else(|| malformed(&format!("a text in field `{field}`")))?;
         }
         RootKey::from_text(text.trim_end().as_bytes(), &format!("secret `{}` in Secrets Manager", self.id))
     }
 }
 
-#[derive(Deserialize)]
-struct Decrypted {
-    #[serde(rename = "Plaintext")]
-    plaintext: String,
+/// What an error means that AWS answers with 400 whatever it is.
+fn status_of(answer: &[u8]) -> Option<StatusCode> {
+    let kind = answer::text(answer, &["__type"])?;
+    let kind = kind.rsplit_once('#').map_or(kind.as_str(), |(_, kind)| kind);
+    Some(match kind {
+        "ThrottlingException" | "LimitExceededException" => StatusCode::TOO_MANY_REQUESTS,
+        "AccessDeniedException"
+        | "ExpiredTokenException"
+        | "IncompleteSignature"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "MissingAuthenticationTokenException"
+        | "UnrecognizedClientException" => StatusCode::FORBIDDEN,
+        "NotFoundException" | "ResourceNotFoundException" => StatusCode::NOT_FOUND,
+        _ => return None,
+    })
 }
 
-#[derive(Deserialize)]
-struct SecretValue {
-    #[serde(rename = "SecretString")]
-    secret_string: String,
-}
-
+const GET_SECRET_VALUE: (&str, &str) = ("secretsmanager", "secretsmanager.GetSecretValue");
 const SERVICE: &str = "AWS";
