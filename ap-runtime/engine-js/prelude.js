@@ -1,6 +1,7 @@
 // Runs once, when the engine is built; what it leaves behind is part of the snapshot. It evaluates to a function that
-// receives the one host function a step may cause to be called: `write(level, text)`.
-(function (write) {
+// receives what a step may cause to be called of the host, and gives back what the host calls.
+(function (host) {
+  const write = host.write;
   "use strict";
   // Kept here, because a step may replace any of them. It only ever harms itself, but its log should survive.
   const stringify = JSON.stringify;
@@ -40,10 +41,20 @@
     };
   }
 
-  function require(name) {
-    const error = new ErrorClass(`module '${StringOf(name)}' is not available in a code step`);
+  function missing(name) {
+    const error = new ErrorClass(`module '${name}' is not available in a code step`);
     error.code = "MODULE_NOT_FOUND";
-    throw error;
+    return error;
+  }
+
+  function require(name) {
+    throw missing(StringOf(name));
+  }
+
+  // The function to run, and what it gets as its second argument.
+  function pick(namespace, context) {
+    const found = namespace.code ?? namespace.default;
+    return typeof found === "function" ? [found, context] : undefined;
   }
 
   // The index is the level number the host knows.
@@ -59,4 +70,6 @@
   // Shared memory has no second thread to share with, and would only serve as a clock.
   delete globalThis.SharedArrayBuffer;
   delete globalThis.Atomics;
+
+  return { settle: () => {}, pick, modules: {}, missing };
 });

@@ -125,10 +125,6 @@ impl Kernel {
     pub(crate) fn random_u32(&self) -> Result<u32, EntropyError> {
         random_array(&*self.entropy).map(u32::from_le_bytes)
     }
-
-    pub(crate) fn random_u64(&self) -> Result<u64, EntropyError> {
-        random_array(&*self.entropy).map(u64::from_le_bytes)
-    }
 }
 
 impl fmt::Debug for Kernel {

@@ -340,8 +340,12 @@ impl RunCredentials {
         Ok(())
     }
 
+    /// The secret that exactly this placeholder stands for, to be used as a key by code.
+    pub(crate) fn key_for_code(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {
+        self.placeholders.contains_key(placeholder).then(|| self.key(placeholder).cloned())
+    }
+
     /// The secret that exactly this placeholder stands for, to be used as a key.
-    #[cfg(feature = "crypto")]
     pub(super) fn key(&self, placeholder: &str) -> Result<&SecretString, HttpError> {
         let known = self.placeholders.get(placeholder);
         let found = known.and_then(|(index, stands)| Some((self.connections.get(*index)?, stands)));
@@ -576,7 +580,6 @@ fn in_header(name: &HeaderName, error: PlaceError) -> HttpError {
 }
 
 /// The piece whose connections are keys.
-#[cfg(feature = "crypto")]
 const KEY_PIECE: &str = "crypto";
 
 /// One reading only: a member that is there twice would be judged as one value and may be read as the other.

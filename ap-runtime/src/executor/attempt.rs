@@ -4,6 +4,7 @@ use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use ap_core::{
     flow::ValidFlow,
+    id::{ProjectId, RunId},
     json,
     piece::{ActionError, Effect},
     run::{StepError, StepErrorKind},
@@ -11,18 +12,18 @@ use ap_core::{
 use ap_crypto::redact::Redactor;
 use futures_util::FutureExt;
 
+use super::script;
 use crate::{
     egress::{Egress, credential::RunCredentials},
-    engine::{ActionCall, AttemptOutcome, CodeCall, StepTrial},
+    engine::{ActionCall, AttemptOutcome, StepTrial},
     kernel::Kernel,
-    sandbox::{CodeError, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
 };
 
 /// Carries out one step by itself, within its time limit.
 pub(crate) async fn trial(
     kernel: &Kernel,
     flow: &ValidFlow,
-    trial: StepTrial,
+    (trial, place): (StepTrial, (ProjectId, RunId)),
     credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
     let bounded = async |timeout: Duration, outcome: Pin<Box<dyn Future<Output = AttemptOutcome> + Send + '_>>| {
@@ -35,7 +36,7 @@ pub(crate) async fn trial(
     };
     let outcome = match trial {
         StepTrial::Action(call) => bounded(call.timeout, Box::pin(action(kernel, flow, &call, credentials))).await,
-        StepTrial::Code(call) => bounded(call.timeout, Box::pin(code(kernel, &call, credentials))).await,
+        StepTrial::Code(call) => bounded(call.timeout, Box::pin(script::run(kernel, &call, place, credentials))).await,
         StepTrial::Decided(output) => AttemptOutcome::Succeeded { output, spilled: None, console: Vec::new() },
     };
     if kernel.egress.scrubs() { redact(outcome, credentials.redactor()) } else { outcome }
@@ -70,31 +71,6 @@ pub(super) async fn action(
             tracing::error!(step = %call.path, "a piece panicked");
             AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the piece failed unexpectedly"), None)
         }
-    }
-}
-
-/// Runs a script. It is shown the secrets of those connections that an admin revealed to code.
-pub(super) async fn code(kernel: &Kernel, call: &CodeCall, credentials: &RunCredentials) -> AttemptOutcome {
-    let Some(sandbox) = &kernel.sandbox else {
-        let message = "this runtime was built without a code sandbox";
-        return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, message), None);
-    };
-    let (params, seed) = match (serde_json::to_string(&*call.params), kernel.random_u64()) {
-        (Ok(params), Ok(seed)) => (credentials.revealed(params), seed),
-        _ => {
-            let message = "the parameters of the script could not be prepared";
-            return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, message), None);
-        }
-    };
-    let limits = CodeLimits::default().with_timeout(call.timeout).unwrap_or_default();
-    let request = CodeRequest { source: Arc::clone(&call.source), params, now: kernel.clock.now(), seed, limits };
-    match sandbox.run(request).await {
-        Ok(output) => AttemptOutcome::Succeeded {
-            output: Arc::new(output.value),
-            spilled: None,
-            console: lines(&output.console, output.console_truncated),
-        },
-        Err(error) => failed_script(error),
     }
 }
 
@@ -135,40 +111,6 @@ pub(super) fn redact_error(error: StepError, redactor: &Redactor) -> StepError {
 pub(super) fn timed_out(limit: Duration) -> AttemptOutcome {
     let message = format!("the step did not finish within {} ms", limit.as_millis());
     AttemptOutcome::failed(StepError::new(StepErrorKind::Timeout, message), None)
-}
-
-fn failed_script(error: CodeError) -> AttemptOutcome {
-    let kind = match &error {
-        CodeError::Busy => StepErrorKind::OutcomeTransient,
-        CodeError::InvalidParams { .. } => StepErrorKind::Input,
-        CodeError::MemoryLimit { .. } => StepErrorKind::MemoryLimit,
-        CodeError::OutputTooDeep { .. } | CodeError::OutputTooLarge { .. } | CodeError::SourceTooLarge { .. } => {
-            StepErrorKind::Limit
-        }
-        CodeError::Timeout { .. } => StepErrorKind::Timeout,
-        CodeError::Trap { .. } | CodeError::Bug { .. } => StepErrorKind::Internal,
-        _ => StepErrorKind::Script,
-    };
-    let message = error.to_string();
-    let (detail, console) = match error {
-        CodeError::Thrown { name, stack, console, .. } => {
-            (Some(serde_json::json!({ "name": name, "stack": stack })), lines(&console, false))
-        }
-        _ => (None, Vec::new()),
-    };
-    AttemptOutcome::Failed { error: StepError { kind, message, detail }, retry_after_ms: None, console }
-}
-
-fn lines(console: &[ConsoleLine], truncated: bool) -> Vec<String> {
-    let level = |level| match level {
-        ConsoleLevel::Debug => "debug",
-        ConsoleLevel::Info => "info",
-        ConsoleLevel::Log => "log",
-        ConsoleLevel::Warn => "warn",
-        ConsoleLevel::Error => "error",
-    };
-    let shown = console.iter().map(|line| format!("{}: {}", level(line.level), line.text));
-    shown.chain(truncated.then(|| "… more was cut".to_owned())).collect()
 }
 
 #[cfg(test)]

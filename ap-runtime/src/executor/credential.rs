@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use super::{
     attempt,
     driver::{Begun, Driver, Stopped},
+    script,
 };
 use crate::{
     credentials::piece_of,
@@ -101,13 +102,14 @@ impl Driver {
         let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
         let (kernel, keys) = (Arc::clone(&self.kernel), Arc::clone(&self.keys));
         let mut loader = self.credentials.clone();
+        let place = (self.lease.project, self.lease.run);
         let outcome = async move {
             if !revealed {
-                return attempt::code(&kernel, &call, &loader.current()).await;
+                return script::run(&kernel, &call, place, &loader.current()).await;
             }
             match loader.ready_to_reveal(&kernel, &keys, &call.params).await {
                 Ok(credentials) => {
-                    let outcome = attempt::code(&kernel, &call, &credentials).await;
+                    let outcome = script::run(&kernel, &call, place, &credentials).await;
                     let scrubs = kernel.egress.scrubs();
                     if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
                 }

@@ -13,6 +13,7 @@ mod loops;
 mod outside;
 mod pause;
 mod report;
+mod script;
 mod shares;
 mod worker;
 

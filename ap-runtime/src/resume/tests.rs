@@ -25,7 +25,7 @@ use crate::{
     engine::{AnswerDecision, Signal},
     records,
     runtime::Runtime,
-    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox},
+    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest},
     session::ProjectSession,
 };
 
@@ -35,7 +35,15 @@ struct Hanging;
 
 #[async_trait]
 impl CodeSandbox for Hanging {
+    async fn check(&self, _: ProjectId, _: CodeUnit) -> Result<(), CodeError> {
+        Ok(())
+    }
+
     async fn run(&self, _: CodeRequest) -> Result<CodeOutput, CodeError> {
+        std::future::pending().await
+    }
+
+    async fn evaluate(&self, _: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
         std::future::pending().await
     }
 }

@@ -1,6 +1,6 @@
 //! Stopping steps at their deadline, to a fraction of a millisecond.
 //!
-//! Compiled guest code compares the engine's epoch with its store's at every loop and call. One thread sleeps until the
+//! Compiled guest code compares its engine's epoch with its store's at every loop and call. One thread sleeps until the
 //! earliest deadline and then advances the epoch; each running step then looks at its own clock.
 
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use wasmtime::Engine;
+use super::engine::Engines;
 
 /// The timer thread, and one deadline per sandbox thread.
 pub(crate) struct DeadlineTimer {
@@ -36,12 +36,12 @@ struct Schedule {
 
 impl DeadlineTimer {
     /// Starts the timer for `slots` threads.
-    pub(crate) fn start(engine: Engine, slots: usize) -> io::Result<Self> {
+    pub(crate) fn start(engines: Arc<Engines>, slots: usize) -> io::Result<Self> {
         let schedule = Schedule { deadlines: vec![None; slots], wakes_at: None, stopped: false };
         let shared = Arc::new(Shared { schedule: Mutex::new(schedule), changed: Condvar::new() });
         let thread = thread::Builder::new().name("ap-code-timer".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run(&engine)
+            move || shared.run(&engines)
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -85,12 +85,12 @@ impl Shared {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, engine: &Engine) {
+    fn run(&self, engines: &Engines) {
         let mut schedule = self.lock();
         while !schedule.stopped {
             let now = Instant::now();
             if schedule.take_due(now) {
-                engine.increment_epoch();
+                engines.increment_epoch();
             }
             schedule.wakes_at = schedule.deadlines.iter().flatten().min().copied();
             schedule = match schedule.wakes_at {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_dropped_guard_disarms_its_slot_only() {
-        let timer = DeadlineTimer::start(Engine::default(), 2).unwrap();
+        let timer = DeadlineTimer::start(Arc::new(Engines::load(1, 1).unwrap()), 2).unwrap();
         let later = Instant::now() + Duration::from_secs(60);
         let first = timer.arm(0, later);
         let _second = timer.arm(1, later);

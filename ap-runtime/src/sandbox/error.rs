@@ -1,5 +1,6 @@
 //! Why a step gave no output.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::ConsoleLine;
@@ -17,12 +18,37 @@ pub enum CodeError {
         /// What the parser said.
         message: String,
     },
-    /// The flow author's source does not parse, or exports no function.
-    #[error("the source is not a valid code step: {message}")]
-    InvalidSource {
-        /// What is wrong, and where.
-        message: String,
+    /// The step computed for longer than it may.
+    #[error("the step exceeded its computing time of {limit:?}")]
+    CpuTime {
+        /// [`CodeLimits::cpu_time`](super::CodeLimits::cpu_time)
+        limit: Duration,
     },
+    /// The step consumed its fuel.
+    #[error("the step exceeded its fuel of {limit} units")]
+    FuelExhausted {
+        /// What [`Metering::Fuel`](super::Metering::Fuel) allowed.
+        limit: u64,
+    },
+    /// The step called its host too often, or began too many calls at a time.
+    #[error("the step exceeded its limit of {limit} {what}")]
+    HostCallLimit {
+        /// What was counted: `host calls`, or `host calls under way`.
+        what: &'static str,
+        /// [`CodeLimits::host_calls`](super::CodeLimits::host_calls), or 256.
+        limit: usize,
+    },
+    /// The author's source does not parse, imports what is not there, or exports no function.
+    #[error("the source is not valid{}: {message}", Located(*place))]
+    InvalidSource {
+        /// What is wrong.
+        message: String,
+        /// Where, if the parser knows.
+        place: Option<SourcePlace>,
+    },
+    /// The expression has no value that JSON can say: `undefined`, a function or a symbol.
+    #[error("the expression has no value: it is undefined, a function or a symbol")]
+    NoValue,
     /// The step needed more memory than it may have.
     #[error("the step exceeded its memory limit of {limit_bytes} bytes")]
     MemoryLimit {
@@ -51,18 +77,20 @@ pub enum CodeError {
     #[error("the step exhausted its stack")]
     StackExhausted,
     /// The step threw.
-    #[error("{name}: {message}")]
+    #[error("{name}: {message}{}", Located(*place))]
     Thrown {
         /// The error's `name`, or `Error` for a thrown value without one.
         name: String,
         /// The error's `message`, or the thrown value as a string.
         message: String,
+        /// The innermost place in the author's source, if the stack names one.
+        place: Option<SourcePlace>,
         /// One line per frame, innermost first; frames of the step read `step.mjs:line:column`. May be empty.
         stack: String,
         /// What the step wrote to `console` before.
         console: Vec<ConsoleLine>,
     },
-    /// The step computed for longer than it may.
+    /// The step took longer than it may, with what it waited for.
     #[error("the step exceeded its time limit of {limit:?}")]
     Timeout {
         /// [`CodeLimits::timeout`](super::CodeLimits::timeout)
@@ -83,6 +111,30 @@ pub enum CodeError {
         /// What went wrong.
         message: String,
     },
+}
+
+/// A place in an author's source, both counted from 1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SourcePlace {
+    /// The line. In TypeScript, that of the source as it was written.
+    pub line: u32,
+    /// The column, in UTF-16 code units. In TypeScript, that behind the removed types.
+    pub column: u32,
+}
+
+/// ` (line 3, column 7)`, or nothing.
+struct Located(Option<SourcePlace>);
+
+impl fmt::Display for Located {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |place| write!(f, " ({place})"))
+    }
+}
+
+impl fmt::Display for SourcePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
 }
 
 impl CodeError {

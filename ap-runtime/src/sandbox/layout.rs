@@ -12,11 +12,14 @@ pub(crate) enum Layout {
     /// Reserves only what a step may use and checks each access: about 30 % slower on long computations. For processes
     /// whose address space is limited.
     Compact,
+    /// As compact, and counts fuel.
+    Metered,
 }
 
 impl Layout {
-    /// Every layout, the preferred one first.
-    pub(crate) const ALL: [Self; 2] = [Self::Roomy, Self::Compact];
+    /// Every layout.
+    #[cfg_attr(not(test), allow(dead_code, reason = "read by the build script"))]
+    pub(crate) const ALL: [Self; 3] = [Self::Roomy, Self::Compact, Self::Metered];
 
     /// The name the build script gives to the machine code.
     #[cfg_attr(not(test), allow(dead_code, reason = "called by the build script"))]
@@ -24,6 +27,7 @@ impl Layout {
         match self {
             Self::Roomy => "engine.roomy.cwasm",
             Self::Compact => "engine.compact.cwasm",
+            Self::Metered => "engine.metered.cwasm",
         }
     }
 
@@ -31,10 +35,11 @@ impl Layout {
     pub(crate) fn configure(self, config: &mut Config) {
         let (reservation, guard) = match self {
             Self::Roomy => (4 << 30, 32 << 20),
-            Self::Compact => (MAX_MEMORY_BYTES as u64, 1 << 16),
+            Self::Compact | Self::Metered => (MAX_MEMORY_BYTES as u64, 1 << 16),
         };
         config
             .epoch_interruption(true)
+            .consume_fuel(self == Self::Metered)
             .memory_reservation(reservation)
             .memory_guard_size(guard)
             .memory_may_move(false)

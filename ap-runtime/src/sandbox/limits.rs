@@ -7,10 +7,25 @@ use std::time::Duration;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CodeLimits {
     timeout: Duration,
+    cpu_time: Duration,
+    metering: Metering,
+    host_calls: usize,
     memory_bytes: usize,
     output_bytes: usize,
     console_bytes: usize,
     source_bytes: usize,
+}
+
+/// How a step's computing is measured.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Metering {
+    /// By the clock alone: [`CodeLimits::with_cpu_time`] ends a step that computes for too long. The fastest.
+    #[default]
+    Clock,
+    /// By fuel as well: about one unit for each WebAssembly instruction. The same step with the same parameters consumes the
+    /// same fuel in every run and on every machine, and ends as [`CodeError::FuelExhausted`](super::CodeError::FuelExhausted)
+    /// when this much is used up. Computing takes about a third longer. Accepted: 1 to 10^15; about 3·10^9 are a second.
+    Fuel(u64),
 }
 
 /// A limit outside its accepted range.
@@ -29,6 +44,21 @@ impl CodeLimits {
     /// The longest time a step may compute. See [`with_timeout`](Self::with_timeout).
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How long a step may keep a thread busy. See [`with_cpu_time`](Self::with_cpu_time).
+    pub fn cpu_time(&self) -> Duration {
+        self.cpu_time
+    }
+
+    /// How computing is measured. See [`with_metering`](Self::with_metering).
+    pub fn metering(&self) -> Metering {
+        self.metering
+    }
+
+    /// How often a step may call its host. See [`with_host_calls`](Self::with_host_calls).
+    pub fn host_calls(&self) -> usize {
+        self.host_calls
     }
 
     /// The most memory a step may have. See [`with_memory_bytes`](Self::with_memory_bytes).
@@ -51,19 +81,55 @@ impl CodeLimits {
         self.source_bytes
     }
 
-    /// Sets the longest time a step may compute before it ends as [`CodeError::Timeout`](super::CodeError::Timeout).
+    /// Sets the longest time a step may take before it ends as [`CodeError::Timeout`](super::CodeError::Timeout).
     ///
-    /// * Unit: wall-clock time from the moment a sandbox thread takes the step up; time spent queued does not count.
-    /// * Default: 10 s. Accepted: 1 ms to 5 min.
+    /// * Unit: wall-clock time from the moment a sandbox thread first takes the step up; what it waits for counts, time spent
+    ///   queued before does not.
+    /// * Default: 10 s. Accepted: 1 ms to 10 min.
     ///
     /// # Errors
     /// [`CodeLimitError`] if `timeout` is outside the accepted range.
     pub fn with_timeout(mut self, timeout: Duration) -> Result<Self, CodeLimitError> {
-        if !TIMEOUT.contains(&timeout) {
-            let (minimum, maximum) = (format!("{:?}", TIMEOUT.start()), format!("{:?}", TIMEOUT.end()));
-            return Err(CodeLimitError { name: "timeout", minimum, maximum });
+        self.timeout = duration_within("timeout", timeout, TIMEOUT)?;
+        Ok(self)
+    }
+
+    /// Sets how long a step may keep a thread busy before it ends as [`CodeError::CpuTime`](super::CodeError::CpuTime).
+    ///
+    /// * Unit: wall-clock time on a sandbox thread, all its turns together; time spent waiting for the host does not count.
+    /// * Default: 10 s. Accepted: 1 ms to 5 min.
+    ///
+    /// # Errors
+    /// [`CodeLimitError`] if `cpu_time` is outside the accepted range.
+    pub fn with_cpu_time(mut self, cpu_time: Duration) -> Result<Self, CodeLimitError> {
+        self.cpu_time = duration_within("cpu_time", cpu_time, CPU_TIME)?;
+        Ok(self)
+    }
+
+    /// Sets how computing is measured. Default: [`Metering::Clock`].
+    ///
+    /// # Errors
+    /// [`CodeLimitError`] if the fuel is outside the accepted range.
+    pub fn with_metering(mut self, metering: Metering) -> Result<Self, CodeLimitError> {
+        if let Metering::Fuel(fuel) = metering
+            && !FUEL.contains(&fuel)
+        {
+            let (minimum, maximum) = (FUEL.start().to_string(), FUEL.end().to_string());
+            return Err(CodeLimitError { name: "fuel", minimum, maximum });
         }
-        self.timeout = timeout;
+        self.metering = metering;
+        Ok(self)
+    }
+
+    /// Sets how often a step may call its host: each cryptographic operation, timer and request counts as one. One more ends
+    /// the step as [`CodeError::HostCallLimit`](super::CodeError::HostCallLimit).
+    ///
+    /// * Default: 10,000. Accepted: 0 to 1,000,000. At most 256 may be under way at a time.
+    ///
+    /// # Errors
+    /// [`CodeLimitError`] if `calls` is outside the accepted range.
+    pub fn with_host_calls(mut self, calls: usize) -> Result<Self, CodeLimitError> {
+        self.host_calls = within("host_calls", calls, HOST_CALLS)?;
         Ok(self)
     }
 
@@ -123,6 +189,9 @@ impl Default for CodeLimits {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
+            cpu_time: Duration::from_secs(10),
+            metering: Metering::Clock,
+            host_calls: 10_000,
             memory_bytes: *MEMORY_BYTES.end(),
             output_bytes: 1 << 20,
             console_bytes: 64 << 10,
@@ -143,7 +212,22 @@ pub(super) fn within(
     Err(CodeLimitError { name, minimum: accepted.start().to_string(), maximum: accepted.end().to_string() })
 }
 
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(300);
+fn duration_within(
+    name: &'static str,
+    value: Duration,
+    accepted: RangeInclusive<Duration>,
+) -> Result<Duration, CodeLimitError> {
+    if accepted.contains(&value) {
+        return Ok(value);
+    }
+    let (minimum, maximum) = (format!("{:?}", accepted.start()), format!("{:?}", accepted.end()));
+    Err(CodeLimitError { name, minimum, maximum })
+}
+
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
+const CPU_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(300);
+const FUEL: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
+const HOST_CALLS: RangeInclusive<usize> = 0..=1_000_000;
 const MEMORY_BYTES: RangeInclusive<usize> = (4 << 20)..=(64 << 20);
 const OUTPUT_BYTES: RangeInclusive<usize> = 16..=(16 << 20);
 const CONSOLE_BYTES: RangeInclusive<usize> = 0..=(1 << 20);
@@ -158,7 +242,8 @@ mod tests {
 
     #[test]
     fn sizes_are_accepted_up_to_both_ends_and_no_further() {
-        let cases: [(Setter, Getter, RangeInclusive<usize>); 4] = [
+        let cases: [(Setter, Getter, RangeInclusive<usize>); 5] = [
+            (CodeLimits::with_host_calls, CodeLimits::host_calls, HOST_CALLS),
             (CodeLimits::with_memory_bytes, CodeLimits::memory_bytes, MEMORY_BYTES),
             (CodeLimits::with_output_bytes, CodeLimits::output_bytes, OUTPUT_BYTES),
             (CodeLimits::with_console_bytes, CodeLimits::console_bytes, CONSOLE_BYTES),
@@ -176,13 +261,31 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_accepted_up_to_both_ends_and_no_further() {
+    fn durations_are_accepted_up_to_both_ends_and_no_further() {
+        type Set = fn(CodeLimits, Duration) -> Result<CodeLimits, CodeLimitError>;
+        type Get = fn(&CodeLimits) -> Duration;
         let nano = Duration::from_nanos(1);
-        for end in [*TIMEOUT.start(), *TIMEOUT.end()] {
-            assert_eq!(CodeLimits::default().with_timeout(end).unwrap().timeout(), end);
+        let cases: [(Set, Get, RangeInclusive<Duration>, &str); 2] = [
+            (CodeLimits::with_timeout, CodeLimits::timeout, TIMEOUT, "`timeout` must be from 1ms to 600s"),
+            (CodeLimits::with_cpu_time, CodeLimits::cpu_time, CPU_TIME, "`cpu_time` must be from 1ms to 300s"),
+        ];
+        for (set, get, accepted, message) in cases {
+            for end in [*accepted.start(), *accepted.end()] {
+                assert_eq!(get(&set(CodeLimits::default(), end).unwrap()), end);
+            }
+            assert!(set(CodeLimits::default(), *accepted.start() - nano).is_err());
+            assert_eq!(set(CodeLimits::default(), *accepted.end() + nano).unwrap_err().to_string(), message);
         }
-        assert!(CodeLimits::default().with_timeout(*TIMEOUT.start() - nano).is_err());
-        let error = CodeLimits::default().with_timeout(*TIMEOUT.end() + nano).unwrap_err();
-        assert_eq!(error.to_string(), "`timeout` must be from 1ms to 300s");
+    }
+
+    #[test]
+    fn fuel_is_accepted_up_to_both_ends_and_no_further() {
+        for end in [*FUEL.start(), *FUEL.end()] {
+            let limits = CodeLimits::default().with_metering(Metering::Fuel(end)).unwrap();
+            assert_eq!(limits.metering(), Metering::Fuel(end));
+        }
+        for beyond in [0, FUEL.end() + 1] {
+            assert!(CodeLimits::default().with_metering(Metering::Fuel(beyond)).is_err());
+        }
     }
 }

@@ -152,7 +152,9 @@ impl ProjectSession {
         };
         let outcome = match (refused, credentials) {
             (Some(error), _) | (None, Err(error)) => AttemptOutcome::failed(error, None),
-            (None, Ok(credentials)) => executor::trial(kernel, &flow, trial, &credentials).await,
+            (None, Ok(credentials)) => {
+                executor::trial(kernel, &flow, (trial, (lease.project, run)), &credentials).await
+            }
         };
         let (output, error, console) = match outcome {
             AttemptOutcome::Succeeded { output, console, .. } => (Some(named(&output, &views)), None, console),

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use ap_auth::principal::Principal;
 use ap_core::{
     capability::{HttpClient, HttpError, HttpRequest, HttpResponse, NoWayOut},
+    id::ProjectId,
     piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, Trigger},
     property::AuthSchema,
     run::{StepError, StepErrorKind},
@@ -19,7 +20,7 @@ use super::{
     life::Life,
     shared::Shared,
 };
-use crate::sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox};
+use crate::sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest};
 
 /// What answers the HTTP requests of pieces.
 pub(super) type Respond = Arc<dyn Fn(&HttpRequest) -> HttpResponse + Send + Sync>;
@@ -154,17 +155,37 @@ pub(super) struct SimSandbox {
 
 #[async_trait]
 impl CodeSandbox for SimSandbox {
+    async fn check(&self, _: ProjectId, _: CodeUnit) -> Result<(), CodeError> {
+        Ok(())
+    }
+
     async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
         self.life.pass().await;
         let thrown = |message: String| CodeError::Thrown {
             name: "Error".to_owned(),
             message,
+            place: None,
             stack: String::new(),
             console: Vec::new(),
         };
         let params = serde_json::from_slice(&request.params).map_err(|error| thrown(error.to_string()))?;
         let value = (self.script)(&request.source, &params).map_err(thrown)?;
-        Ok(CodeOutput { value, console: Vec::new(), console_truncated: false })
+        Ok(CodeOutput { value, console: Vec::new(), console_truncated: false, fuel: None })
+    }
+
+    /// What stands in for scripts answers for expressions, with their variables as the parameters.
+    async fn evaluate(&self, request: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
+        self.life.pass().await;
+        let thrown = |message: String| CodeError::Thrown {
+            name: "Error".to_owned(),
+            message,
+            place: None,
+            stack: String::new(),
+            console: Vec::new(),
+        };
+        let variables = serde_json::from_slice(&request.variables).map_err(|error| thrown(error.to_string()))?;
+        let one = |expression: &Arc<str>| (self.script)(expression, &variables).map_err(thrown);
+        Ok(request.expressions.iter().map(one).collect())
     }
 }
 

@@ -13,7 +13,7 @@ use ap_core::{
 };
 use ap_runtime::{
     engine::RunView,
-    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox},
+    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest},
     secret::{SecretError, SecretResolver},
     session::{IfUsed, ProjectSession, SessionError, StepSource},
 };
@@ -50,11 +50,19 @@ struct Recording(Arc<Mutex<Vec<String>>>);
 
 #[async_trait]
 impl CodeSandbox for Recording {
+    async fn check(&self, _: ProjectId, _: CodeUnit) -> Result<(), CodeError> {
+        Ok(())
+    }
+
     async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
         let params = String::from_utf8(request.params.to_vec()).unwrap();
         let value = serde_json::from_str(&params).unwrap();
         self.0.lock().unwrap().push(params);
-        Ok(CodeOutput { value, console: vec![], console_truncated: false })
+        Ok(CodeOutput { value, console: vec![], console_truncated: false, fuel: None })
+    }
+
+    async fn evaluate(&self, request: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
+        Ok(request.expressions.iter().map(|_| Ok(Value::Null)).collect())
     }
 }
 

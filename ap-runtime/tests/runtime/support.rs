@@ -26,7 +26,7 @@ use ap_runtime::{
     clock::{Clock, TokioClock},
     engine::{RunView, StepView},
     runtime::{Runtime, RuntimeBuilder},
-    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox},
+    sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest},
     session::{ProjectSession, Session},
 };
 use async_trait::async_trait;
@@ -247,20 +247,36 @@ pub(crate) struct PanickingSandbox;
 
 #[async_trait]
 impl CodeSandbox for PanickingSandbox {
+    async fn check(&self, _: ProjectId, _: CodeUnit) -> Result<(), CodeError> {
+        Ok(())
+    }
+
     async fn run(&self, _: CodeRequest) -> Result<CodeOutput, CodeError> {
+        panic!("on purpose")
+    }
+
+    async fn evaluate(&self, _: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
         panic!("on purpose")
     }
 }
 
 #[async_trait]
 impl CodeSandbox for FakeSandbox {
+    async fn check(&self, _: ProjectId, _: CodeUnit) -> Result<(), CodeError> {
+        Ok(())
+    }
+
     async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
         if request.source.contains("throw") {
             let (name, message) = ("Error".to_owned(), "thrown on purpose".to_owned());
-            return Err(CodeError::Thrown { name, message, stack: String::new(), console: vec![] });
+            return Err(CodeError::Thrown { name, message, place: None, stack: String::new(), console: vec![] });
         }
         let params: Value = serde_json::from_slice(&request.params).unwrap();
-        Ok(CodeOutput { value: json!({ "params": params }), console: vec![], console_truncated: false })
+        Ok(CodeOutput { value: json!({ "params": params }), console: vec![], console_truncated: false, fuel: None })
+    }
+
+    async fn evaluate(&self, request: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
+        Ok(request.expressions.iter().map(|expression| Ok(json!({ "expression": **expression }))).collect())
     }
 }
 

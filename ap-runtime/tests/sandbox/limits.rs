@@ -187,15 +187,19 @@ async fn dropping_the_sandbox_stops_its_threads() {
 #[test]
 fn capacity_is_accepted_up_to_both_ends_and_no_further() {
     let capacity = SandboxCapacity::default();
-    for (threads, accepted) in [(0, false), (1, true), (64, true), (65, false)] {
+    for (threads, accepted) in [(0, false), (1, true), (128, true), (129, false)] {
         assert_eq!(capacity.with_threads(threads).is_ok(), accepted, "{threads}");
+        assert_eq!(capacity.with_threads_per_project(threads).is_ok(), accepted, "{threads}");
+    }
+    for (steps, accepted) in [(0, false), (1, true), (4_096, true), (4_097, false)] {
+        assert_eq!(capacity.with_live_steps(steps).is_ok(), accepted, "{steps}");
     }
     for (queue, accepted) in [(0, false), (1, true), (65_536, true), (65_537, false)] {
         assert_eq!(capacity.with_queue(queue).is_ok(), accepted, "{queue}");
     }
 }
 
-/// The preferred layout reserves 4 GiB per thread; where that is refused, the other one takes over.
+/// The preferred layout reserves 4 GiB per instance; where that is refused, the other one takes over.
 #[cfg(target_os = "linux")]
 #[test]
 fn two_gigabytes_of_addresses_are_enough() {

@@ -6,11 +6,12 @@ mod hostile;
 mod limits;
 mod steps;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use ap_core::time::Timestamp;
+use ap_core::{id::ProjectId, time::Timestamp};
 use ap_runtime::sandbox::{
-    CodeError, CodeLimits, CodeOutput, CodeRequest, CodeSandbox as _, SandboxCapacity, WasmSandbox,
+    CodeError, CodeLanguage, CodeLimits, CodeOutput, CodeRequest, CodeSandbox as _, NoCodeHost, SandboxCapacity,
+    WasmSandbox,
 };
 
 /// 2026-01-01T00:00:00.123Z and a few microseconds.
@@ -21,11 +22,15 @@ static SANDBOX: LazyLock<WasmSandbox> = LazyLock::new(|| WasmSandbox::start(Sand
 
 fn request(source: &str, params: &str) -> CodeRequest {
     CodeRequest {
+        project: ProjectId::from_u128(1),
         source: source.into(),
+        language: CodeLanguage::JavaScript,
         params: params.to_owned().into(),
+        context: r#"{"run":{"id":"run_1"},"step":{"name":"code"}}"#.into(),
         now: NOW,
-        seed: 1,
+        seed: [1; 32],
         limits: CodeLimits::default(),
+        host: Arc::new(NoCodeHost),
     }
 }
 

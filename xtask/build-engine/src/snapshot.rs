@@ -2,7 +2,7 @@
 
 use futures_executor::block_on;
 use wasmtime::error::Context as _;
-use wasmtime::{Caller, Config, Engine, Extern, Instance, Linker, Module, Result, Store, Val, ensure};
+use wasmtime::{Caller, Config, Engine, Extern, Instance, Linker, Module, Result, Store, Val, bail, ensure};
 use wasmtime_wizer::{InstanceState, SnapshotVal, Wizer};
 
 /// Snapshots `guest` after `init`, and removes `init`.
@@ -29,6 +29,13 @@ fn linker(engine: &Engine) -> Result<Linker<String>> {
     let mut linker = Linker::new(engine);
     linker.func_wrap("ap", "now_us", || 0.0_f64)?;
     linker.func_wrap("ap", "console", |_level: u32, _text: u32, _length: u32| {})?;
+    linker.func_wrap("ap", "call", |_operation: u32, _arguments: u32, _count: u32| -> Result<i32> {
+        bail!("the prelude calls the host while it is loaded")
+    })?;
+    linker.func_wrap("ap", "take", |_target: u32| {})?;
+    linker.func_wrap("ap", "start", |_id: u32, _operation: u32, _arguments: u32, _count: u32| -> Result<()> {
+        bail!("the prelude calls the host while it is loaded")
+    })?;
     linker.func_wrap("ap", "report", |mut caller: Caller<'_, String>, _part: u32, text: u32, length: u32| {
         let memory = caller.get_export("memory").and_then(Extern::into_memory);
         let text = memory.and_then(|memory| memory.data(&caller).get(text as usize..)?.get(..length as usize));

@@ -1,0 +1,295 @@
+//! What a step may ask of its host: decoding the guest's calls, and carrying them out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::state::Interrupt;
+use super::{CodeHost, locator};
+
+/// The calls of one step.
+pub(crate) struct HostCalls {
+    host: Arc<dyn CodeHost>,
+    limit: usize,
+    made: usize,
+    under_way: usize,
+    started: Vec<Started>,
+    cancelled: Vec<u32>,
+}
+
+/// A call that the step waits for.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) id: u32,
+    pub(crate) call: Waited,
+}
+
+/// What is waited for.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    Timer(Duration),
+    Fetch(HttpRequest),
+    /// A call that could not be read.
+    Refused(HostError),
+}
+
+/// What an exception in the step says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct HostError {
+    /// The class, or `code:` and a Node.js error code.
+    pub(crate) name: &'static str,
+    pub(crate) message: String,
+}
+
+impl HostError {
+    pub(crate) fn new(name: &'static str, message: impl Into<String>) -> Self {
+        Self { name, message: message.into() }
+    }
+
+    /// As the prelude reads it.
+    pub(crate) fn into_text(self) -> Vec<u8> {
+        format!("{}\n{}", self.name, self.message).into_bytes()
+    }
+}
+
+impl HostCalls {
+    pub(crate) fn new(host: Arc<dyn CodeHost>, limit: usize) -> Self {
+        Self { host, limit, made: 0, under_way: 0, started: Vec::new(), cancelled: Vec::new() }
+    }
+
+    /// Carries out a call whose answer the guest waits for.
+    pub(crate) fn call(
+        &mut self,
+        operation: u32,
+        arguments: &[&[u8]],
+    ) -> Result<Result<Vec<u8>, HostError>, Interrupt> {
+        self.count()?;
+        let first = arguments.first().copied().unwrap_or_default();
+        let second = arguments.get(1).copied().unwrap_or_default();
+        let third = arguments.get(2).copied().unwrap_or_default();
+        Ok(match operation {
+            CANCEL => {
+                if let Some(id) = text(first).and_then(|text| text.parse().ok()) {
+                    self.cancelled.push(id);
+                }
+                Ok(Vec::new())
+            }
+            URL => locator::parse(first, second),
+            URL_SET => locator::set(first, second, third),
+            _ => Err(unknown()),
+        })
+    }
+
+    /// Notes a call that ends later.
+    pub(crate) fn start(&mut self, id: u32, operation: u32, arguments: &[&[u8]]) -> Result<(), Interrupt> {
+        self.count()?;
+        self.under_way += 1;
+        if self.under_way > MAX_UNDER_WAY {
+            return Err(Interrupt::HostCalls { what: "host calls under way", limit: MAX_UNDER_WAY });
+        }
+        let first = arguments.first().copied().unwrap_or_default();
+        let call = match operation {
+            TIMER => timer(first),
+            FETCH => fetch(first, arguments.get(1).copied()),
+            _ => Err(unknown()),
+        };
+        self.started.push(Started { id, call: call.unwrap_or_else(Waited::Refused) });
+        Ok(())
+    }
+
+    /// What was begun since the last time, and what is not waited for any more.
+    pub(crate) fn take(&mut self) -> (Vec<Started>, Vec<u32>) {
+        (std::mem::take(&mut self.started), std::mem::take(&mut self.cancelled))
+    }
+
+    /// Notes that a call has ended.
+    pub(crate) fn ended(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    fn count(&mut self) -> Result<(), Interrupt> {
+        self.made += 1;
+        if self.made > self.limit {
+            return Err(Interrupt::HostCalls { what: "host calls", limit: self.limit });
+        }
+        Ok(())
+    }
+}
+
+impl Waited {
+    /// Carries the call out. `time_left` is that of the step.
+    pub(crate) async fn perform(
+        self,
+        host: &dyn CodeHost,
+        exchanges: &Semaphore,
+        time_left: Duration,
+    ) -> Result<Vec<u8>, HostError> {
+        match self {
+            Self::Timer(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(Vec::new())
+            }
+            Self::Fetch(mut request) => {
+                let _turn = exchanges.acquire().await; // nobody closes it
+                request.timeout = time_left;
+                let url = request.url.clone();
+                let answered = host.fetch(request).await;
+                answered.map_err(|error| not_fetched(&error)).and_then(|response| encode_response(url, response))
+            }
+            Self::Refused(error) => Err(error),
+        }
+    }
+}
+
+/// What `fetch` asks for, without the body.
+#[derive(Deserialize)]
+struct FetchHead {
+    url: String,
+    method: String,
+    headers: Vec<(String, String)>,
+    #[serde(default)]
+    redirect: Redirect,
+}
+
+#[derive(Default, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Redirect {
+    #[default]
+    Follow,
+    Manual,
+    Error,
+}
+
+/// What `fetch` answers with, without the body.
+#[derive(Serialize)]
+struct ResponseHead {
+    url: String,
+    status: u16,
+    headers: Vec<(String, String)>,
+}
+
+fn timer(delay: &[u8]) -> Result<Waited, HostError> {
+    let delay = text(delay).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+    let delay = if delay.is_finite() { delay.clamp(1.0, MAX_DELAY_MS) } else { 1.0 };
+    Ok(Waited::Timer(Duration::from_secs_f64(delay / 1_000.0)))
+}
+
+fn fetch(head: &[u8], body: Option<&[u8]>) -> Result<Waited, HostError> {
+    let head: FetchHead = serde_json::from_slice(head)
+        .map_err(|error| HostError::new("TypeError", format!("the request cannot be read: {error}")))?;
+    let mut request = HttpRequest::new(head.method, head.url);
+    request.headers = head.headers;
+    request.body = body.map(Bytes::copy_from_slice);
+    if head.redirect != Redirect::Follow {
+        request.max_redirects = 0;
+    }
+    Ok(Waited::Fetch(request))
+}
+
+fn not_fetched(error: &HttpError) -> HostError {
+    HostError::new("TypeError", format!("fetch failed: {error}"))
+}
+
+/// The length of the head, the head, the body.
+fn encode_response(url: String, response: HttpResponse) -> Result<Vec<u8>, HostError> {
+    let head = ResponseHead { url, status: response.status, headers: response.headers };
+    let head = serde_json::to_vec(&head).map_err(|error| HostError::new("TypeError", error.to_string()))?;
+    let length = u32::try_from(head.len()).map_err(|error| HostError::new("TypeError", error.to_string()))?;
+    Ok([&length.to_le_bytes()[..], &head, &response.body].concat())
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+fn unknown() -> HostError {
+    HostError::new("TypeError", "this sandbox does not have that operation")
+}
+
+/// Most calls of a step that are under way at a time.
+pub(crate) const MAX_UNDER_WAY: usize = 256;
+
+/// Most requests of a step that are under way at a time, so that few answers are held; more wait for their turn.
+pub(crate) const MAX_EXCHANGES: usize = 8;
+
+/// The longest delay of a timer, as in browsers and Node.js: 2^31 - 1 ms.
+const MAX_DELAY_MS: f64 = 2_147_483_647.0;
+
+// The numbers are shared with the prelude.
+const CANCEL: u32 = 1;
+const URL: u32 = 9;
+const URL_SET: u32 = 10;
+const TIMER: u32 = 32;
+const FETCH: u32 = 33;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sandbox::NoCodeHost;
+
+    fn calls(limit: usize) -> HostCalls {
+        HostCalls::new(Arc::new(NoCodeHost), limit)
+    }
+
+    #[test]
+    fn calls_are_counted_and_those_under_way_as_well() {
+        let mut few = calls(2);
+        assert!(few.call(URL, &[b"https://a.example/"]).unwrap().is_ok());
+        few.start(1, TIMER, &[b"5"]).unwrap();
+        let error = few.call(URL, &[b"https://a.example/"]).unwrap_err();
+        assert!(matches!(error, Interrupt::HostCalls { what: "host calls", limit: 2 }));
+        let mut many = calls(10_000);
+        for id in 0..256 {
+            many.start(id, TIMER, &[b"5"]).unwrap();
+        }
+        assert!(matches!(many.start(256, TIMER, &[b"5"]), Err(Interrupt::HostCalls { limit: 256, .. })));
+        let mut one_ends = calls(10_000);
+        for id in 0..1_000 {
+            one_ends.start(id, TIMER, &[b"5"]).unwrap();
+            one_ends.ended();
+        }
+    }
+
+    #[test]
+    fn delays_are_at_least_a_millisecond_and_finite() {
+        let delay = |text: &str| match timer(text.as_bytes()) {
+            Ok(Waited::Timer(delay)) => delay,
+            other => panic!("{other:?}"),
+        };
+        for (text, expected) in [("0", 1), ("-5", 1), ("NaN", 1), ("inf", 1), ("", 1), ("x", 1), ("1500", 1_500)] {
+            assert_eq!(delay(text), Duration::from_millis(expected), "{text}");
+        }
+        assert_eq!(delay("1e300"), Duration::from_millis(2_147_483_647));
+    }
+
+    #[test]
+    fn requests_are_read_whole_or_refused() {
+        let head = br#"{"url":"https://a.example/","method":"POST","headers":[["a","b"]],"redirect":"manual"}"#;
+        let Ok(Waited::Fetch(request)) = fetch(head, Some(b"body")) else { panic!("refused") };
+        assert_eq!((request.method.as_str(), request.url.as_str()), ("POST", "https://a.example/"));
+        assert_eq!(request.headers, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!((request.body.as_deref(), request.max_redirects), (Some(&b"body"[..]), 0));
+        for wrong in [&b""[..], b"{}", br#"{"url":1,"method":"GET","headers":[]}"#, b"\xff"] {
+            assert!(fetch(wrong, None).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_calls_never_panic(
+            operation in 0_u32..64,
+            arguments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8),
+        ) {
+            let arguments: Vec<_> = arguments.iter().map(Vec::as_slice).collect();
+            let mut calls = calls(10);
+            let _ = calls.call(operation, &arguments);
+            let _ = calls.start(1, operation, &arguments);
+        }
+    }
+}
