@@ -1,4 +1,4 @@
-//! The committed JavaScript engine is the one whose hash is committed beside it.
+//! The committed JavaScript engine is the one whose hash is committed beside it, and so is the translator.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,12 +9,13 @@ use sha2::{Digest as _, Sha256};
 #[test]
 fn the_committed_engine_has_the_committed_hash() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine-js");
-    let engine = fs::read(directory.join("engine.wasm")).unwrap();
-    let committed = fs::read_to_string(directory.join("engine.wasm.sha256")).unwrap();
-    let mut line = String::new();
-    for byte in Sha256::digest(&engine) {
-        write!(line, "{byte:02x}").unwrap();
+    let committed = fs::read_to_string(directory.join("engine.sha256")).unwrap();
+    let mut lines = String::new();
+    for name in ["engine.wasm", "typescript.bin"] {
+        for byte in Sha256::digest(fs::read(directory.join(name)).unwrap()) {
+            write!(lines, "{byte:02x}").unwrap();
+        }
+        writeln!(lines, "  {name}").unwrap();
     }
-    line.push_str("  engine.wasm\n");
-    assert_eq!(line, committed, "run `cargo run --manifest-path xtask/build-engine/Cargo.toml`");
+    assert_eq!(lines, committed, "run `cargo run --manifest-path xtask/build-engine/Cargo.toml`");
 }

@@ -167,8 +167,8 @@ impl StepState {
         if self.ran_out_of_memory() {
             return self.out_of_memory();
         }
-        let report = &mut self.report;
-        CodeError::InvalidSource { message: report.message.take().unwrap_or_default(), place: report.place() }
+        let (message, place) = self.report.take_complaint();
+        CodeError::InvalidSource { message, place }
     }
 
     /// What the guest reported of parameters that do not parse.
@@ -185,10 +185,11 @@ impl StepState {
             return self.out_of_memory();
         }
         let report = &mut self.report;
+        let place = report.place_in_stack();
         CodeError::Thrown {
             name: report.name.take().unwrap_or_else(|| "Error".to_owned()),
             message: report.message.take().unwrap_or_default(),
-            place: report.place(),
+            place,
             stack: report.stack.take().unwrap_or_default(),
             console: std::mem::take(&mut self.console.lines),
         }
@@ -205,8 +206,19 @@ impl StepState {
 }
 
 impl Report {
+    /// What is wrong with a source that does not compile, and where.
+    fn take_complaint(&mut self) -> (String, Option<SourcePlace>) {
+        let mut message = self.message.take().unwrap_or_default();
+        // The stack of what removes types names its own places.
+        if let Some((text, place)) = place_at_end(&message) {
+            message.truncate(text);
+            return (message, Some(place));
+        }
+        (message, self.place_in_stack())
+    }
+
     /// The innermost place in the author's source that the stack names.
-    fn place(&self) -> Option<SourcePlace> {
+    fn place_in_stack(&self) -> Option<SourcePlace> {
         let place_in = |line: &str| {
             let (_, place) = SCRIPTS.iter().find_map(|script| line.rsplit_once(script))?;
             let (line, column) = place.trim_end_matches(')').split_once(':')?;
@@ -247,6 +259,13 @@ impl ResourceLimiter for StepState {
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         Ok(current == 0 || desired <= current) // creation, and no growth after it
     }
+}
+
+/// Where what removes types says it stopped, as in `Unexpected token (3:14)`, and how long the text before that is.
+fn place_at_end(message: &str) -> Option<(usize, SourcePlace)> {
+    let (text, place) = message.strip_suffix(')')?.rsplit_once(" (")?;
+    let (line, column) = place.split_once(':')?;
+    Some((text.len(), SourcePlace { line: line.parse().ok()?, column: column.parse().ok()? }))
 }
 
 /// Whole milliseconds, as JavaScript's own clock: nothing finer leaves the host.

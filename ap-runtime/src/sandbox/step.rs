@@ -44,6 +44,8 @@ impl Step {
         let fuel = match metering {
             Metering::Clock => None,
             Metering::Fuel(fuel) => {
+                // The engine stops a guest that has used up everything; all of the fuel may be used.
+                let fuel = fuel.saturating_add(1);
                 store.set_fuel(fuel).map_err(|error| trap(&format!("{error:#}")))?;
                 Some(fuel)
             }

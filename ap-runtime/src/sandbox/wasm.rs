@@ -401,17 +401,41 @@ fn compiled(
     if let Some(code) = thread.cache.get(&key) {
         return Ok(code);
     }
+    let code = compile(thread, unit, (limits, cancelled)).map_err(|error| match (error, unit) {
+        (
+            CodeError::InvalidSource { message, place },
+            CodeUnit::Module { source, language: CodeLanguage::JavaScript },
+        ) if is_typescript(thread, source, (limits, cancelled)) => {
+            let message = format!("{message}; it is TypeScript: say so with `\"language\": \"typescript\"`");
+            CodeError::InvalidSource { message, place }
+        }
+        (error, _) => error,
+    })?;
+    thread.cache.insert(key, Arc::clone(&code));
+    Ok(code)
+}
+
+/// Compiles in an instance that is used for nothing else.
+fn compile(
+    thread: &Thread,
+    unit: &CodeUnit,
+    (limits, cancelled): (&CodeLimits, &Arc<AtomicBool>),
+) -> Result<Arc<[u8]>, CodeError> {
     let translator: &[u8] = match unit {
-        CodeUnit::Module { language: CodeLanguage::TypeScript, .. } => return Err(bug("no TypeScript yet")),
+        CodeUnit::Module { language: CodeLanguage::TypeScript, .. } => TRANSLATOR,
         _ => &[],
     };
     // Compiling is not part of what a step consumes.
     let limits = limits.clone().with_metering(Metering::Clock).map_err(|error| bug(&error.to_string()))?;
     let state = StepState::new(limits, Timestamp::from_micros(0), None, Arc::clone(cancelled));
     let engine = thread.engines.timed();
-    let code = Step::new(engine, state)?.compile((engine, &thread.seat()), unit, translator)?;
-    thread.cache.insert(key, Arc::clone(&code));
-    Ok(code)
+    Step::new(engine, state)?.compile((engine, &thread.seat()), unit, translator)
+}
+
+/// Whether a source that is no JavaScript compiles without its types.
+fn is_typescript(thread: &Thread, source: &Arc<str>, limits: (&CodeLimits, &Arc<AtomicBool>)) -> bool {
+    let unit = CodeUnit::Module { source: Arc::clone(source), language: CodeLanguage::TypeScript };
+    compile(thread, &unit, limits).is_ok()
 }
 
 fn engine(thread: &Thread, metering: Metering) -> Option<&LoadedEngine> {
@@ -458,6 +482,9 @@ impl Drop for CancelOnDrop<'_> {
         }
     }
 }
+
+/// The engine's bytecode of what removes types; `xtask/build-engine` makes it.
+const TRANSLATOR: &[u8] = include_bytes!("../../engine-js/typescript.bin");
 
 const MAX_THREADS: usize = 128;
 const MAX_QUEUE: usize = 1 << 16;

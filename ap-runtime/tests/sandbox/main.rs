@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test support")]
 
 mod hostile;
+mod language;
 mod limits;
+mod metering;
 mod steps;
 
 use std::sync::{Arc, LazyLock};

@@ -1,5 +1,7 @@
-//! Builds `ap-runtime/engine-js/engine.wasm`, the snapshot of the code sandbox. See this package's README.
+//! Builds `ap-runtime/engine-js/engine.wasm`, the snapshot of the code sandbox, and the bytecode of what removes types. See this
+//! package's README.
 
+mod bytecode;
 mod compile;
 mod snapshot;
 
@@ -24,18 +26,27 @@ fn main() -> Result<()> {
     println!("guest     {:>9} bytes  {}", guest.len(), sha256(&guest));
     let engine = snapshot::take(&guest).map_err(|error| anyhow!("{error:?}"))?;
     println!("snapshot  {:>9} bytes  {}", engine.len(), sha256(&engine));
+    let bundle = fs::read_to_string(engine_dir.join("typescript/bundle.js")).context("reading the TypeScript bundle")?;
+    let translator = bytecode::compile(&engine, &bundle).map_err(|error| anyhow!("{error:?}"))?;
+    println!("translator{:>9} bytes  {}", translator.len(), sha256(&translator));
 
-    let hash_line = format!("{}  engine.wasm\n", sha256(&engine));
-    let (wasm_path, hash_path) = (engine_dir.join("engine.wasm"), engine_dir.join("engine.wasm.sha256"));
+    let files = [("engine.wasm", engine), ("typescript.bin", translator)];
+    let mut hashes = String::new();
+    for (name, content) in &files {
+        writeln!(hashes, "{}  {name}", sha256(content))?;
+    }
+    let hash_path = engine_dir.join("engine.sha256");
     if check {
-        let committed = fs::read_to_string(&hash_path).context("reading the committed hash")?;
-        if committed != hash_line {
-            bail!("the committed engine is not what these sources build: committed {committed}, built {hash_line}");
+        let committed = fs::read_to_string(&hash_path).context("reading the committed hashes")?;
+        if committed != hashes {
+            bail!("the committed engine is not what these sources build: committed {committed}, built {hashes}");
         }
         return Ok(());
     }
-    fs::write(&wasm_path, &engine).with_context(|| format!("writing {}", wasm_path.display()))?;
-    fs::write(&hash_path, hash_line).with_context(|| format!("writing {}", hash_path.display()))
+    for (name, content) in &files {
+        fs::write(engine_dir.join(name), content).with_context(|| format!("writing {name}"))?;
+    }
+    fs::write(&hash_path, hashes).with_context(|| format!("writing {}", hash_path.display()))
 }
 
 fn sha256(bytes: &[u8]) -> String {
