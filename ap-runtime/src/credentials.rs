@@ -12,7 +12,7 @@ use ap_core::{
     flow::{StepKind, ValidFlow},
     id::{ConnectionId, ProjectId},
     piece::ActionError,
-    run::{StepError, StepErrorKind},
+    run::{StepError, StepErrorKind, StepPath},
     scope::Scope,
     store::StoreError,
 };
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::{
     egress::credential::{RunConnection, RunCredentials, Stands},
-    engine::{ActionCall, CodeCall, ConnectionView, ConnectionViews},
+    engine::{ActionCall, ConnectionView, ConnectionViews},
     journal::RunError,
     kernel::Kernel,
     records,
@@ -200,6 +200,17 @@ impl CredentialLoader {
         self.make_ready(kernel, keys, Purpose::Check, input).await
     }
 
+    /// As [`CredentialLoader::ready`], for a script that may reach hosts. It may never use what stands in its parameters, so a
+    /// connection that is not good fails nothing here unless the script is shown its secrets.
+    pub(crate) async fn ready_for_script(
+        &mut self,
+        kernel: &Arc<Kernel>,
+        keys: &TenantKeys,
+        params: &Value,
+    ) -> Result<Arc<RunCredentials>, ActionError> {
+        self.make_ready(kernel, keys, Purpose::OutsideScript, params).await
+    }
+
     /// As [`CredentialLoader::ready`], for a script: what it is not shown is of no matter to it.
     pub(crate) async fn ready_to_reveal(
         &mut self,
@@ -217,8 +228,17 @@ impl CredentialLoader {
         purpose: Purpose<'_>,
         input: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        let concerned =
-            |seen: &&Seen| mentions(input, &seen.view) && (seen.revealed || !matches!(purpose, Purpose::Script));
+        let concerned = |seen: &&Seen| {
+            mentions(input, &seen.view)
+                && match purpose {
+                    Purpose::Check | Purpose::Piece(_) => true,
+                    Purpose::Script => seen.revealed,
+                    Purpose::OutsideScript => {
+                        seen.revealed || (seen.status == ConnectionStatus::Active && seen.unusable.is_none())
+                    }
+                }
+        };
+        let dispensable = |seen: &Seen| matches!(purpose, Purpose::OutsideScript) && !seen.revealed;
         let used: Vec<Seen> = self.seen.iter().filter(concerned).cloned().collect();
         for seen in &used {
             if let Purpose::Piece(piece) = purpose
@@ -240,12 +260,15 @@ impl CredentialLoader {
         let mut renewed = !elsewhere.is_empty();
         for seen in &used {
             let mut of_it = unresolved.iter().filter(|unresolved| seen.elsewhere.contains(&unresolved.reference));
-            if let Some(unresolved) = of_it.next() {
+            if let Some(unresolved) = of_it.next().filter(|_| !dispensable(seen)) {
                 return Err(seen.no_secret(unresolved).into());
             }
             if seen.due {
-                kernel.renew_connection(seen.owner, &seen.name).await.map_err(|failed| failed.of_step(&seen.name))?;
-                renewed = true;
+                match kernel.renew_connection(seen.owner, &seen.name).await {
+                    Ok(_) => renewed = true,
+                    Err(_) if dispensable(seen) => {}
+                    Err(failed) => return Err(failed.of_step(&seen.name)),
+                }
             }
         }
         if renewed {
@@ -255,7 +278,7 @@ impl CredentialLoader {
                 StepError::new(StepErrorKind::OutcomeTransient, "a connection cannot be read now")
             })?;
             // What was found elsewhere may be no secret at all.
-            for seen in self.seen.iter().filter(|seen| names.contains(&seen.name.as_str())) {
+            for seen in self.seen.iter().filter(|seen| names.contains(&seen.name.as_str()) && !dispensable(seen)) {
                 if let Some(unresolved) = &seen.unusable {
                     return Err(seen.no_secret(unresolved).into());
                 }
@@ -284,14 +307,14 @@ impl CredentialLoader {
         &self,
         kernel: &Kernel,
         keys: &TenantKeys,
-        call: &CodeCall,
+        (path, attempt, params): (&StepPath, u32, &Value),
     ) -> Result<Vec<AuditRecord>, RunError> {
-        let revealed = self.seen.iter().filter(|seen| seen.revealed && mentions(&call.params, &seen.view));
+        let revealed = self.seen.iter().filter(|seen| seen.revealed && mentions(params, &seen.view));
         revealed
             .map(|seen| {
                 let event = self.event(kernel, "connection.reveal", seen);
-                let event = event.with_resource(self.claimed.lease.run).with_detail("step", call.path.as_str());
-                kernel.seal_event(keys, &event.with_detail("attempt", u64::from(call.attempt)))
+                let event = event.with_resource(self.claimed.lease.run).with_detail("step", path.as_str());
+                kernel.seal_event(keys, &event.with_detail("attempt", u64::from(attempt)))
             })
             .collect()
     }
@@ -420,7 +443,10 @@ impl Seen {
 #[derive(Clone, Copy)]
 enum Purpose<'a> {
     Check,
+    /// A script that may reach hosts.
+    OutsideScript,
     Piece(&'a str),
+    /// A script that reaches nothing.
     Script,
 }
 

@@ -1,6 +1,7 @@
 //! The parsed flow: triggers and steps, every string leaf already a template.
 
 mod control;
+mod hosts;
 mod trigger;
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
@@ -12,6 +13,7 @@ pub use self::{
         BranchStep, CodeStep, DelayStep, EnqueueStep, FailStep, JoinPolicy, LoopStep, ParallelBranch, ParallelStep,
         ProcessStep, RespondStep, RouterBranch, RouterMode, RouterStep, SubflowStep, WaitMode, WaitStep,
     },
+    hosts::{AllowedHosts, HostPatternError, MAX_ALLOWED_HOSTS},
     trigger::{
         CatchUp, Overlap, PollSettings, ScheduleSettings, TriggerDefinition, TriggerKind, WebhookAuthentication,
         WebhookHandshake, WebhookSettings,
@@ -37,7 +39,7 @@ use crate::expr::Template;
 ///   `webhook`, `schedule`, `manual`, else `piece.trigger`.
 /// * Step types: the control words `code`, `loop`, `branch`, `router`, `parallel`, `subflow`, `delay`, `wait`, `respond`,
 ///   `fail`, `queue.enqueue` and `queue.process`, else `piece` or `piece.action`. No piece can be called `queue`.
-/// * [`FlowControl`] stands at the top, beside `steps`.
+/// * [`FlowControl`] stands at the top, beside `steps`; so does `allowedHosts`, see [`AllowedHosts`].
 /// * Times are whole milliseconds.
 /// * A name may be left out: steps then get the first free `step_1`, `step_2`, … in the order of the text, the trigger
 ///   gets `trigger`. A flow without `displayName` is called `Untitled flow`.
@@ -49,6 +51,7 @@ pub struct FlowDefinition {
     pub(super) triggers: Vec<TriggerDefinition>,
     pub(super) steps: Vec<Step>,
     pub(super) control: FlowControl,
+    pub(super) allowed_hosts: Option<AllowedHosts>,
     pub(super) source: Arc<Value>,
     /// What was found and bars the flow from being published, though not from being kept.
     pub(super) deferred: Vec<Diagnostic>,
@@ -77,6 +80,12 @@ impl FlowDefinition {
     #[must_use]
     pub const fn control(&self) -> &FlowControl {
         &self.control
+    }
+
+    /// Where its HTTP requests may go; `None`: wherever the egress policy lets them, and its code nowhere.
+    #[must_use]
+    pub const fn allowed_hosts(&self) -> Option<&AllowedHosts> {
+        self.allowed_hosts.as_ref()
     }
 
     /// The JSON the definition was read from, unchanged, for storage and display.

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
     capability::{HttpClient, KeyClient, MailClient, NoWayOut, ObjectClient, SqlClient},
+    flow::AllowedHosts,
     piece::ActionContext,
     time::Timestamp,
 };
@@ -75,8 +76,13 @@ impl Egress {
         self
     }
 
-    /// The capabilities of one attempt.
-    pub(crate) fn for_attempt(&self, credentials: &Arc<RunCredentials>, entropy: &Arc<dyn Entropy>) -> AttemptEgress {
+    /// The capabilities of one attempt; its HTTP requests go to `hosts` alone, if the flow lists any.
+    pub(crate) fn for_attempt(
+        &self,
+        credentials: &Arc<RunCredentials>,
+        entropy: &Arc<dyn Entropy>,
+        hosts: Option<&AllowedHosts>,
+    ) -> AttemptEgress {
         let nothing = NoWayOut::new("this runtime has no way out");
         let mut ways = AttemptEgress::refusing(nothing);
         ways.objects = Box::new(NoWayOut::new("this runtime reaches no object store: the host gives it none"));
@@ -84,7 +90,7 @@ impl Egress {
         ways.sql = Box::new(NoWayOut::new("this runtime reaches no database: the host gives it none"));
         #[cfg(feature = "http")]
         if let Some(http) = &self.http {
-            ways.http = Box::new(http.for_run(Arc::clone(credentials)));
+            ways.http = Box::new(http.for_run(Arc::clone(credentials)).limited_to(hosts.cloned()));
         }
         #[cfg(feature = "mail")]
         if let Some(mail) = &self.mail {
@@ -104,7 +110,7 @@ impl Egress {
         {
             ways.keys = Box::new(RunKeys::new(Arc::clone(credentials), Arc::clone(entropy)));
         }
-        let _ = (credentials, entropy);
+        let _ = (credentials, entropy, hosts);
         ways
     }
 
@@ -155,6 +161,11 @@ impl AttemptEgress {
         }
     }
 
+    /// The way to any HTTP API.
+    pub(crate) fn into_http(self) -> Box<dyn HttpClient> {
+        self.http
+    }
+
     /// What an action is given.
     pub(crate) fn context<'a>(
         &'a self,
@@ -201,7 +212,7 @@ mod tests {
     async fn a_refused_request_says_why() {
         let acts = "this action declares that it does not act outside";
         let entropy: Arc<dyn Entropy> = Arc::new(ap_crypto::entropy::SystemEntropy);
-        let none = Egress::none().for_attempt(&Arc::default(), &entropy);
+        let none = Egress::none().for_attempt(&Arc::default(), &entropy, None);
         for (ways, expected) in [
             (Egress::refusing(), [acts; 4]),
             (

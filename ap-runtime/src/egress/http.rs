@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use ap_core::capability::{HttpClient, HttpError, HttpRequest, HttpResponse};
+use ap_core::{
+    capability::{HttpClient, HttpError, HttpRequest, HttpResponse},
+    flow::AllowedHosts,
+};
 use ap_crypto::redact::Redactor;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -76,7 +79,7 @@ impl HttpEgress {
     /// The client of one attempt, with the credentials of its run.
     #[must_use]
     pub fn for_run(&self, credentials: Arc<RunCredentials>) -> RunHttp {
-        RunHttp { egress: self.clone(), credentials, uses: Mutex::default(), confidential: false }
+        RunHttp { egress: self.clone(), credentials, uses: Mutex::default(), confidential: false, allowed: None }
     }
 
     /// The client for a token endpoint: every request of it counts as one that carries a credential.
@@ -272,6 +275,8 @@ pub struct RunHttp {
     uses: Mutex<Vec<CredentialUse>>,
     /// Whether every request carries a credential, wherever it stands.
     confidential: bool,
+    /// Where requests may go, if the flow says so.
+    allowed: Option<AllowedHosts>,
 }
 
 impl RunHttp {
@@ -281,12 +286,30 @@ impl RunHttp {
         std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Lets requests, redirects among them, go to these hosts alone.
+    #[must_use]
+    pub fn limited_to(mut self, hosts: Option<AllowedHosts>) -> Self {
+        self.allowed = hosts;
+        self
+    }
+
+    fn check_allowed(&self, url: &CheckedUrl) -> Result<(), HttpError> {
+        let (Some(allowed), url) = (&self.allowed, url.as_url()) else { return Ok(()) };
+        let default_port = if url.scheme() == "http" { 80 } else { 443 };
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(default_port));
+        if allowed.permit(host, port, default_port) {
+            return Ok(());
+        }
+        Err(HttpError::Refused { reason: "the host is not among the flow's `allowedHosts`: add it there".to_owned() })
+    }
+
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let shared = &self.egress.shared;
         let limit_bytes = request.max_response_bytes.min(shared.max_response_bytes);
         let max_redirects = request.max_redirects;
         let mut hop = Hop::first(request, &shared.policy)?;
         loop {
+            self.check_allowed(hop.url())?;
             let mut filled = hop.fill(&self.credentials, shared.clock.now())?;
             filled.confidential |= self.confidential;
             self.uses.lock().unwrap_or_else(PoisonError::into_inner).extend(filled.uses.iter().cloned());

@@ -59,6 +59,11 @@ impl Hop {
         self.number
     }
 
+    /// Where it goes.
+    pub(super) const fn url(&self) -> &CheckedUrl {
+        &self.request.url
+    }
+
     /// Puts the credentials in, unless they were dropped on the way; signatures are of `now`.
     pub(super) fn fill(&mut self, credentials: &RunCredentials, now: Timestamp) -> Result<FilledHop, HttpError> {
         let mut request = PreparedRequest { method: self.method.clone(), at: now, ..self.request.clone() };

@@ -294,6 +294,9 @@ impl RunState {
         if !self.set_input(path, moment.at, &params) {
             return Ok(());
         }
+        if moment.flow.definition().allowed_hosts().is_some() {
+            return self.begin_outside_code(moment, step, path, params);
+        }
         let call = CodeCall {
             path: path.clone(),
             attempt: 1,
@@ -305,15 +308,41 @@ impl RunState {
         Ok(())
     }
 
+    /// A script that may reach hosts acts outside like an action, and is planned like one.
+    fn begin_outside_code(
+        &mut self,
+        moment: &Moment<'_>,
+        step: &Step,
+        path: &StepPath,
+        params: Arc<Value>,
+    ) -> Result<(), StepError> {
+        let call = ActionCall {
+            path: path.clone(),
+            step: step.name.clone(),
+            attempt: 1,
+            input: params,
+            key: self.idempotency_key(moment, step, path)?,
+            send_key: step.options.idempotency_key.is_some(),
+            planned: false,
+            timeout: step.options.timeout.unwrap_or(CODE_TIMEOUT),
+        };
+        self.strands.hold(moment.id, Pending::Action(call));
+        Ok(())
+    }
+
+    fn idempotency_key(&self, moment: &Moment<'_>, step: &Step, path: &StepPath) -> Result<String, StepError> {
+        match &step.options.idempotency_key {
+            Some(IdempotencyKey::Template(template)) => own_key(self.resolve(moment, template)?),
+            Some(IdempotencyKey::Stable) | None => Ok(format!("{}/{path}", self.run())),
+        }
+    }
+
     fn begin_action(&mut self, moment: &Moment<'_>, step: &Step, path: &StepPath) -> Result<(), StepError> {
         let (StepKind::Piece(piece), Some(action)) = (&step.kind, moment.flow.action(&step.name)) else {
             return Err(StepError::new(StepErrorKind::Internal, "the step's action is not known"));
         };
         let input = Arc::new(action.spec().properties.validate(self.resolve(moment, &piece.input)?)?);
-        let key = match &step.options.idempotency_key {
-            Some(IdempotencyKey::Template(template)) => own_key(self.resolve(moment, template)?)?,
-            Some(IdempotencyKey::Stable) | None => format!("{}/{path}", self.run()),
-        };
+        let key = self.idempotency_key(moment, step, path)?;
         if !self.set_input(path, moment.at, &input) {
             return Ok(());
         }

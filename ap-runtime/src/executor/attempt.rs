@@ -35,8 +35,16 @@ pub(crate) async fn trial(
         }
     };
     let outcome = match trial {
-        StepTrial::Action(call) => bounded(call.timeout, Box::pin(action(kernel, flow, &call, credentials))).await,
-        StepTrial::Code(call) => bounded(call.timeout, Box::pin(script::run(kernel, &call, place, credentials))).await,
+        StepTrial::Action(call) => match script::source_of(flow, &call).map(|source| script::outside(source, &call)) {
+            Some(script) => {
+                let hosts = flow.definition().allowed_hosts();
+                bounded(call.timeout, Box::pin(script::run(kernel, &script, (place, hosts), credentials))).await
+            }
+            None => bounded(call.timeout, Box::pin(action(kernel, flow, &call, credentials))).await,
+        },
+        StepTrial::Code(call) => {
+            bounded(call.timeout, Box::pin(script::run(kernel, &call, (place, None), credentials))).await
+        }
         StepTrial::Decided(output) => AttemptOutcome::Succeeded { output, spilled: None, console: Vec::new() },
     };
     if kernel.egress.scrubs() { redact(outcome, credentials.redactor()) } else { outcome }
@@ -54,7 +62,7 @@ pub(super) async fn action(
     };
     let ways = match action.effect(&call.input) {
         Effect::None => Egress::refusing(),
-        _ => kernel.egress.for_attempt(credentials, &kernel.entropy),
+        _ => kernel.egress.for_attempt(credentials, &kernel.entropy, flow.definition().allowed_hosts()),
     };
     let context = ways.context((&call.key, call.send_key), call.timeout, kernel.clock.now());
     let input = call.input.as_ref().clone();

@@ -71,9 +71,21 @@ impl Driver {
     ) -> impl Future<Output = AttemptOutcome> + Send + use<> {
         let (kernel, flow, keys) = (Arc::clone(&self.kernel), Arc::clone(&self.flow), Arc::clone(&self.keys));
         let mut loader = self.credentials.clone();
+        let place = (self.lease.project, self.lease.run);
         async move {
             if !outside {
                 return attempt::action(&kernel, &flow, &call, &loader.current()).await;
+            }
+            if let Some(script) = script::source_of(&flow, &call).map(|source| script::outside(source, &call)) {
+                return match loader.ready_for_script(&kernel, &keys, &call.input).await {
+                    Ok(credentials) => {
+                        let hosts = flow.definition().allowed_hosts();
+                        let outcome = script::run(&kernel, &script, (place, hosts), &credentials).await;
+                        let scrubs = kernel.egress.scrubs();
+                        if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
+                    }
+                    Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
+                };
             }
             let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
             match loader.ready(&kernel, &keys, (piece, &call.input)).await {
@@ -90,10 +102,11 @@ impl Driver {
 
     /// Begins a script. What it is shown of connections is in the audit before.
     pub(super) async fn begin_code(&mut self, call: CodeCall) -> Result<Option<Stopped>, RunError> {
-        let revealed = !self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?.is_empty();
+        let shown = (&call.path, call.attempt, &*call.params);
+        let revealed = !self.credentials.audit_reveals(&self.kernel, &self.keys, shown)?.is_empty();
         if revealed {
             self.refresh_credentials().await?;
-            let reveals = self.credentials.audit_reveals(&self.kernel, &self.keys, &call)?;
+            let reveals = self.credentials.audit_reveals(&self.kernel, &self.keys, shown)?;
             self.carry.audit.extend(reveals);
             if let Some(stopped) = self.commit(RunChange::Stay).await? {
                 return Ok(Some(stopped));
@@ -105,11 +118,11 @@ impl Driver {
         let place = (self.lease.project, self.lease.run);
         let outcome = async move {
             if !revealed {
-                return script::run(&kernel, &call, place, &loader.current()).await;
+                return script::run(&kernel, &call, (place, None), &loader.current()).await;
             }
             match loader.ready_to_reveal(&kernel, &keys, &call.params).await {
                 Ok(credentials) => {
-                    let outcome = script::run(&kernel, &call, place, &credentials).await;
+                    let outcome = script::run(&kernel, &call, (place, None), &credentials).await;
                     let scrubs = kernel.egress.scrubs();
                     if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
                 }

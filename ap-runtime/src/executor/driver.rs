@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{attempt, carry::Carry};
+use super::{attempt, carry::Carry, script};
 use crate::{
     credentials::CredentialLoader,
     engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState},
@@ -277,6 +277,9 @@ impl Driver {
 
     /// What the action does outside, if it does anything.
     pub(super) fn effect_of(&self, call: &ActionCall) -> Option<Effect> {
+        if script::source_of(&self.flow, call).is_some() {
+            return Some(Effect::Once); // it may reach hosts, or it would be no action
+        }
         let effect = self.flow.action(&call.step).map_or(Effect::None, |action| action.effect(&call.input));
         (effect != Effect::None).then_some(effect)
     }
@@ -317,6 +320,10 @@ impl Driver {
                 }
                 let uses = self.credentials.audit_uses(&self.kernel, &self.keys, call)?;
                 self.carry.audit.extend(uses);
+                if script::source_of(&self.flow, call).is_some() {
+                    let shown = (&call.path, call.attempt, &*call.input);
+                    self.carry.audit.extend(self.credentials.audit_reveals(&self.kernel, &self.keys, shown)?);
+                }
                 // Many plans together may be more than one entry can hold.
                 if self.carry.batch.is_due()
                     && let Some(stopped) = self.commit(RunChange::Stay).await?

@@ -18,4 +18,5 @@ mod shares;
 mod worker;
 
 pub(crate) use attempt::trial;
+pub(crate) use script::source_of as script_of;
 pub(crate) use worker::{Submission, Worker};

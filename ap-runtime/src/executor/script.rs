@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use ap_core::{
-    capability::{HttpError, HttpRequest, HttpResponse},
+    capability::{HttpClient, HttpError, HttpRequest, HttpResponse, NoWayOut},
+    flow::{AllowedHosts, CodeStep, StepKind, ValidFlow},
     id::{ProjectId, RunId},
     run::{StepError, StepErrorKind},
 };
@@ -14,16 +15,36 @@ use serde_json::json;
 
 use crate::{
     egress::credential::RunCredentials,
-    engine::{AttemptOutcome, CodeCall},
+    engine::{ActionCall, AttemptOutcome, CodeCall},
     kernel::Kernel,
     sandbox::{CodeError, CodeHost, CodeLanguage, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
 };
 
-/// Runs a script. It is shown the secrets of those connections that an admin revealed to code.
+/// The script of a call that is a code step: one that may reach hosts.
+pub(crate) fn source_of<'f>(flow: &'f ValidFlow, call: &ActionCall) -> Option<&'f CodeStep> {
+    match &flow.step(call.step.as_str())?.kind {
+        StepKind::Code(code) => Some(code),
+        _ => None,
+    }
+}
+
+/// What such a call asks of the sandbox.
+pub(super) fn outside(code: &CodeStep, call: &ActionCall) -> CodeCall {
+    CodeCall {
+        path: call.path.clone(),
+        attempt: call.attempt,
+        source: Arc::clone(&code.source),
+        params: Arc::clone(&call.input),
+        timeout: call.timeout,
+    }
+}
+
+/// Runs a script, which may reach `hosts`, if there are any. It is shown the secrets of those connections that an admin
+/// revealed to code.
 pub(super) async fn run(
     kernel: &Kernel,
     call: &CodeCall,
-    (project, run): (ProjectId, RunId),
+    ((project, run), hosts): ((ProjectId, RunId), Option<&AllowedHosts>),
     credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
     let Some(sandbox) = &kernel.sandbox else {
@@ -51,7 +72,7 @@ pub(super) async fn run(
         now: kernel.clock.now(),
         seed,
         limits,
-        host: Arc::new(RunCodeHost { credentials: Arc::clone(credentials) }),
+        host: Arc::new(RunCodeHost::new(kernel, hosts, credentials)),
     };
     match sandbox.run(request).await {
         Ok(output) => AttemptOutcome::Succeeded {
@@ -65,13 +86,33 @@ pub(super) async fn run(
 
 /// What the scripts of one run may use.
 struct RunCodeHost {
+    http: Box<dyn HttpClient>,
     credentials: Arc<RunCredentials>,
+}
+
+impl RunCodeHost {
+    fn new(kernel: &Kernel, hosts: Option<&AllowedHosts>, credentials: &Arc<RunCredentials>) -> Self {
+        let http: Box<dyn HttpClient> = match hosts {
+            Some(_) => kernel.egress.for_attempt(credentials, &kernel.entropy, hosts).into_http(),
+            None => {
+                Box::new(NoWayOut::new("the code of this flow reaches no host: list those it may in `allowedHosts`"))
+            }
+        };
+        Self { http, credentials: Arc::clone(credentials) }
+    }
 }
 
 #[async_trait]
 impl CodeHost for RunCodeHost {
-    async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        Err(HttpError::Refused { reason: "this flow lets its code reach no host".to_owned() })
+    async fn fetch(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let headers = request.headers.iter().flat_map(|(name, value)| [name.as_str(), value]);
+        let body = request.body.as_deref().map(String::from_utf8_lossy);
+        let texts = headers.chain([request.url.as_str()]).chain(body.as_deref());
+        if let Some(name) = texts.filter_map(|text| self.credentials.not_for(FETCH_PIECE, text)).next() {
+            let reason = format!("connection `{name}` is not for `{FETCH_PIECE}`, which is what `fetch` counts as");
+            return Err(HttpError::Credential { reason });
+        }
+        self.http.send(request).await
     }
 
     fn key(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {
@@ -86,6 +127,9 @@ impl CodeHost for RunCodeHost {
         self.credentials.redactor().redact_bytes(&bytes).into_owned()
     }
 }
+
+/// The piece whose connections `fetch` may use.
+const FETCH_PIECE: &str = "http";
 
 impl fmt::Debug for RunCodeHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -101,7 +101,7 @@ impl ProjectSession {
         kernel.backend.append_audit(&uses).await?;
         let mut request = HttpRequest::new(method.as_str(), url.as_str());
         (request.credential, request.timeout, request.max_response_bytes) = (Some(placeholder), TIMEOUT, MAX_BYTES);
-        let (ways, key) = (kernel.egress.for_attempt(&credentials, &kernel.entropy), run.to_string());
+        let (ways, key) = (kernel.egress.for_attempt(&credentials, &kernel.entropy, None), run.to_string());
         let context = ways.context((&key, false), TIMEOUT, kernel.clock.now());
         Ok(match context.http.send(request).await {
             Ok(response) if (200..300).contains(&response.status) => Asked::Good,

@@ -120,6 +120,12 @@ impl ProjectSession {
         };
         let mut refused = None;
         match &trial {
+            StepTrial::Action(call) if executor::script_of(&flow, call).is_some() => {
+                let in_test = |event: AuditEvent| event.with_resource(run).with_detail("step", step);
+                let shown = (&call.path, call.attempt, &*call.input);
+                audit.extend(loader.audit_uses_in(kernel, &keys, &call.input, in_test)?);
+                audit.extend(loader.audit_reveals(kernel, &keys, shown)?);
+            }
             StepTrial::Action(call) => {
                 let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
                 let in_test = |event: AuditEvent| event.with_resource(run).with_detail("step", step);
@@ -131,7 +137,9 @@ impl ProjectSession {
                     None => audit.extend(loader.audit_uses(kernel, &keys, call)?),
                 }
             }
-            StepTrial::Code(call) => audit.extend(loader.audit_reveals(kernel, &keys, call)?),
+            StepTrial::Code(call) => {
+                audit.extend(loader.audit_reveals(kernel, &keys, (&call.path, call.attempt, &*call.params))?)
+            }
             StepTrial::Decided(_) => {}
         }
         kernel.backend.append_audit(&audit).await?;
@@ -141,6 +149,9 @@ impl ProjectSession {
             StepTrial::Decided(_) => None,
         };
         let credentials = match (&refused, &trial) {
+            (None, StepTrial::Action(call)) if executor::script_of(&flow, call).is_some() => {
+                loader.ready_for_script(kernel, &keys, &call.input).await.map_err(|failed| failed.error)
+            }
             (None, StepTrial::Action(call)) => {
                 let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
                 loader.ready(kernel, &keys, (piece, &call.input)).await.map_err(|failed| failed.error)

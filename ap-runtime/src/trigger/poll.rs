@@ -112,7 +112,7 @@ impl Firing<'_> {
             Ok(bound) => bound,
             Err(failed) => return Ok(Err(failed)),
         };
-        let ways = kernel.egress.for_attempt(&bound, &kernel.entropy);
+        let ways = kernel.egress.for_attempt(&bound, &kernel.entropy, self.flow.definition().allowed_hosts());
         let key = format!("{}/poll/{}", self.claimed.flow, self.claimed.epoch);
         let context = ways.context((&key, false), POLL_TIMEOUT, kernel.clock.now());
         let until = kernel.clock.now().saturating_add(POLL_TIMEOUT);

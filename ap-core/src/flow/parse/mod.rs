@@ -18,6 +18,7 @@
 //! | `condition.*` | a branch condition that is none |
 //! | `template.*` | a malformed `{{…}}`; `template.expression` is kept for publishing instead |
 //! | `trigger.type.invalid` | a `type` that is neither a kind of trigger nor `piece.trigger` |
+//! | `hosts.pattern` | an entry of `allowedHosts` that is no host |
 //! | `trigger.authentication.type`, `trigger.secret.literal`, `trigger.header.invalid`, `trigger.username.invalid`, `trigger.dedupe.invalid` | webhook settings |
 //!
 //! What parses and cannot be published is reported by [`ValidFlow::check`](super::ValidFlow::check).
@@ -40,7 +41,10 @@ pub(super) use self::{
     findings::{clip, shorten},
     steps::{CONTROL_WORDS, input_of, settings_pointer},
 };
-use super::{Diagnostic, Diagnostics, FlowControl, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition};
+use super::{
+    AllowedHosts, Diagnostic, Diagnostics, FlowControl, FlowDefinition, FlowLimits, MAX_ALLOWED_HOSTS, Step, StepName,
+    TriggerDefinition,
+};
 use crate::{
     expr::Template,
     json::{self, JsonError, JsonLimits, MAX_DEPTH},
@@ -97,14 +101,14 @@ fn read(source: Value, limits: &FlowLimits) -> Result<FlowDefinition, Diagnostic
     let document = Member { value: &source, pointer: String::new() };
     let parts = reader.document(&document);
     let deferred = reader.findings.finish()?;
-    let Some((display_name, triggers, steps, control)) = parts else {
+    let Some((display_name, triggers, steps, control, allowed_hosts)) = parts else {
         // A document without parts has said why; were that ever forgotten, it must still not pass for a flow.
         return Err(Diagnostics(vec![not_a_flow()]));
     };
-    Ok(FlowDefinition { display_name, triggers, steps, control, source: Arc::new(source), deferred })
+    Ok(FlowDefinition { display_name, triggers, steps, control, allowed_hosts, source: Arc::new(source), deferred })
 }
 
-type Parts = (String, Vec<TriggerDefinition>, Vec<Step>, FlowControl);
+type Parts = (String, Vec<TriggerDefinition>, Vec<Step>, FlowControl, Option<AllowedHosts>);
 
 impl Reader<'_> {
     fn document(&mut self, document: &Member<'_>) -> Option<Parts> {
@@ -134,11 +138,30 @@ impl Reader<'_> {
             None => Vec::new(),
         };
         let control = self.control(&mut members);
+        let allowed_hosts = members.take("allowedHosts").and_then(|hosts| self.allowed_hosts(&hosts));
         members.finish(&mut self.findings);
         let mut triggers = triggers?;
         let mut steps = steps;
         self.assign_names(&mut triggers, &mut steps);
-        Some((display_name?, triggers, steps, control))
+        Some((display_name?, triggers, steps, control, allowed_hosts))
+    }
+
+    fn allowed_hosts(&mut self, hosts: &Member<'_>) -> Option<AllowedHosts> {
+        let list = hosts.list(MAX_ALLOWED_HOSTS, "hosts", &mut self.findings);
+        let texts = list.iter().map(|host| host.text(&mut self.findings)).collect::<Option<Vec<_>>>()?;
+        match AllowedHosts::parse(texts) {
+            Ok(allowed) => Some(allowed),
+            Err((index, error)) => {
+                let place = format!("{}/{index}", hosts.pointer);
+                self.findings.error(
+                    &place,
+                    "hosts.pattern",
+                    error.to_string(),
+                    "write the host alone, without scheme and path",
+                );
+                None
+            }
+        }
     }
 
     /// The display name of a flow or step: 1 character to the limit, not only white space.
