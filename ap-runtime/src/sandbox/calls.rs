@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::state::Interrupt;
-use super::{CodeHost, locator};
+use super::{CodeHost, crypto::CryptoState, locator};
 
 /// The calls of one step.
 pub(crate) struct HostCalls {
-    host: Arc<dyn CodeHost>,
+    crypto: CryptoState,
     limit: usize,
     made: usize,
     under_way: usize,
@@ -57,8 +57,15 @@ impl HostError {
 }
 
 impl HostCalls {
-    pub(crate) fn new(host: Arc<dyn CodeHost>, limit: usize) -> Self {
-        Self { host, limit, made: 0, under_way: 0, started: Vec::new(), cancelled: Vec::new() }
+    pub(crate) fn new(host: Arc<dyn CodeHost>, limit: usize, seed: &[u8; 32]) -> Self {
+        Self {
+            crypto: CryptoState::new(host, seed),
+            limit,
+            made: 0,
+            under_way: 0,
+            started: Vec::new(),
+            cancelled: Vec::new(),
+        }
     }
 
     /// Carries out a call whose answer the guest waits for.
@@ -80,6 +87,7 @@ impl HostCalls {
             }
             URL => locator::parse(first, second),
             URL_SET => locator::set(first, second, third),
+            _ if CryptoState::has(operation) => self.crypto.call(operation, arguments),
             _ => Err(unknown()),
         })
     }
@@ -234,7 +242,7 @@ mod tests {
     use crate::sandbox::NoCodeHost;
 
     fn calls(limit: usize) -> HostCalls {
-        HostCalls::new(Arc::new(NoCodeHost), limit)
+        HostCalls::new(Arc::new(NoCodeHost), limit, &[7; 32])
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod cache;
 #[cfg(feature = "code")]
 mod calls;
 #[cfg(feature = "code")]
+mod crypto;
+#[cfg(feature = "code")]
 mod deadline;
 #[cfg(feature = "code")]
 mod engine;

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::cache::{CodeCache, CodeKey};
 use super::calls::{HostCalls, HostError, MAX_EXCHANGES, Started};
+use super::crypto::engine_seed;
 use super::engine::{Engines, LoadedEngine};
 use super::limits::within;
 use super::scheduler::{Rules, Scheduler, Slot};
@@ -349,11 +350,11 @@ fn begin(
     let limits = &request.limits;
     let begun = compiled(thread, request.project, unit, (limits, &cancelled)).and_then(|code| {
         let engine = engine(thread, limits.metering()).ok_or_else(|| bug("the engine that counts fuel is missing"))?;
-        let calls = HostCalls::new(Arc::clone(&request.host), limits.host_calls());
+        let calls = HostCalls::new(Arc::clone(&request.host), limits.host_calls(), &request.seed);
         let state = StepState::new(limits.clone(), request.now, Some(calls), Arc::clone(&cancelled));
         let mut step = Step::new(engine, state)?;
         let turn =
-            step.run((engine, &thread.seat()), &code, (&request.params, &request.context), seed_of(&request.seed));
+            step.run((engine, &thread.seat()), &code, (&request.params, &request.context), engine_seed(&request.seed));
         Ok((turn, step))
     });
     match begun {
@@ -385,7 +386,7 @@ fn evaluate(
         let unit = CodeUnit::Expression(Arc::clone(expression));
         check_size(&unit, limits)?;
         let code = compiled(thread, request.project, &unit, (limits, cancelled))?;
-        step.evaluate((engine, &thread.seat()), &code, &request.variables, seed_of(&request.seed))
+        step.evaluate((engine, &thread.seat()), &code, &request.variables, engine_seed(&request.seed))
     };
     Ok(request.expressions.iter().map(one).collect())
 }
@@ -449,11 +450,6 @@ fn check_size(unit: &CodeUnit, limits: &CodeLimits) -> Result<(), CodeError> {
     let (CodeUnit::Module { source, .. } | CodeUnit::Expression(source)) = unit;
     let limit_bytes = limits.source_bytes();
     if source.len() > limit_bytes { Err(CodeError::SourceTooLarge { limit_bytes }) } else { Ok(()) }
-}
-
-/// What `Math.random` starts from.
-fn seed_of(seed: &[u8; 32]) -> u64 {
-    seed.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn bug(message: &str) -> CodeError {
