@@ -35,8 +35,9 @@ const CLOCKS: &[&str] = &[
     "ap-runtime/src/clock.rs",
     "ap-runtime/src/conformance/wakeup.rs",
     "ap-runtime/src/sandbox/deadline.rs",
+    "ap-runtime/src/sandbox/state.rs",
     "ap-runtime/src/sandbox/step.rs",
-    "ap-runtime/src/sandbox/worker.rs",
+    "ap-runtime/src/sandbox/wasm.rs",
 ];
 
 /// Programs in the guise of a test, which another test starts as a child process and kills.
