@@ -1,9 +1,11 @@
-//! A template: compiled, and resolved against a fixed world.
+//! A template: compiled, what its scripts read collected, and resolved against a fixed world.
 #![no_main]
 
 use std::{borrow::Cow, sync::LazyLock};
 
-use ap_core::expr::{Environment, Key, Lookup, Path, Template};
+use ap_core::expr::{
+    Environment, Evaluated, Key, Lookup, MAX_ENVIRONMENT_BYTES, Path, Script, ScriptBatch, Template,
+};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -29,6 +31,11 @@ impl Environment for World {
             _ => Lookup::Missing { at: 0 },
         }
     }
+
+    /// Every script gives its own text.
+    fn evaluated<'a>(&'a self, script: &Script) -> Evaluated<'a> {
+        Evaluated::Value(Cow::Owned(Value::from(&**script.source())))
+    }
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -43,6 +50,18 @@ fuzz_target!(|data: &[u8]| {
     };
     let first = template.resolve(&*WORLD);
     assert_eq!(first, template.resolve(&*WORLD));
+    let batches = ScriptBatch::of(template.scripts().map(AsRef::as_ref), &*WORLD);
+    for script in template.scripts() {
+        assert!(text.contains(&**script.source()));
+        assert_eq!(batches.iter().filter(|batch| batch.scripts.contains(script.source())).count(), 1);
+        // Written as a token of its own it is the same script again.
+        let again = Template::compile(&json!(format!("{{{{ {}\n}}}}", script.source()))).expect("a script");
+        assert!(again.scripts().all(|found| found.source() == script.source()) && again.is_token());
+    }
+    for batch in batches {
+        let variables = batch.variables.expect("a small world");
+        assert!(variables.is_object() && variables.to_string().len() < MAX_ENVIRONMENT_BYTES);
+    }
     if !text.contains("{{") {
         assert_eq!(first, Ok(value));
     }

@@ -1,29 +1,39 @@
 //! From a JSON value to nodes: finding tokens in strings, keeping pointers, counting against the limits.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
-    Literal, MAX_ERRORS, MAX_NESTING, MAX_POINTER_BYTES, MAX_STRING_BYTES, MAX_TOKENS_PER_STRING,
-    MAX_TOKENS_PER_TEMPLATE, Node, Part, Path, Reference, TemplateError, TemplateErrorKind, Token,
+    Literal, MAX_ERRORS, MAX_NESTING, MAX_POINTER_BYTES, MAX_SCRIPTS_PER_TEMPLATE, MAX_STRING_BYTES,
+    MAX_TOKENS_PER_STRING, MAX_TOKENS_PER_TEMPLATE, Node, Part, Path, Reference, Script, TemplateError,
+    TemplateErrorKind, Token, owned_segments,
     parser::{self, ParsedToken},
     resolve::{VALUE_BYTES, value_bytes},
+    script::{self, Read, split_token},
 };
 use crate::json::push_pointer;
 
 /// Compiles `value`.
-pub(super) fn compile(value: &Value) -> Result<(Node, Vec<Arc<Reference>>), Vec<TemplateError>> {
-    let mut compiler = Compiler { pointer: String::new(), errors: Vec::new(), references: Vec::new(), tokens: 0 };
+pub(super) fn compile(value: &Value) -> Result<Compiled, Vec<TemplateError>> {
+    let mut compiler = Compiler::default();
     let root = compiler.node(value, 0);
-    if compiler.errors.is_empty() { Ok((root, compiler.references)) } else { Err(compiler.errors) }
+    if compiler.errors.is_empty() { Ok((root, compiler.references, compiler.scripts)) } else { Err(compiler.errors) }
 }
 
+/// The root, every reference, every script.
+type Compiled = (Node, Vec<Arc<Reference>>, Vec<Arc<Script>>);
+
+#[derive(Default)]
 struct Compiler {
     /// Where the compiler stands, relative to the root.
     pointer: String,
     errors: Vec<TemplateError>,
     references: Vec<Arc<Reference>>,
+    scripts: Vec<Arc<Script>>,
     /// Tokens seen so far in the whole value.
     tokens: usize,
 }
@@ -88,7 +98,7 @@ impl Compiler {
             let (inner, rest) = split_token(after).ok_or(TemplateErrorKind::Unclosed)?;
             match self.token(inner, leaf) {
                 Ok(operand) => leaf.operand(operand),
-                Err(count @ TemplateErrorKind::TokenCount) => return Err(count),
+                Err(count @ (TemplateErrorKind::ScriptCount | TemplateErrorKind::TokenCount)) => return Err(count),
                 Err(kind) => drop(self.fail(kind)),
             }
             let Some((between, next)) = rest.split_once("{{") else {
@@ -107,16 +117,43 @@ impl Compiler {
         if leaf.tokens > MAX_TOKENS_PER_STRING || self.tokens > MAX_TOKENS_PER_TEMPLATE {
             return Err(TemplateErrorKind::TokenCount);
         }
-        let ParsedToken { paths, default } = parser::parse_token(inner)?;
+        let ParsedToken { paths, default } = match parser::parse_token(inner) {
+            Err(TemplateErrorKind::Escape | TemplateErrorKind::Expression { .. }) => return self.script(inner, leaf),
+            parsed => parsed?,
+        };
         if paths.is_empty() {
             return Ok(Operand::Literal(default.unwrap_or_default()));
         }
         let (last, has_default) = (paths.len(), default.is_some());
         let reference = |(number, path): (usize, Path)| {
             let optional = number < last || has_default || path.has_optional();
-            self.reference(Reference { pointer: self.pointer.clone(), path, optional }, leaf)
+            let pointer = self.pointer.clone();
+            self.reference(Reference { pointer, path, optional, in_script: false }, leaf)
         };
-        Ok(Operand::Token(Token { paths: (1..).zip(paths).map(reference).collect(), default }))
+        Ok(Operand::Token(Token::Path { paths: (1..).zip(paths).map(reference).collect(), default }))
+    }
+
+    fn script(&mut self, inner: &str, leaf: &mut Leaf) -> Result<Operand, TemplateErrorKind> {
+        let source = inner.trim();
+        if let Some(seen) = leaf.scripts.get(source) {
+            return Ok(Operand::Token(Token::Script(Arc::clone(seen))));
+        }
+        if self.scripts.len() == MAX_SCRIPTS_PER_TEMPLATE {
+            return Err(TemplateErrorKind::ScriptCount);
+        }
+        let mut references = Vec::new();
+        for read in script::reads(source)? {
+            let optional = is_optional(&read);
+            let pointer = self.pointer.clone();
+            let reference = Reference { pointer, path: read.path, optional, in_script: true };
+            references.push(self.reference(reference, leaf));
+        }
+        let mut seen = HashSet::new();
+        references.retain(|reference| seen.insert(Arc::clone(reference)));
+        let script = Arc::new(Script { pointer: self.pointer.clone(), source: source.into(), references });
+        leaf.scripts.insert(Arc::clone(&script.source), Arc::clone(&script));
+        self.scripts.push(Arc::clone(&script));
+        Ok(Operand::Token(Token::Script(script)))
     }
 
     /// The one shared copy of a reference of this leaf.
@@ -143,6 +180,13 @@ impl Compiler {
     }
 }
 
+/// Whether the script itself says what happens if the step has no such member: `?.` on it, or `??` or `||` right behind it.
+fn is_optional(read: &Read) -> bool {
+    let owned = owned_segments(&read.path);
+    let asked = read.path.segments.iter().take(owned + 1).skip(2).any(|segment| segment.optional);
+    asked || (read.guarded && read.path.segments.len() <= owned)
+}
+
 /// One token: something to resolve, or a literal.
 enum Operand {
     Literal(Value),
@@ -163,6 +207,7 @@ impl Operand {
 struct Leaf {
     parts: Vec<Part>,
     seen: HashSet<Arc<Reference>>,
+    scripts: HashMap<Arc<str>, Arc<Script>>,
     tokens: usize,
 }
 
@@ -191,27 +236,6 @@ impl Leaf {
             _ => Node::Text(self.parts),
         }
     }
-}
-
-/// Splits what follows `{{` at the matching `}}`, passing over quoted text and balanced braces.
-fn split_token(text: &str) -> Option<(&str, &str)> {
-    let mut bytes = text.bytes().enumerate().peekable();
-    let (mut depth, mut quote) = (0_usize, None);
-    while let Some((at, byte)) = bytes.next() {
-        match (quote, byte) {
-            (Some(_), b'\\') => drop(bytes.next()),
-            (Some(open), _) if byte == open => quote = None,
-            (Some(_), _) => {}
-            (None, b'\'' | b'"' | b'`') => quote = Some(byte),
-            (None, b'{') => depth += 1,
-            (None, b'}') if depth > 0 => depth -= 1,
-            (None, b'}') if bytes.next_if(|(_, next)| *next == b'}').is_some() => {
-                return Some((text.get(..at)?, text.get(at + 2..)?));
-            }
-            (None, _) => {}
-        }
-    }
-    None
 }
 
 fn literal(value: Value) -> Node {
@@ -257,7 +281,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::Template;
+    use super::super::{MAX_SCRIPT_BYTES, Template};
     use super::*;
 
     fn errors(value: &Value) -> Vec<(String, &'static str)> {
@@ -325,7 +349,7 @@ mod tests {
 
     #[test]
     fn every_malformed_token_is_reported_at_its_leaf() {
-        let value = json!({"a": "{{}} {{x + 1}} {{ok}}", "b": ["fine", "{{open"], "c": "{{a {{b}} }}"});
+        let value = json!({"a": "{{}} {{x + 1)}} {{ok}}", "b": ["fine", "{{open"], "c": "{{a {{b}} }}"});
         let expected = [
             ("/a", "template.empty"),
             ("/a", "template.expression"),
@@ -337,17 +361,17 @@ mod tests {
 
     #[test]
     fn an_error_becomes_a_diagnostic_of_the_flow() {
-        let errors = Template::compile(&json!({"a": "{{f()}}"})).expect_err("malformed");
+        let errors = Template::compile(&json!({"a": "{{f(]}}"})).expect_err("malformed");
         let diagnostic = errors.first().expect("one").to_diagnostic("/steps/0/settings");
         assert_eq!((diagnostic.pointer.as_str(), diagnostic.rule), ("/steps/0/settings/a", "template.expression"));
-        assert!(diagnostic.message.contains("`f()`") && diagnostic.fix.contains("`code` step"));
+        assert!(diagnostic.message.contains("`f(]`") && diagnostic.fix.contains("`code` step"));
     }
 
     #[test]
     fn quotes_and_braces_inside_a_token_do_not_end_it() {
         assert_eq!(references(&json!("{\"a\":{{x['}}']}}}")), [(String::new(), "x['}}']".to_owned(), false)]);
-        assert_eq!(errors(&json!("{{ a.map(x => ({b: {c: 1}})) }}")), [(String::new(), "template.expression")]);
-        assert_eq!(errors(&json!("{{{a}}}")), [(String::new(), "template.expression")]);
+        let of = |text: &str| Template::compile(&json!(text)).expect("template");
+        assert!(of("{{ a.map(x => ({b: {c: 1}})) }}").is_token() && of("{{{a}}}").is_token());
         assert_eq!(errors(&json!("{{ it's }}")), [(String::new(), "template.unclosed")]);
     }
 
@@ -398,19 +422,107 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_no_path_is_a_script_as_it_is_written() {
+        for text in
+            ["a + 1", "a.b - c", "'x'.length", "`a${b}`", "a['\\x41']", "{a: 1}", "0x10", "a // }}\n", "f(a, '}}')"]
+        {
+            for template in [format!("{{{{{text}}}}}"), format!("{{{{ {text}\n}}}}"), format!("<{{{{{text}}}}}>")] {
+                let template = Template::compile(&json!([template])).expect(text);
+                let scripts: Vec<_> = template.scripts().map(|script| (script.pointer(), &**script.source())).collect();
+                assert_eq!(scripts, [("/0", text.trim())], "{text}");
+            }
+        }
+        let twice = Template::compile(&json!("{{a + 1}}{{a.x}}{{a + 1}}{{b + 1}}")).expect("template");
+        assert_eq!(twice.scripts().count(), 2);
+    }
+
+    #[test]
+    fn references_of_scripts_stand_among_those_of_paths() {
+        let template = Template::compile(&json!({"k": "{{item.a}} {{item.a + steps.x?.output.y}}"})).expect("template");
+        let found: Vec<_> = template.references().map(|r| (r.path.to_string(), r.optional, r.in_script)).collect();
+        let of = |path: &str, optional, in_script| (path.to_owned(), optional, in_script);
+        let expected = [of("item.a", false, false), of("item.a", false, true), of("steps.x?.output.y", true, true)];
+        assert_eq!(found, expected);
+        let optional = |text: &str| Template::compile(&json!(text)).expect(text).references().all(|r| r.optional);
+        assert!(optional("{{(steps.x.output ?? 1) + 1}}") && optional("{{[steps.x.output?.id]}}"));
+        assert!(!optional("{{(steps.x.output.id ?? 1) + 1}}") && !optional("{{[steps?.x.output]}}"));
+    }
+
+    #[test]
+    fn scripts_have_at_most_8_kib_and_256_stand_in_a_template() {
+        let of = |bytes: usize| json!(format!("{{{{1+{}}}}}", "1".repeat(bytes - 2)));
+        assert!(Template::compile(&of(MAX_SCRIPT_BYTES - 1)).is_ok());
+        assert!(Template::compile(&of(MAX_SCRIPT_BYTES)).is_ok());
+        assert_eq!(errors(&of(MAX_SCRIPT_BYTES + 1)), [(String::new(), "template.script_length")]);
+        let of = |scripts: usize| json!((0..scripts).map(|n| format!("{{{{{n}+1}}}}")).collect::<String>());
+        assert!(Template::compile(&of(MAX_SCRIPTS_PER_TEMPLATE - 1)).is_ok());
+        assert!(Template::compile(&of(MAX_SCRIPTS_PER_TEMPLATE)).is_ok());
+        assert_eq!(errors(&of(MAX_SCRIPTS_PER_TEMPLATE + 1)), [(String::new(), "template.scripts")]);
+    }
+
+    #[test]
     fn hostile_strings_take_linear_time() {
         let fill = |unit: &str| unit.repeat((MAX_STRING_BYTES - 16) / unit.len());
         let started = Instant::now();
-        for unit in ["{{", "}}", "[", "?.", "{{a", "{{'", "'", "\\", "{", "a.", "a??", "a['", "{{}}", "\\u", " ", "é"]
-        {
+        for unit in [
+            "{{",
+            "}}",
+            "[",
+            "?.",
+            "{{a",
+            "{{'",
+            "'",
+            "\\",
+            "{",
+            "a.",
+            "a??",
+            "a['",
+            "{{}}",
+            "\\u",
+            " ",
+            "é",
+            "/",
+            "/*",
+            "`",
+            "${",
+            "`${",
+            "(a=>",
+            "a=>",
+            "(a=(",
+            "){",
+            "(){",
+            "function(",
+            "const ",
+            "a?b=>",
+            "/a",
+            "//",
+            "item.",
+            "{{/",
+            "(",
+        ] {
+            let script = unit.repeat((MAX_SCRIPT_BYTES - 16) / unit.len());
+            drop(Template::compile(&json!(format!("{{{{+{script}}}}}"))));
             for text in [fill(unit), format!("{{{{{}}}}}", fill(unit)), format!("{{{{a{}}}}}", fill(unit))] {
                 drop(Template::compile(&json!(text)));
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(8), "48 strings of 64 KiB took {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(8), "136 strings of up to 64 KiB took {:?}", started.elapsed());
     }
 
     proptest! {
+        #[test]
+        fn every_script_comes_back_as_it_was_written(
+            expression in r#"[a-z]{1,4}(\.[a-z]{1,4}| \+ [0-9]|\[[a-z]\]|\('\}\}'\)| \? \{a: \{\}\} : 1){1,4}"#,
+            around in "[^{}]{0,5}",
+        ) {
+            let text = format!("{around}{{{{ {expression} }}}}{around}");
+            let template = Template::compile(&json!(text)).expect("template");
+            let sources: Vec<_> = template.scripts().map(|script| script.source().to_string()).collect();
+            let is_path = parser::parse_token(&expression).is_ok();
+            let expected = if is_path { vec![] } else { vec![expression] };
+            prop_assert_eq!(sources, expected);
+        }
+
         #[test]
         fn no_string_makes_compile_panic(text in any::<String>()) {
             drop(Template::compile(&json!(text)));

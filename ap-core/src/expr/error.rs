@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     MAX_INDEX_DIGITS, MAX_NESTING, MAX_PATH_SEGMENTS, MAX_POINTER_BYTES, MAX_RESOLVED_BYTES, MAX_RESOLVED_DEPTH,
-    MAX_STRING_BYTES, MAX_TOKENS_PER_STRING, MAX_TOKENS_PER_TEMPLATE,
+    MAX_SCRIPT_BYTES, MAX_SCRIPTS_PER_TEMPLATE, MAX_STRING_BYTES, MAX_TOKENS_PER_STRING, MAX_TOKENS_PER_TEMPLATE,
 };
 use crate::flow::Diagnostic;
 
@@ -26,10 +26,12 @@ pub enum TemplateErrorKind {
     Empty,
     /// A string literal holds an escape that JSON does not know, or half a surrogate pair.
     Escape,
-    /// The token is no member path.
+    /// The token is neither a member path nor a JavaScript expression.
     Expression {
         /// The beginning of the token.
         excerpt: String,
+        /// Why not.
+        problem: &'static str,
     },
     /// An array index has more than [`MAX_INDEX_DIGITS`] digits.
     Index,
@@ -46,6 +48,10 @@ pub enum TemplateErrorKind {
     PathDepth,
     /// A template's pointer is longer than [`MAX_POINTER_BYTES`]; the error's pointer names an ancestor.
     Pointer,
+    /// The template holds more than [`MAX_SCRIPTS_PER_TEMPLATE`] scripts.
+    ScriptCount,
+    /// A script is longer than [`MAX_SCRIPT_BYTES`].
+    ScriptLength,
     /// A string with `{{` is longer than [`MAX_STRING_BYTES`].
     StringLength,
     /// A string holds more than [`MAX_TOKENS_PER_STRING`] tokens, or the template [`MAX_TOKENS_PER_TEMPLATE`].
@@ -70,6 +76,16 @@ pub enum ResolveError {
         /// Number of the missing segment, the root being 0.
         segment: usize,
     },
+    /// A script could not be evaluated, or threw.
+    #[error("`{script}` failed: {message}")]
+    Script {
+        /// Pointer of the string leaf, relative to the template's root.
+        pointer: String,
+        /// The beginning of the script.
+        script: String,
+        /// What went wrong.
+        message: String,
+    },
     /// The result would nest deeper than [`MAX_RESOLVED_DEPTH`].
     #[error("the resolved value nests deeper than {MAX_RESOLVED_DEPTH} levels")]
     TooDeep {
@@ -81,6 +97,14 @@ pub enum ResolveError {
     TooLarge {
         /// Pointer of the string leaf whose value passed the limit; empty if literal text did.
         pointer: String,
+    },
+    /// A script gave `undefined`, or something that JSON has no form for.
+    #[error("`{script}` gives no value")]
+    Undefined {
+        /// Pointer of the string leaf, relative to the template's root.
+        pointer: String,
+        /// The beginning of the script.
+        script: String,
     },
 }
 
@@ -124,6 +148,8 @@ impl TemplateErrorKind {
             Self::Path { .. } => "template.path",
             Self::PathDepth => "template.path_depth",
             Self::Pointer => "template.pointer",
+            Self::ScriptCount => "template.scripts",
+            Self::ScriptLength => "template.script_length",
             Self::StringLength => "template.length",
             Self::TokenCount => "template.tokens",
             Self::Unclosed => "template.unclosed",
@@ -135,8 +161,8 @@ impl TemplateErrorKind {
             Self::Empty => "write a path between the braces, or `{{'{{'}}` for the braces themselves".to_owned(),
             Self::Escape => r#"use only \\ \/ \' \" \b \f \n \r \t and \u with four hex digits"#.to_owned(),
             Self::Expression { .. } => {
-                "write a member path such as `steps.fetch.output.id`, with `?? 'default'` behind it \
-                 if it may be missing, and compute in a `code` step"
+                "write a member path such as `steps.fetch.output.id`, or one JavaScript expression; what takes statements \
+                 belongs into a `code` step"
                     .to_owned()
             }
             Self::Index => format!("use an index of at most {MAX_INDEX_DIGITS} digits"),
@@ -145,6 +171,8 @@ impl TemplateErrorKind {
             Self::Path { expected } => format!("complete the path with {expected}"),
             Self::PathDepth => format!("use at most {MAX_PATH_SEGMENTS} segments, or split the path over two steps"),
             Self::Pointer => "shorten the keys of the objects around it".to_owned(),
+            Self::ScriptCount => "compute several values in one `code` step".to_owned(),
+            Self::ScriptLength => "compute the value in a `code` step".to_owned(),
             Self::StringLength => "split the text, or build it in a `code` step".to_owned(),
             Self::TokenCount => "split the value, or build it in a `code` step".to_owned(),
             Self::Unclosed => {
@@ -160,7 +188,11 @@ impl ResolveError {
     #[must_use]
     pub fn pointer(&self) -> &str {
         match self {
-            Self::Missing { pointer, .. } | Self::TooDeep { pointer } | Self::TooLarge { pointer } => pointer,
+            Self::Missing { pointer, .. }
+            | Self::Script { pointer, .. }
+            | Self::TooDeep { pointer }
+            | Self::TooLarge { pointer }
+            | Self::Undefined { pointer, .. } => pointer,
         }
     }
 
@@ -169,8 +201,10 @@ impl ResolveError {
     pub fn fix(&self) -> String {
         match self {
             Self::Missing { path, .. } => format!("write `{path} ?? default`, or `a?.b` in it, if it may be missing"),
+            Self::Script { .. } => "mend the expression, or move it into a `code` step, which logs".to_owned(),
             Self::TooDeep { .. } => "flatten the value in a `code` step".to_owned(),
             Self::TooLarge { .. } => "pass on only the members that are needed".to_owned(),
+            Self::Undefined { .. } => "write `(…) ?? null` if it may give nothing".to_owned(),
         }
     }
 }
@@ -180,8 +214,8 @@ impl fmt::Display for TemplateErrorKind {
         match self {
             Self::Empty => f.write_str("`{{ }}` holds no path"),
             Self::Escape => f.write_str("a string literal in a token holds an unknown escape"),
-            Self::Expression { excerpt } => {
-                write!(f, "`{excerpt}` is a JavaScript expression; only member paths are available here")
+            Self::Expression { excerpt, problem } => {
+                write!(f, "`{excerpt}` is neither a path nor an expression: {problem}")
             }
             Self::Index => write!(f, "an array index has more than {MAX_INDEX_DIGITS} digits"),
             Self::Nesting => write!(f, "the value nests deeper than {MAX_NESTING} levels"),
@@ -189,6 +223,8 @@ impl fmt::Display for TemplateErrorKind {
             Self::Path { expected } => write!(f, "the path breaks off: {expected} is missing"),
             Self::PathDepth => write!(f, "a path has more than {MAX_PATH_SEGMENTS} segments"),
             Self::Pointer => write!(f, "the keys that lead to a template are longer than {MAX_POINTER_BYTES} bytes"),
+            Self::ScriptCount => write!(f, "more than {MAX_SCRIPTS_PER_TEMPLATE} JavaScript expressions in one value"),
+            Self::ScriptLength => write!(f, "a JavaScript expression is longer than {MAX_SCRIPT_BYTES} bytes"),
             Self::StringLength => write!(f, "a text with `{{{{` is longer than {MAX_STRING_BYTES} bytes"),
             Self::TokenCount => write!(
                 f,

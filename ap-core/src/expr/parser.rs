@@ -54,7 +54,7 @@ pub(super) fn parse_path(text: &str) -> Result<Path, TemplateErrorKind> {
     let mut token = parse_token(text)?;
     match (token.paths.pop(), token.paths.is_empty(), token.default) {
         (Some(path), true, None) => Ok(path),
-        _ => Err(TemplateErrorKind::Expression { excerpt: excerpt(text) }),
+        _ => Err(no_path(text)),
     }
 }
 
@@ -206,7 +206,7 @@ impl<'a> Parser<'a> {
         if self.rest.starts_with("{{") {
             return TemplateErrorKind::NestedToken;
         }
-        TemplateErrorKind::Expression { excerpt: excerpt(self.source) }
+        no_path(self.source)
     }
 }
 
@@ -241,8 +241,12 @@ fn hex4(chars: &mut std::str::Chars<'_>) -> Result<u16, TemplateErrorKind> {
     u16::try_from(unit).map_err(|_| TemplateErrorKind::Escape)
 }
 
+fn no_path(source: &str) -> TemplateErrorKind {
+    TemplateErrorKind::Expression { excerpt: excerpt(source), problem: "it is no member path" }
+}
+
 /// The beginning of a token, for a message.
-fn excerpt(token: &str) -> String {
+pub(super) fn excerpt(token: &str) -> String {
     let token = token.trim_ascii();
     let mut text: String =
         token.chars().take(MAX_EXCERPT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_javascript_would_compute_is_refused_as_such() {
+    fn what_javascript_computes_is_no_path() {
         for text in [
             "steps.a.output.map(r => r.id)",
             "a + 1",
@@ -381,7 +385,7 @@ mod tests {
 
     #[test]
     fn an_excerpt_is_short_and_one_line() {
-        let TemplateErrorKind::Expression { excerpt } =
+        let TemplateErrorKind::Expression { excerpt, .. } =
             parse_token(&format!("a\n+ {}", "é".repeat(500))).expect_err("js")
         else {
             panic!("another kind")

@@ -8,8 +8,8 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    Environment, Literal, Lookup, MAX_RESOLVED_BYTES, MAX_RESOLVED_DEPTH, Node, Part, Reference, ResolveError, Token,
-    path::Walk,
+    Environment, Evaluated, Literal, Lookup, MAX_RESOLVED_BYTES, MAX_RESOLVED_DEPTH, Node, Part, Reference,
+    ResolveError, Script, Token, path::Walk,
 };
 
 /// Resolves `root`.
@@ -90,18 +90,33 @@ impl<'e> Resolver<'e> {
 
     /// The value of a token, borrowed where the environment lends it.
     fn token(&self, token: &'e Token) -> Result<Cow<'e, Value>, ResolveError> {
+        let (paths, default) = match token {
+            Token::Path { paths, default } => (paths, default),
+            Token::Script(script) => return self.script(script),
+        };
         let mut missing = None;
-        for reference in &token.paths {
+        for reference in paths {
             match self.path(reference) {
                 Ok(value) if !value.is_null() => return Ok(value),
                 Ok(_) => missing = None,
                 Err(error) => missing = Some((reference, error)),
             }
         }
-        match (&token.default, missing) {
+        match (default, missing) {
             (Some(default), _) => Ok(Cow::Borrowed(default)),
             (None, None) => Ok(Cow::Owned(Value::Null)),
             (None, Some((reference, at))) => Err(missing_error(reference, at)),
+        }
+    }
+
+    fn script(&self, script: &Script) -> Result<Cow<'e, Value>, ResolveError> {
+        let (pointer, text) = (script.pointer.clone(), || script.to_string());
+        match self.environment.evaluated(script) {
+            Evaluated::Failed { message } => {
+                Err(ResolveError::Script { pointer, script: text(), message: message.into_owned() })
+            }
+            Evaluated::Undefined => Err(ResolveError::Undefined { pointer, script: text() }),
+            Evaluated::Value(value) => Ok(value),
         }
     }
 
@@ -188,7 +203,10 @@ fn missing_error(reference: &Reference, segment: usize) -> ResolveError {
 }
 
 fn pointer(token: &Token) -> String {
-    token.paths.first().map_or_else(String::new, |reference| reference.pointer.clone())
+    match token {
+        Token::Path { paths, .. } => paths.first().map_or_else(String::new, |reference| reference.pointer.clone()),
+        Token::Script(script) => script.pointer.clone(),
+    }
 }
 
 /// What every value counts, beside its text. Unit: bytes.
@@ -228,6 +246,39 @@ mod tests {
         fn lookup<'a>(&'a self, _path: &Path) -> Lookup<'a> {
             Lookup::Missing { at: 1 }
         }
+    }
+
+    /// Knows results of scripts alone, by their source.
+    struct Results(Value);
+
+    impl Environment for Results {
+        fn lookup<'a>(&'a self, _path: &Path) -> Lookup<'a> {
+            Lookup::Missing { at: 0 }
+        }
+
+        fn evaluated<'a>(&'a self, script: &Script) -> Evaluated<'a> {
+            match self.0.get(&**script.source()) {
+                Some(Value::String(text)) if text == "throws" => {
+                    Evaluated::Failed { message: Cow::Borrowed("no luck") }
+                }
+                Some(value) => Evaluated::Value(Cow::Borrowed(value)),
+                None => Evaluated::Undefined,
+            }
+        }
+    }
+
+    #[test]
+    fn a_result_keeps_its_type_alone_and_is_text_among_text() {
+        let results = Results(json!({ "a + 1": 2, "[a]": [1, null], "f()": "throws" }));
+        let of = |text: Value| Template::compile(&text).expect("template").resolve(&results);
+        assert_eq!(of(json!({ "k": ["{{ a + 1 }}", "{{[a]}}"] })), Ok(json!({ "k": [2, [1, null]] })));
+        assert_eq!(of(json!("<{{a + 1}}|{{[a]}}>")), Ok(json!("<2|[1,null]>")));
+        let error = of(json!({ "k": "{{ f() }}" })).expect_err("thrown");
+        assert_eq!((error.pointer(), error.to_string().as_str()), ("/k", "`f()` failed: no luck"));
+        let error = of(json!(["{{ g() }}"])).expect_err("undefined");
+        assert_eq!((error.pointer(), error.to_string().as_str()), ("/0", "`g()` gives no value"));
+        let nobody = Template::compile(&json!("{{g()}}")).expect("template").resolve(&NoSteps);
+        assert!(matches!(nobody, Err(ResolveError::Script { .. })));
     }
 
     fn resolve(template: &Value, value: &Value) -> Result<Value, ResolveError> {

@@ -16,7 +16,7 @@ use crate::{
 
 /// What a branch asks.
 ///
-/// Three spellings parse: one token (`"{{steps.check.output.ok}}"`), a literal `true` or `false`, and groups of
+/// Three spellings parse: one token (`"{{steps.check.output.ok}}"`, `"{{trigger.body.total > 5}}"`), a literal `true` or `false`, and groups of
 /// conditions (`[[{firstValue, operator, secondValue}]]`).
 #[derive(Clone, Debug, PartialEq)]
 pub enum BranchCondition {
@@ -139,11 +139,10 @@ impl Condition {
         let first = resolve(&self.first_value, environment, || operand_pointer(place, FIRST_VALUE));
         let asks_existence = matches!(self.operator, Operator::Exists | Operator::DoesNotExist);
         let first = match first {
-            Err(ConditionError::Resolve { source: ResolveError::Missing { .. }, .. })
-                if asks_existence && self.first_value.is_token() =>
-            {
-                Value::Null
-            }
+            Err(ConditionError::Resolve {
+                source: ResolveError::Missing { .. } | ResolveError::Undefined { .. },
+                ..
+            }) if asks_existence && self.first_value.is_token() => Value::Null,
             other => other?,
         };
         let second = match &self.second_value {
@@ -196,10 +195,10 @@ fn parse_token(value: &Value, pointer: &str, found: &mut Vec<Diagnostic>) -> Opt
         return Some(BranchCondition::Truthy(template));
     }
     let (rule, message) = match template.as_literal() {
-        Some(_) => ("condition.constant", "a text without a path never changes its answer"),
+        Some(_) => ("condition.constant", "a text that reads nothing never changes its answer"),
         None => ("condition.text", "a token with text beside it is true whatever the token holds"),
     };
-    let fix = "write exactly one token, `{{path}}`, or compare with `[[{firstValue, operator, secondValue}]]`";
+    let fix = "write exactly one token, such as `{{path}}` or `{{path > 5}}`, or compare with `[[{firstValue, operator, secondValue}]]`";
     found.push(Diagnostic::error(pointer, rule, message, fix));
     None
 }
@@ -479,7 +478,7 @@ mod tests {
             (json!("yes"), vec![("/c", "condition.constant")]),
             (json!("{{true}}"), vec![("/c", "condition.constant")]),
             (json!("{{a}} > 5"), vec![("/c", "condition.text")]),
-            (json!("{{a > 5}}"), vec![("/c", "template.expression")]),
+            (json!("{{a > 5)}}"), vec![("/c", "template.expression")]),
             (json!([truth(true)]), vec![("/c/0", "condition.group")]),
             (json!([[1]]), vec![("/c/0/0", "condition.type")]),
             (json!([[{}]]), vec![("/c/0/0", "condition.operator"), ("/c/0/0", "condition.operand")]),

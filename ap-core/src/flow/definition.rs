@@ -10,8 +10,8 @@ use serde_json::Value;
 
 pub use self::{
     control::{
-        BranchStep, CodeStep, DelayStep, EnqueueStep, FailStep, JoinPolicy, LoopStep, ParallelBranch, ParallelStep,
-        ProcessStep, RespondStep, RouterBranch, RouterMode, RouterStep, SubflowStep, WaitMode, WaitStep,
+        BranchStep, CodeLanguage, CodeStep, DelayStep, EnqueueStep, FailStep, JoinPolicy, LoopStep, ParallelBranch,
+        ParallelStep, ProcessStep, RespondStep, RouterBranch, RouterMode, RouterStep, SubflowStep, WaitMode, WaitStep,
     },
     hosts::{AllowedHosts, HostPatternError, MAX_ALLOWED_HOSTS},
     trigger::{

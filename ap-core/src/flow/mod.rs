@@ -13,12 +13,13 @@ mod valid;
 
 pub use condition::{BranchCondition, Condition, ConditionError, Operator};
 pub use definition::{
-    AllowedHosts, BranchStep, CatchUp, CodeStep, ConcurrencyControl, DebounceControl, DelayStep, EnqueueStep, FailStep,
-    FlowControl, FlowDefinition, HostPatternError, IdempotencyKey, JoinPolicy, LoopStep, MAX_ALLOWED_HOSTS, OnError,
-    Overlap, PaceControl, ParallelBranch, ParallelStep, PieceStep, PollSettings, ProcessStep, RespondStep, RetryPolicy,
-    RouterBranch, RouterMode, RouterStep, ScheduleSettings, Step, StepKind, StepName, StepOptions, SubflowStep,
-    TriggerDefinition, TriggerKind, WaitMode, WaitStep, WebhookAuthentication, WebhookHandshake, WebhookSettings,
+    AllowedHosts, BranchStep, CatchUp, CodeLanguage, CodeStep, ConcurrencyControl, DebounceControl, DelayStep,
+    EnqueueStep, FailStep, FlowControl, FlowDefinition, HostPatternError, IdempotencyKey, JoinPolicy, LoopStep,
+    MAX_ALLOWED_HOSTS, OnError, Overlap, PaceControl, ParallelBranch, ParallelStep, PieceStep, PollSettings,
+    ProcessStep, RespondStep, RetryPolicy, RouterBranch, RouterMode, RouterStep, ScheduleSettings, Step, StepKind,
+    StepName, StepOptions, SubflowStep, TriggerDefinition, TriggerKind, WaitMode, WaitStep, WebhookAuthentication,
+    WebhookHandshake, WebhookSettings,
 };
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use limits::{FlowLimitError, FlowLimits};
-pub use valid::{ConnectionUse, ValidFlow};
+pub use valid::{ConnectionUse, ScriptUse, ValidFlow};

@@ -1,6 +1,6 @@
 //! Steps: what each control word takes, and how mistakes are told.
 
-use ap_core::flow::{FlowDefinition, FlowLimits, OnError, StepKind};
+use ap_core::flow::{CodeLanguage, FlowDefinition, FlowLimits, OnError, StepKind};
 use serde_json::{Value, json};
 
 use super::{at, code, flow, one, parse, parse_errors, reads, valid};
@@ -58,6 +58,21 @@ fn input_stands_beside_or_inside_settings() {
     assert_eq!(parse_errors(&twice), [at("/steps/0/input", "member.conflict")]);
     let text = one("code", json!({ "sourceCode": { "code": "x" }, "input": "{{trigger.body}}" }));
     assert_eq!(parse_errors(&text), [at("/steps/0/settings/input", "member.type")]);
+}
+
+#[test]
+fn a_script_is_javascript_unless_it_says_otherwise_or_comes_from_the_reference_product() {
+    let language = |settings: Value| match &parse(&one("code", settings)).steps()[0].kind {
+        StepKind::Code(code) => code.language,
+        other => panic!("{other:?}"),
+    };
+    let (plain, exported) = (json!({ "code": "x" }), json!({ "code": "x", "packageJson": "{}" }));
+    assert_eq!(language(json!({ "sourceCode": plain })), CodeLanguage::JavaScript);
+    assert_eq!(language(json!({ "sourceCode": plain, "language": "typescript" })), CodeLanguage::TypeScript);
+    assert_eq!(language(json!({ "sourceCode": exported })), CodeLanguage::TypeScript);
+    assert_eq!(language(json!({ "sourceCode": exported, "language": "javascript" })), CodeLanguage::JavaScript);
+    let refused = parse_errors(&one("code", json!({ "sourceCode": plain, "language": "python" })));
+    assert_eq!(refused, [at("/steps/0/settings/language", "option.range")]);
 }
 
 #[test]

@@ -166,18 +166,18 @@ fn every_template_of_every_step_is_looked_at() {
 }
 
 #[test]
-fn expressions_are_kept_and_bar_publishing() {
+fn tokens_that_are_nothing_are_kept_and_bar_publishing() {
     let source = flow(json!([
         { "type": "code", "settings": { "sourceCode": { "code": "x" } },
-            "input": { "a": "{{trigger.body.map(x => x)}}", "b": "{{steps.typo.output}}" } },
+            "input": { "a": "{{trigger.body.map(x => x}}", "b": "{{steps.typo.output}}" } },
     ]));
     let found = check_errors(&source);
     assert_eq!(found, [at("/steps/0/input/a", "template.expression"), at("/steps/0/input/b", "reference.step")]);
     for (word, settings, member) in [
-        ("respond", json!({ "status": "{{a + 1}}" }), "status"),
-        ("delay", json!({ "delayMs": "{{a + 1}}" }), "delayMs"),
-        ("delay", json!({ "until": "{{a + 1}}" }), "until"),
-        ("subflow", json!({ "flow": "{{a + 1}}" }), "flow"),
+        ("respond", json!({ "status": "{{(1}}" }), "status"),
+        ("delay", json!({ "delayMs": "{{(1}}" }), "delayMs"),
+        ("delay", json!({ "until": "{{(1}}" }), "until"),
+        ("subflow", json!({ "flow": "{{(1}}" }), "flow"),
     ] {
         let place = format!("/steps/0/settings/{member}");
         assert_eq!(check_errors(&super::one(word, settings)), [(place, "template.expression")]);
@@ -186,14 +186,127 @@ fn expressions_are_kept_and_bar_publishing() {
         flow(json!([{ "type": "branch", "settings": { "condition": condition, "ifTrue": [code("x")] } }]))
     };
     let condition = "/steps/0/settings/condition";
-    assert_eq!(check_errors(&branch(json!("{{trigger.a > 1}}"))), [at(condition, "template.expression")]);
+    assert_eq!(check_errors(&branch(json!("{{trigger.a > (1}}"))), [at(condition, "template.expression")]);
     let groups =
-        json!([[{ "firstValue": "{{f(1)}}", "operator": "TEXT_CONTAINS", "secondValue": "{{steps.typo.output}}" }]]);
+        json!([[{ "firstValue": "{{f(1]}}", "operator": "TEXT_CONTAINS", "secondValue": "{{steps.typo.output}}" }]]);
     let expected = [
         at(&format!("{condition}/0/0/firstValue"), "template.expression"),
         at(&format!("{condition}/0/0/secondValue"), "reference.step"),
     ];
     assert_eq!(check_errors(&branch(groups)), expected);
+}
+
+#[test]
+fn expressions_stand_wherever_paths_do() {
+    let source = flow(json!([
+        reads("a", "{{1 + 1}}"),
+        { "type": "loop", "settings": { "items": "{{trigger.body.list.filter(x => x.ok)}}", "steps": [
+            reads("in_loop", "{{item.price * index}}"),
+        ] } },
+        { "type": "branch", "settings": { "condition": "{{steps.a.output.length > 1}}", "ifTrue": [reads("maybe", "x")] } },
+        { "type": "router", "settings": { "branches": [
+            { "name": "one", "condition": "{{steps.maybe?.output > 1}}", "steps": [reads("routed", "x")] },
+        ] } },
+        { "type": "delay", "settings": { "delayMs": "{{trigger.body.wait * 1000}}" } },
+        { "type": "respond", "settings": { "status": "{{trigger.body.ok ? 200 : 400}}",
+            "headers": "{{({ 'x-id': $run.id })}}", "body": { "at": "{{new Date($now).getTime()}}" } } },
+    ]));
+    let valid = valid(&source);
+    let count = |name: &str| valid.scripts(&valid.step(name).expect("a step").name).len();
+    assert_eq!((count("a"), count("in_loop"), count("routed")), (1, 1, 0));
+    let places: Vec<_> =
+        valid.steps().iter().flat_map(|step| valid.scripts(&step.name)).map(|used| &*used.pointer).collect();
+    let expected = [
+        "/steps/0/settings/body",
+        "/steps/1/settings/items",
+        "/steps/2/settings/condition",
+        "/steps/3/settings/branches/0/condition",
+        "/steps/4/settings/delayMs",
+        "/steps/5/settings/status",
+        "/steps/5/settings/headers",
+        "/steps/5/settings/body/at",
+    ];
+    assert_eq!(places, expected);
+}
+
+#[test]
+fn what_expressions_read_must_be_there() {
+    for (expression, rule) in [
+        ("steps.typo.output + 1", "reference.step"),
+        ("steps['typo']['output'] + 1", "reference.step"),
+        ("steps.later.output + 1", "reference.order"),
+        ("steps.own.output + 1", "reference.order"),
+        ("steps.maybe.output + 1", "reference.maybe"),
+        ("steps.maybe.output ?? 1 + 1", "reference.maybe"),
+        ("steps[trigger.name]", "reference.path"),
+        ("Object.keys(steps)", "reference.path"),
+        ("steps.before.outptu + 1", "reference.path"),
+        ("[steps.before]", "reference.path"),
+        ("item.a + 1", "reference.loop"),
+        ("[$run]", "reference.path"),
+        ("$wait.before.token + 1", "reference.wait"),
+        ("connections + 1", "reference.connection"),
+        ("connections[trigger.name] + 1", "reference.connection"),
+        ("connections.crm + connections.crm.token", "reference.connection"),
+        ("variables.X + 1", "variable.unavailable"),
+        ("triger.body + 1", "reference.root"),
+        ("before.output + 1", "reference.root"),
+    ] {
+        let source = flow(json!([
+            reads("before", "x"),
+            { "type": "branch", "settings": { "condition": true, "ifTrue": [reads("maybe", "x")] } },
+            reads("own", &format!("{{{{{expression}}}}}")),
+            reads("later", "x"),
+        ]));
+        assert_eq!(check_errors(&source), [at("/steps/2/settings/body", rule)], "{expression}");
+    }
+    for expression in [
+        "steps.before.output.length + 1",
+        "steps.maybe?.output ?? 1 + 1",
+        "trigger.list.map(item => item.id)",
+        "'steps.typo.output' + 1",
+        "$now.slice(0, 10)",
+        "$run.id.length + 1",
+        "connections.crm.token.length + 1",
+        "'Bearer ' + connections.crm",
+    ] {
+        let source = flow(json!([
+            reads("before", "x"),
+            { "type": "branch", "settings": { "condition": true, "ifTrue": [reads("maybe", "x")] } },
+            reads("own", &format!("{{{{{expression}}}}}")),
+        ]));
+        valid(&source);
+    }
+}
+
+#[test]
+fn a_handled_failure_is_read_with_care_in_expressions_too() {
+    for (expression, rules) in [
+        ("steps.a.output.id + 1", vec!["reference.maybe"]),
+        ("steps.a.output?.id + 1", vec![]),
+        ("(steps.a.output ?? 1) + 1", vec![]),
+        ("steps.a.error.message + 1", vec![]),
+    ] {
+        let mut failing = reads("a", "x");
+        failing["onError"] = json!({ "steps": [reads("b", &format!("{{{{{expression}}}}}"))] });
+        let found = super::check(&flow(json!([failing]))).err().map(|found| found.0).unwrap_or_default();
+        assert_eq!(found.iter().map(|finding| finding.rule).collect::<Vec<_>>(), rules, "{expression}");
+    }
+}
+
+#[test]
+fn nothing_is_evaluated_before_a_run() {
+    let mut source = flow(json!([code("a")]));
+    source["concurrency"] = json!({ "limit": 1, "key": "{{trigger.body.a + 1}}" });
+    assert_eq!(check_errors(&source), [at("/concurrency/key", "reference.control")]);
+}
+
+#[test]
+fn connections_that_expressions_use_are_listed() {
+    let source = flow(json!([reads("a", "{{'Bearer ' + connections.crm.token}}"), reads("b", "{{connections.erp}}")]));
+    let valid = valid(&source);
+    let used: Vec<_> = valid.connections().iter().map(|used| (used.name.as_str(), used.field.as_deref())).collect();
+    assert_eq!(used, [("crm", Some("token")), ("erp", None)]);
 }
 
 #[test]

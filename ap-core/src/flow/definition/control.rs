@@ -21,8 +21,22 @@ pub struct BranchStep {
 pub struct CodeStep {
     /// The script: an ES module that exports `code`.
     pub source: Arc<str>,
+    /// What it is written in.
+    pub language: CodeLanguage,
     /// What the script gets as `params`. `None`: the documented default, see [`ValidFlow`](crate::flow::ValidFlow).
     pub input: Option<Template>,
+}
+
+/// What a script is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CodeLanguage {
+    /// `javascript`. The default.
+    #[default]
+    JavaScript,
+    /// `typescript`: types are removed, not checked. The default beside `sourceCode.packageJson`, which marks a step of the
+    /// reference product.
+    TypeScript,
 }
 
 /// `fail`.

@@ -256,7 +256,7 @@ impl Reader<'_> {
         }
         let usable = match headers.value {
             Value::Object(map) => map.values().all(|value| !value.is_object() && !value.is_array() && !value.is_null()),
-            _ => fields.as_path().is_some(),
+            _ => fields.as_path().is_some() || (fields.is_token() && fields.scripts().next().is_some()),
         };
         if !usable {
             let fix = "write an object of texts, or one template that gives it";

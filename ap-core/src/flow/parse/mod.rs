@@ -16,7 +16,7 @@
 //! | `queue.name` | a name of a queue that is none, or a template |
 //! | `router.fallback` | a `FALLBACK` that is not the last branch, or the only one |
 //! | `condition.*` | a branch condition that is none |
-//! | `template.*` | a malformed `{{…}}`; `template.expression` is kept for publishing instead |
+//! | `template.*` | a malformed `{{…}}`; `template.expression`, a token that is neither a path nor JavaScript, is kept for publishing instead |
 //! | `trigger.type.invalid` | a `type` that is neither a kind of trigger nor `piece.trigger` |
 //! | `hosts.pattern` | an entry of `allowedHosts` that is no host |
 //! | `trigger.authentication.type`, `trigger.secret.literal`, `trigger.header.invalid`, `trigger.username.invalid`, `trigger.dedupe.invalid` | webhook settings |
@@ -209,7 +209,7 @@ impl Reader<'_> {
         name_steps(steps, &self.unnamed, &mut taken, &mut 1);
     }
 
-    /// Compiles a template. A leaf that is an expression is kept for publishing; any other fault is an error. Either way
+    /// Compiles a template. A leaf that is no expression is kept for publishing; any other fault is an error. Either way
     /// what is returned has the faulty leaves blanked, and never gets into a [`ValidFlow`](super::ValidFlow).
     fn template(&mut self, member: &Member<'_>) -> Option<Template> {
         let errors = match Template::compile(member.value) {
@@ -235,7 +235,7 @@ impl Reader<'_> {
         Some((template, literal))
     }
 
-    /// Keeps a finding about a template: an expression for publishing, everything else as an error.
+    /// Keeps a finding about a template: what is no expression for publishing, everything else as an error.
     fn keep(&mut self, finding: Diagnostic) {
         if finding.rule == EXPRESSION { self.findings.defer(finding) } else { self.findings.push(finding) }
     }
@@ -315,7 +315,7 @@ fn dismantle(value: Value) {
 const FLOW_FIX: &str = "write an object with `displayName`, `triggers` and `steps`";
 const QUEUE_FIX: &str = "write the queue's `name` as `queueName`, and its `mode` and `settings`, into the settings of a `queue.process` step";
 
-/// Rule of an expression that needs the code sandbox.
+/// Rule of a token that is neither a path nor an expression.
 const EXPRESSION: &str = "template.expression";
 
 /// Display name of a flow that gives none, as the guide's snippets do.

@@ -10,7 +10,7 @@ use super::{
     options::{CODE, CONTROL, END, PIECE, PIECE_OPTIONS, SUBFLOW},
 };
 use crate::{
-    flow::{CodeStep, PieceStep, Step, StepKind, StepName, StepOptions},
+    flow::{CodeLanguage, CodeStep, PieceStep, Step, StepKind, StepName, StepOptions},
     nearest::nearest_match,
 };
 
@@ -105,14 +105,18 @@ impl Reader<'_> {
                 None
             }
         });
+        let language = settings.take("language");
+        let language = language.map(|language| language.word(&LANGUAGES, &mut self.findings));
         let source = settings.require("sourceCode", "an object with `code`", &mut self.findings);
+        let package = source.as_ref().is_some_and(|source| source.value.get("packageJson").is_some());
+        let usual = if package { CodeLanguage::TypeScript } else { CodeLanguage::default() };
         let source = source.and_then(|source| self.source_code(&source));
         self.finish_settings(settings);
         let input = match input {
             None => None,
             Some(compiled) => Some(compiled?),
         };
-        Some(StepKind::Code(CodeStep { source: source?, input }))
+        Some(StepKind::Code(CodeStep { source: source?, language: language.unwrap_or(Some(usual))?, input }))
     }
 
     fn source_code(&mut self, source: &Member<'_>) -> Option<Arc<str>> {
@@ -277,3 +281,6 @@ pub(in crate::flow) const CONTROL_WORDS: [&str; 12] = [
 
 /// What stands beside the settings of every step.
 const STEP_MEMBERS: [&str; 4] = ["displayName", "name", "skip", "type"];
+
+const LANGUAGES: [(&str, CodeLanguage); 2] =
+    [("javascript", CodeLanguage::JavaScript), ("typescript", CodeLanguage::TypeScript)];

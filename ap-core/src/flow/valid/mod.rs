@@ -21,11 +21,13 @@
 //! | `reference.maybe` | a step that may not have run (inside another, or skipped), or the output of one whose failure is handled, read without `?.` or `??` |
 //! | `reference.loop` | `item` or `index` outside a loop and the work on a job |
 //! | `reference.wait` | `$wait` that names no `wait` step ahead, in the same iteration or one around it, or nobody it waits for |
-//! | `reference.control` | a key of flow control that reads something else than `trigger` |
-//! | `reference.poll` | settings of a polled trigger that read something else than `connections` |
-//! | `reference.connection` | not `connections.name` or `connections.name.field`, or no possible name |
+//! | `reference.control` | a key of flow control that is JavaScript or reads something else than `trigger` |
+//! | `reference.poll` | settings of a polled trigger that hold JavaScript or read something else than `connections` |
+//! | `reference.connection` | not `connections.name` or `connections.name.field`, no possible name, or both forms in one expression |
 //! | `variable.unavailable` | project variables do not exist yet |
-//! | `template.expression` | an expression that is no path: it needs the code sandbox |
+//! | `template.expression` | a token that is neither a path nor one JavaScript expression |
+//!
+//! They hold for paths and, as far as members are written out, for what JavaScript expressions read.
 //!
 //! Warnings, kept by [`ValidFlow::warnings`]:
 //!
@@ -50,7 +52,10 @@ use super::{
     Diagnostic, Diagnostics, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition,
     diagnostic::MAX_DIAGNOSTICS, parse::clip,
 };
-use crate::piece::{Action, PieceSet, Trigger};
+use crate::{
+    expr::Script,
+    piece::{Action, PieceSet, Trigger},
+};
 
 /// A flow that can run: the proof that every structural rule held. Cheap to clone.
 ///
@@ -72,6 +77,7 @@ struct Checked {
     piece_trigger: Option<Arc<dyn Trigger>>,
     actions: HashMap<StepName, Arc<dyn Action>>,
     connections: Vec<ConnectionUse>,
+    scripts: HashMap<StepName, Vec<ScriptUse>>,
     warnings: Vec<Diagnostic>,
     /// Where each step stands: its place in the flow's list, then among the children of each step around it.
     places: HashMap<StepName, Box<[usize]>>,
@@ -88,6 +94,15 @@ pub struct ConnectionUse {
     pub pointer: String,
 }
 
+/// One JavaScript expression in a template of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScriptUse {
+    /// RFC 6901 pointer of the text that holds it.
+    pub pointer: String,
+    /// The expression.
+    pub script: Arc<Script>,
+}
+
 impl ValidFlow {
     /// Checks a definition against the pieces of the host. `limits` on steps and nesting hold again here, so that a flow
     /// parsed under wider ones is still refused.
@@ -98,7 +113,7 @@ impl ValidFlow {
         let mut found = Found::default();
         definition.deferred.iter().for_each(|finding| found.push(finding.clone()));
         let structure = Structure::check(&definition, pieces, limits, &mut found);
-        let connections = References::check(&definition, &mut found);
+        let references::Read { connections, scripts } = References::check(&definition, &mut found);
         match definition.triggers.first().cloned() {
             Some(trigger) if found.errors.is_empty() => {
                 let Structure { actions, places, trigger: piece_trigger } = structure;
@@ -109,6 +124,7 @@ impl ValidFlow {
                     piece_trigger,
                     actions,
                     connections,
+                    scripts,
                     warnings,
                     places,
                 })))
@@ -175,6 +191,12 @@ impl ValidFlow {
     #[must_use]
     pub fn connections(&self) -> &[ConnectionUse] {
         &self.0.connections
+    }
+
+    /// The JavaScript expressions that the templates of a step hold: to be evaluated before it begins.
+    #[must_use]
+    pub fn scripts(&self, step: &StepName) -> &[ScriptUse] {
+        self.0.scripts.get(step).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// What the author should look at.

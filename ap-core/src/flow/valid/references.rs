@@ -1,14 +1,17 @@
 //! What templates read: every path must lead to something that is there when it is resolved.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
-use super::{ConnectionUse, Found, templates, waits::OpenWaits};
+use super::{ConnectionUse, Found, ScriptUse, templates, waits::OpenWaits};
 use crate::{
     connection::check_name,
-    expr::{Key, Reference, Segment, Template},
-    flow::{Diagnostic, FlowDefinition, Step, StepKind, TriggerKind, parse::shorten},
+    expr::{Key, Reference, Script, Segment, Template, owned_segments},
+    flow::{Diagnostic, FlowDefinition, Step, StepKind, StepName, TriggerKind, parse::shorten},
     nearest::nearest_match,
 };
 
@@ -25,6 +28,13 @@ pub(super) struct References<'f> {
     /// The `wait` steps whose tokens can be read where the walk stands.
     waits: OpenWaits<'f>,
     connections: Vec<ConnectionUse>,
+    scripts: HashMap<StepName, Vec<ScriptUse>>,
+}
+
+/// What the templates of a flow read, once it is checked.
+pub(super) struct Read {
+    pub(super) connections: Vec<ConnectionUse>,
+    pub(super) scripts: HashMap<StepName, Vec<ScriptUse>>,
 }
 
 /// What is known about a step where another reads it.
@@ -43,7 +53,7 @@ enum Standing {
 }
 
 impl<'f> References<'f> {
-    pub(super) fn check(definition: &'f FlowDefinition, found: &'f mut Found) -> Vec<ConnectionUse> {
+    pub(super) fn check(definition: &'f FlowDefinition, found: &'f mut Found) -> Read {
         let mut all = HashSet::new();
         collect(&definition.steps, &mut all);
         let mut walk = References {
@@ -54,6 +64,7 @@ impl<'f> References<'f> {
             loops: 0,
             waits: OpenWaits::new(&definition.steps),
             connections: Vec::new(),
+            scripts: HashMap::new(),
         };
         for trigger in &definition.triggers {
             for (pointer, template) in templates::of_trigger(trigger) {
@@ -67,7 +78,7 @@ impl<'f> References<'f> {
             walk.control_key(pointer, key);
         }
         walk.list(&definition.steps);
-        walk.connections
+        Read { connections: walk.connections, scripts: walk.scripts }
     }
 
     fn list(&mut self, steps: &'f [Step]) {
@@ -80,6 +91,12 @@ impl<'f> References<'f> {
     fn step(&mut self, step: &'f Step) {
         for (pointer, template) in templates::of_step(step, self.source) {
             self.template(&pointer, template);
+            for script in template.scripts() {
+                let pointer = format!("{pointer}{}", script.pointer());
+                self.one_form_of_connections(&pointer, script);
+                let used = ScriptUse { pointer, script: Arc::clone(script) };
+                self.scripts.entry(step.name.clone()).or_default().push(used);
+            }
         }
         self.waits.close(step);
         let name = step.name.as_str();
@@ -127,6 +144,7 @@ impl<'f> References<'f> {
 
     /// What a trigger is polled with: nothing has happened yet that it could read.
     fn poll_input(&mut self, pointer: &str, input: &Template) {
+        self.no_scripts(pointer, input, "reference.poll");
         for reference in input.references() {
             let place = format!("{pointer}{}", reference.pointer);
             if begins_with(reference, "connections") {
@@ -140,10 +158,31 @@ impl<'f> References<'f> {
 
     /// A key of flow control: it is resolved before the run begins.
     fn control_key(&mut self, pointer: &str, key: &Template) {
+        self.no_scripts(pointer, key, "reference.control");
         for reference in key.references().filter(|reference| !begins_with(reference, "trigger")) {
             let place = format!("{pointer}{}", reference.pointer);
             let message = "flow control is decided before the run begins, by what the trigger received";
             self.error(&place, "reference.control", message, "write a path that begins with `trigger`");
+        }
+    }
+
+    /// What is resolved outside of a run has no sandbox.
+    fn no_scripts(&mut self, pointer: &str, template: &Template, rule: &'static str) {
+        for script in template.scripts() {
+            let message = format!("`{script}` is JavaScript, which is evaluated in steps alone");
+            self.error(&format!("{pointer}{}", script.pointer()), rule, &message, "write a path, or the value");
+        }
+    }
+
+    /// JavaScript has one value under one name: a connection is text as a whole, and an object if its fields are read.
+    fn one_form_of_connections(&mut self, place: &str, script: &Script) {
+        let read: Vec<_> = script.references().filter(|reference| begins_with(reference, "connections")).collect();
+        let whole = |reference: &&&Reference| reference.path.segments.len() == 2;
+        let name = |reference: &&Reference| reference.path.segments.get(1).map(|segment| segment.key.clone());
+        let by_field = |other: &&Reference| read.iter().any(|of| of.path.segments.len() > 2 && name(of) == name(other));
+        if let Some(both) = read.iter().filter(whole).find(|reference| by_field(reference)) {
+            let message = format!("`{}` is read as a whole and by a field in one expression", both.path);
+            self.error(place, "reference.connection", &message, "read it in two tokens, or by fields alone");
         }
     }
 
@@ -159,9 +198,12 @@ impl<'f> References<'f> {
         let Key::Name(root) = &root.key else {
             return self.error(place, "reference.root", "a path begins with a name", "write `trigger`, `steps`, …");
         };
+        // What stands behind in a script may be JavaScript's own.
+        let owned = if reference.in_script { owned_segments(&reference.path) } else { usize::MAX };
+        let rest = rest.get(..owned.saturating_sub(1).min(rest.len())).unwrap_or_default();
         match root.as_str() {
             "trigger" => {}
-            "steps" => self.step_reference(place, rest, reference.optional),
+            "steps" => self.step_reference(place, rest, reference),
             "connections" => self.connection(place, rest),
             "item" | "index" if self.loops == 0 => {
                 let message = format!("`{root}` exists only inside a loop");
@@ -200,18 +242,25 @@ impl<'f> References<'f> {
         }
     }
 
-    fn step_reference(&mut self, place: &str, rest: &[Segment], optional: bool) {
+    fn step_reference(&mut self, place: &str, rest: &[Segment], reference: &Reference) {
         let Some(Key::Name(name)) = rest.first().map(|segment| &segment.key) else {
             let fix = "write `steps.name.output`";
             return self.error(place, "reference.path", "`steps` is read by the name of a step", fix);
         };
         let short = shorten(name);
+        let in_script = reference.in_script;
+        // JavaScript finds `undefined` under the name of a step that has not run: only `?.` right behind it helps.
+        let may_be_absent =
+            if in_script { rest.get(1).is_some_and(|member| member.optional) } else { reference.optional };
+        let optional = reference.optional;
+        let default = if in_script { "" } else { ", or a default behind `??`" };
         match self.standing.get(name.as_str()) {
             Some(Standing::Before) => {}
             Some(Standing::Failed) if optional || !rest.get(1).is_some_and(|member| is_name(member, "output")) => {}
             Some(Standing::Failed) => {
                 let message = format!("`{short}` has failed where this is resolved, and may have no output");
-                let fix = format!("write `steps.{short}?.output`, or read `steps.{short}.error`");
+                let guarded = if in_script { ".output?.…" } else { "?.output" };
+                let fix = format!("write `steps.{short}{guarded}`, or read `steps.{short}.error`");
                 return self.error(place, "reference.maybe", &message, &fix);
             }
             Some(Standing::Around) => {
@@ -219,15 +268,15 @@ impl<'f> References<'f> {
                 let fix = "read `item` and `index` inside a loop, and the steps before";
                 return self.error(place, "reference.inside", &message, fix);
             }
-            Some(Standing::Nested | Standing::Skipped) if optional => {}
+            Some(Standing::Nested | Standing::Skipped) if may_be_absent => {}
             Some(Standing::Nested) => {
                 let message = format!("`{short}` stands inside another step and may not have run");
-                let fix = format!("write `steps.{short}?.output`, or a default behind `??`");
+                let fix = format!("write `steps.{short}?.output`{default}");
                 return self.error(place, "reference.maybe", &message, &fix);
             }
             Some(Standing::Skipped) => {
                 let message = format!("`{short}` is skipped and has no output");
-                let fix = format!("remove `skip`, write `steps.{short}?.output`, or a default behind `??`");
+                let fix = format!("remove `skip`, write `steps.{short}?.output`{default}");
                 return self.error(place, "reference.maybe", &message, &fix);
             }
             None if self.all.contains(name.as_str()) => {
