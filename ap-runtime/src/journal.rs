@@ -159,7 +159,7 @@ impl std::io::Write for Length {
     }
 }
 
-/// The form in which an event is stored: an output that is kept as a file is left out.
+/// The form in which an event is stored: what is kept as a file is left out.
 fn stored(event: &Event) -> Cow<'_, Event> {
     match event {
         Event::AttemptFinished {
@@ -179,11 +179,17 @@ fn stored(event: &Event) -> Cow<'_, Event> {
                 entropy: *entropy,
             })
         }
+        Event::Evaluated { at, path, spilled: Some(spilled), .. } => Cow::Owned(Event::Evaluated {
+            at: *at,
+            path: path.clone(),
+            results: Arc::default(),
+            spilled: Some(spilled.clone()),
+        }),
         other => Cow::Borrowed(other),
     }
 }
 
-/// Makes a file of an output that is too large for the journal, `json` being its text.
+/// Makes a file of what is too large for the journal, `json` being its text.
 pub(crate) fn spill(
     keys: &TenantKeys,
     (project, run, id): (ProjectId, RunId, FileId),
@@ -195,21 +201,29 @@ pub(crate) fn spill(
     Ok((FileRecord { id, project, run: Some(run), created, sealed }, Spilled { file: id, bytes }))
 }
 
-/// Puts an output that was kept as a file back into its event.
+/// Puts what was kept as a file back into its event.
 pub(crate) async fn unspill(
     backend: &dyn Backend,
     keys: &TenantKeys,
     project: ProjectId,
     event: &mut Event,
 ) -> Result<(), RunError> {
-    let Event::AttemptFinished { outcome: AttemptOutcome::Succeeded { output, spilled: Some(spilled), .. }, .. } =
-        event
+    let (Event::AttemptFinished { outcome: AttemptOutcome::Succeeded { spilled: Some(spilled), .. }, .. }
+    | Event::Evaluated { spilled: Some(spilled), .. }) = event
     else {
         return Ok(());
     };
     let file = backend.file(spilled.file, project).await?;
     let plain = keys.open(&records::file(&file.id, project), &file.sealed).map_err(RunError::Seal)?;
-    *output = Arc::new(serde_json::from_slice(&plain).map_err(RunError::Encoding)?);
+    match event {
+        Event::AttemptFinished { outcome: AttemptOutcome::Succeeded { output, .. }, .. } => {
+            *output = Arc::new(serde_json::from_slice(&plain).map_err(RunError::Encoding)?);
+        }
+        Event::Evaluated { results, .. } => {
+            *results = Arc::new(serde_json::from_slice(&plain).map_err(RunError::Encoding)?);
+        }
+        _ => {}
+    }
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! Why a template does not compile or resolve.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{
     MAX_INDEX_DIGITS, MAX_NESTING, MAX_PATH_SEGMENTS, MAX_POINTER_BYTES, MAX_RESOLVED_BYTES, MAX_RESOLVED_DEPTH,
     MAX_SCRIPT_BYTES, MAX_SCRIPTS_PER_TEMPLATE, MAX_STRING_BYTES, MAX_TOKENS_PER_STRING, MAX_TOKENS_PER_TEMPLATE,
+    parser::excerpt,
 };
 use crate::flow::Diagnostic;
 
@@ -77,12 +78,12 @@ pub enum ResolveError {
         segment: usize,
     },
     /// A script could not be evaluated, or threw.
-    #[error("`{script}` failed: {message}")]
+    #[error("`{}` failed: {message}", excerpt(script))]
     Script {
         /// Pointer of the string leaf, relative to the template's root.
         pointer: String,
-        /// The beginning of the script.
-        script: String,
+        /// The script.
+        script: Arc<str>,
         /// What went wrong.
         message: String,
     },
@@ -99,12 +100,12 @@ pub enum ResolveError {
         pointer: String,
     },
     /// A script gave `undefined`, or something that JSON has no form for.
-    #[error("`{script}` gives no value")]
+    #[error("`{}` gives no value", excerpt(script))]
     Undefined {
         /// Pointer of the string leaf, relative to the template's root.
         pointer: String,
-        /// The beginning of the script.
-        script: String,
+        /// The script.
+        script: Arc<str>,
     },
 }
 
@@ -200,6 +201,9 @@ impl ResolveError {
     #[must_use]
     pub fn fix(&self) -> String {
         match self {
+            Self::Missing { path, missing, .. } if missing.ends_with(".length") => {
+                format!("write `({path})`: a path reads members of JSON alone, and brackets make it JavaScript")
+            }
             Self::Missing { path, .. } => format!("write `{path} ?? default`, or `a?.b` in it, if it may be missing"),
             Self::Script { .. } => "mend the expression, or move it into a `code` step, which logs".to_owned(),
             Self::TooDeep { .. } => "flatten the value in a `code` step".to_owned(),

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     fmt::{self, Write as _},
+    sync::Arc,
 };
 
 use serde_json::{Map, Value};
@@ -110,12 +111,12 @@ impl<'e> Resolver<'e> {
     }
 
     fn script(&self, script: &Script) -> Result<Cow<'e, Value>, ResolveError> {
-        let (pointer, text) = (script.pointer.clone(), || script.to_string());
+        let (pointer, source) = (script.pointer.clone(), || Arc::clone(&script.source));
         match self.environment.evaluated(script) {
             Evaluated::Failed { message } => {
-                Err(ResolveError::Script { pointer, script: text(), message: message.into_owned() })
+                Err(ResolveError::Script { pointer, script: source(), message: message.into_owned() })
             }
-            Evaluated::Undefined => Err(ResolveError::Undefined { pointer, script: text() }),
+            Evaluated::Undefined => Err(ResolveError::Undefined { pointer, script: source() }),
             Evaluated::Value(value) => Ok(value),
         }
     }
@@ -337,6 +338,8 @@ mod tests {
         assert_eq!(error.pointer(), "/k/0");
         assert_eq!(error.to_string(), "`a.b['c d'].e` is missing: there is no `a.b['c d']`");
         assert!(error.fix().contains("??") && error.fix().contains("?."));
+        let error = resolve(&json!("{{a.length}}"), &json!({"a": []})).expect_err("missing");
+        assert!(error.fix().contains("`(a.length)`"), "{}", error.fix());
         let value = json!({"a": {"n": null, "s": "x"}});
         assert_eq!(missing("{{a.n.x}}", &value), ("a.n.x".to_owned(), 2));
         assert_eq!(missing("x{{a.s.length}}", &value), ("a.s.length".to_owned(), 2));

@@ -344,7 +344,10 @@ impl RunCredentials {
     pub(crate) fn not_for(&self, piece: &str, text: &str) -> Option<String> {
         let serves = |pieces: &[String]| pieces.is_empty() || pieces.iter().any(|one| one == piece);
         let bound = self.known(text).map(|(_, bound, _)| &bound.connection);
-        bound.filter(|connection| !serves(&connection.terms().pieces)).map(|connection| connection.name().to_owned()).next()
+        bound
+            .filter(|connection| !serves(&connection.terms().pieces))
+            .map(|connection| connection.name().to_owned())
+            .next()
     }
 
     /// The secret that exactly this placeholder stands for, to be used as a key by code.

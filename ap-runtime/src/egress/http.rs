@@ -27,13 +27,13 @@ use super::{
     credential::PreparedRequest,
     header::{parse_headers, parse_method},
     place::prefixed_value,
-    url::CheckedUrl,
 };
 use super::{
     credential::{CredentialUse, RunCredentials},
     guard::{EgressPolicy, Guard, Refusal, ResolveError},
     redirect::{FilledHop, Hop},
     trust::TrustRoots,
+    url::CheckedUrl,
 };
 use crate::clock::{Clock, SystemClock};
 #[cfg(feature = "objects")]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ap_core::{
-    expr::{ResolveError, Template},
+    expr::Template,
     flow::{
         BranchStep, CodeStep, DelayStep, EnqueueStep, FailStep, IdempotencyKey, LoopStep, RespondStep, RouterMode,
         RouterStep, Step, StepKind, ValidFlow,
@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ActionCall, CodeCall, EnqueueCall, Reply, RunEnd,
     environment::Scope,
+    evaluate::Results,
     frame::{Frame, Items, Iteration, List, Nested, Place, Then},
     join::input_error,
     state::{RunState, StepState},
@@ -68,40 +69,39 @@ impl RunState {
             return self.end_failed(&path, at, error);
         };
         self.executions_left = left;
-        if let Err(error) = self.begin_kind(flow, id, step, (&path, at)) {
+        if let Some(call) = self.evaluation(flow, id, step, (&path, at)) {
+            return self.strands.hold(id, Pending::Evaluate(call));
+        }
+        let moment = Moment { flow, id, at, now: at, results: &Results::default() };
+        if let Err(error) = self.begin_kind(&moment, step, &path) {
             self.fail(flow, id, &path, at, error);
         }
     }
 
-    pub(super) fn begin_kind(
-        &mut self,
-        flow: &ValidFlow,
-        id: StrandId,
-        step: &Step,
-        (path, at): (&StepPath, Timestamp),
-    ) -> Result<(), StepError> {
-        let moment = Moment { flow, id, at };
+    /// Begins a step whose expressions are evaluated.
+    pub(super) fn begin_kind(&mut self, moment: &Moment<'_>, step: &Step, path: &StepPath) -> Result<(), StepError> {
+        let Moment { id, at, .. } = *moment;
         match &step.kind {
-            StepKind::Branch(branch) => self.begin_branch(&moment, step, branch, path),
-            StepKind::Code(code) => self.begin_code(&moment, step, code, path),
-            StepKind::Delay(delay) => self.begin_delay(&moment, delay, path),
-            StepKind::Enqueue(enqueue) => self.begin_enqueue(&moment, enqueue, path),
-            StepKind::Fail(fail) => self.begin_fail(&moment, fail),
-            StepKind::Loop(inner) => self.begin_loop(&moment, step, inner, path),
+            StepKind::Branch(branch) => self.begin_branch(moment, step, branch, path),
+            StepKind::Code(code) => self.begin_code(moment, step, code, path),
+            StepKind::Delay(delay) => self.begin_delay(moment, delay, path),
+            StepKind::Enqueue(enqueue) => self.begin_enqueue(moment, enqueue, path),
+            StepKind::Fail(fail) => self.begin_fail(moment, fail),
+            StepKind::Loop(inner) => self.begin_loop(moment, step, inner, path),
             StepKind::Parallel(parallel) => {
                 self.begin_parallel(id, step, parallel, path);
                 Ok(())
             }
-            StepKind::Piece(_) => self.begin_action(&moment, step, path),
+            StepKind::Piece(_) => self.begin_action(moment, step, path),
             StepKind::Process(process) => {
                 self.begin_process(id, step, process, path);
                 Ok(())
             }
-            StepKind::Respond(respond) => self.begin_respond(&moment, respond, path),
-            StepKind::Router(router) => self.begin_router(&moment, step, router, path),
+            StepKind::Respond(respond) => self.begin_respond(moment, respond, path),
+            StepKind::Router(router) => self.begin_router(moment, step, router, path),
             StepKind::Subflow(subflow) => {
-                let target = self.resolve(&moment, &subflow.flow)?;
-                let payload = self.resolve(&moment, &subflow.payload)?;
+                let target = self.resolve(moment, &subflow.flow)?;
+                let payload = self.resolve(moment, &subflow.payload)?;
                 self.begin_subflow(id, (step, subflow), path, at, (target, payload))
             }
             StepKind::Wait(wait) => {
@@ -133,7 +133,7 @@ impl RunState {
         branch: &BranchStep,
         path: &StepPath,
     ) -> Result<(), StepError> {
-        let side = branch.condition.evaluate(&self.scope(moment)).map_err(|error| input_error(error.to_string()))?;
+        let side = branch.condition.evaluate(&self.scope(moment)).map_err(|error| moment.results.undecided(&error))?;
         let then = Then::Succeed { rest: Vec::new(), output: Arc::new(json!({ "branch": side })) };
         self.enter(moment.id, step, path, (usize::from(!side), None, then));
         Ok(())
@@ -150,7 +150,7 @@ impl RunState {
         for (number, branch) in router.branches.iter().enumerate() {
             let settled = router.mode == RouterMode::First && !chosen.is_empty();
             let holds = !settled
-                && branch.condition.evaluate(&self.scope(moment)).map_err(|error| input_error(error.to_string()))?;
+                && branch.condition.evaluate(&self.scope(moment)).map_err(|error| moment.results.undecided(&error))?;
             if holds {
                 chosen.push(number);
             }
@@ -301,6 +301,7 @@ impl RunState {
             path: path.clone(),
             attempt: 1,
             source: Arc::clone(&code.source),
+            language: code.language,
             params,
             timeout: step.options.timeout.unwrap_or(CODE_TIMEOUT),
         };
@@ -422,12 +423,11 @@ impl RunState {
     }
 
     fn scope<'a>(&'a self, moment: &Moment<'a>) -> Scope<'a> {
-        Scope { state: self, flow: moment.flow, strand: moment.id, now: moment.at }
+        Scope { state: self, flow: moment.flow, strand: moment.id, now: moment.now, results: moment.results }
     }
 
     fn resolve(&self, moment: &Moment<'_>, template: &Template) -> Result<Value, StepError> {
-        let value =
-            template.resolve(&self.scope(moment)).map_err(|error: ResolveError| input_error(error.to_string()))?;
+        let value = template.resolve(&self.scope(moment)).map_err(|error| moment.results.unresolved(&error))?;
         // A template may put a deep value into a deep place: what is written down must be read back.
         json::check_depth(&value)
             .map_err(|limit| StepError::new(StepErrorKind::Limit, format!("what a setting resolves to {limit}")))?;
@@ -470,10 +470,13 @@ pub(super) const fn begun(status: StepStatus, at: Timestamp) -> StepState {
 }
 
 /// Where and when a step begins.
-struct Moment<'a> {
-    flow: &'a ValidFlow,
-    id: StrandId,
-    at: Timestamp,
+pub(super) struct Moment<'a> {
+    pub(super) flow: &'a ValidFlow,
+    pub(super) id: StrandId,
+    pub(super) at: Timestamp,
+    /// What templates take for the time: when their expressions were evaluated, they saw the same.
+    pub(super) now: Timestamp,
+    pub(super) results: &'a Results<'a>,
 }
 
 /// An object with one member. `json!` would copy the value.

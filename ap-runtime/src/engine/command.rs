@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ap_core::{
-    flow::StepName,
+    flow::{CodeLanguage, StepName},
     id::{FlowId, JobId, RunId},
     run::{RunStatus, StepError, StepPath},
     time::Timestamp,
@@ -11,6 +11,7 @@ use ap_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::EvaluateCall;
 use crate::store::JobEnd;
 
 /// One thing to be done for a run.
@@ -36,6 +37,8 @@ pub enum Command {
     },
     /// Stands: put jobs into a queue, and report `Enqueued` in the same commit.
     Enqueue(EnqueueCall),
+    /// Stands: evaluate the expressions of a step that is to begin, and report `Evaluated`.
+    Evaluate(EvaluateCall),
     /// Said once: answer whoever waits for the run's reply. An outside act: everything before it is durable first.
     Reply(Reply),
     /// Stands: run an action of a piece, and report `AttemptFinished`.
@@ -61,6 +64,7 @@ impl Command {
     pub const fn path(&self) -> Option<&StepPath> {
         match self {
             Self::Enqueue(call) => Some(&call.path),
+            Self::Evaluate(call) => Some(&call.path),
             Self::RunAction(call) => Some(&call.path),
             Self::RunCode(call) => Some(&call.path),
             Self::StartChild(call) => Some(&call.path),
@@ -101,6 +105,8 @@ pub struct CodeCall {
     pub attempt: u32,
     /// The script.
     pub source: Arc<str>,
+    /// What it is written in.
+    pub language: CodeLanguage,
     /// Its parameters.
     pub params: Arc<Value>,
     /// Longest time of the attempt.

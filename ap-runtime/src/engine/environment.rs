@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use ap_core::{
-    expr::{Environment, Key, Lookup, Path},
+    expr::{Environment, Evaluated, Key, Lookup, Path, Script},
     flow::{Step, StepKind, StepName, ValidFlow, WaitMode, WaitStep},
     run::{StepPath, StepStatus},
     time::Timestamp,
@@ -12,6 +12,7 @@ use ap_crypto::resume::{Decision, ResumeClaims};
 use serde_json::Value;
 
 use super::{
+    evaluate::Results,
     frame::Frame,
     state::{RunState, StepState},
     strand::StrandId,
@@ -23,6 +24,7 @@ pub(super) struct Scope<'a> {
     pub(super) flow: &'a ValidFlow,
     pub(super) strand: StrandId,
     pub(super) now: Timestamp,
+    pub(super) results: &'a Results<'a>,
 }
 
 impl Scope<'_> {
@@ -151,6 +153,10 @@ impl Environment for Scope<'_> {
             Some("$run") => Lookup::Missing { at: 1 },
             _ => Lookup::Missing { at: 0 },
         }
+    }
+
+    fn evaluated<'a>(&'a self, script: &Script) -> Evaluated<'a> {
+        self.results.of(script)
     }
 }
 

@@ -10,7 +10,7 @@ use ap_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ConnectionViews, EngineLimits};
+use super::{ConnectionViews, EngineLimits, ScriptResult};
 
 /// One thing that happened to a run. Whatever an engine decision depends on stands in an event: times, entropy, results.
 ///
@@ -86,6 +86,19 @@ pub enum Event {
         at: Timestamp,
         /// The step execution.
         path: StepPath,
+    },
+    /// The expressions of a step that is to begin were evaluated.
+    Evaluated {
+        /// When.
+        #[serde(rename = "t", with = "micros")]
+        at: Timestamp,
+        /// The step execution.
+        path: StepPath,
+        /// What they came to, in the order of the call.
+        results: Arc<Vec<ScriptResult>>,
+        /// Where the results are, if the stored event has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spilled: Option<Spilled>,
     },
     /// Something outside the flow ended the run: a limit, a fault.
     Interrupted {
@@ -172,6 +185,7 @@ impl Event {
             | Self::ChildStarted { at, .. }
             | Self::EffectPlanned { at, .. }
             | Self::Enqueued { at, .. }
+            | Self::Evaluated { at, .. }
             | Self::Interrupted { at, .. }
             | Self::JobsTaken { at, .. }
             | Self::Parked { at }
@@ -197,13 +211,13 @@ pub struct TakenJob {
     pub data: Arc<Value>,
 }
 
-/// Where an output is kept that is too large for the journal.
+/// Where an output, or the results of expressions, are kept that are too large for the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spilled {
     /// The file.
     pub file: FileId,
-    /// How large the output is, roughly that of its JSON. Unit: bytes.
+    /// How large they are, roughly that of its JSON. Unit: bytes.
     pub bytes: u64,
 }
 
@@ -396,6 +410,22 @@ mod tests {
                 r#"{"e":"childStarted","t":1800000000000000,"path":"a","run":"run_00000000000000000000000005"}"#,
             ),
             (Event::Enqueued { at: AT, path: path() }, r#"{"e":"enqueued","t":1800000000000000,"path":"a"}"#),
+            (
+                Event::Evaluated {
+                    at: AT,
+                    path: path(),
+                    results: Arc::new(vec![
+                        ScriptResult::Value(json!(2)),
+                        ScriptResult::Undefined,
+                        ScriptResult::Failed(StepError::new(StepErrorKind::Script, "no")),
+                    ]),
+                    spilled: None,
+                },
+                concat!(
+                    r#"{"e":"evaluated","t":1800000000000000,"path":"a","results":[{"ok":2},"undefined","#,
+                    r#"{"failed":{"kind":"script","message":"no"}}]}"#
+                ),
+            ),
             (
                 Event::Signaled { at: AT, slot: "s".to_owned(), content: Signal::Canceled { reason: "r".to_owned() } },
                 concat!(

@@ -10,10 +10,12 @@ use ap_core::{
 use serde_json::Value;
 
 use super::{
-    ActionCall, CodeCall, Command, ConnectionViews, EngineLimits, Event, ResumeTokens, RunState,
-    begin::begun,
+    ActionCall, CodeCall, Command, ConnectionViews, EngineLimits, EvaluateCall, Event, ResumeTokens, RunState,
+    ScriptResult,
+    begin::{Moment, begun},
+    evaluate::Results,
     frame::{Frame, Items, Iteration, List, Nested, Place, Then},
-    strand::Strand,
+    strand::{Strand, StrandId},
 };
 
 /// What stands in place of everything before a step.
@@ -39,21 +41,30 @@ pub enum StepTrial {
     Decided(Arc<Value>),
 }
 
+/// A step by itself, about to begin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepRehearsal {
+    state: RunState,
+    strand: StrandId,
+    path: StepPath,
+    at: Timestamp,
+    expressions: Option<EvaluateCall>,
+}
+
 impl RunState {
-    /// What the step called `name` comes to with sample data. Nothing else of the flow is executed.
+    /// The step called `name` with sample data, about to begin. Nothing else of the flow is executed.
     ///
     /// `run` and `resume` belong to no run: tokens that the step reads answer nothing.
     ///
     /// # Errors
-    /// What the step fails with, say because a template cannot be resolved; [`StepErrorKind::Input`] also if there is no such
-    /// step, or it is neither an action, a script, a branch nor a router.
+    /// [`StepErrorKind::Input`] if there is no such step, or it is neither an action, a script, a branch nor a router.
     pub fn for_step(
         flow: &ValidFlow,
         name: &str,
         sample: StepSample,
         (run, at): (ap_core::id::RunId, Timestamp),
         (limits, connections, resume): (EngineLimits, Arc<ConnectionViews>, Arc<ResumeTokens>),
-    ) -> Result<StepTrial, StepError> {
+    ) -> Result<StepRehearsal, StepError> {
         let refuse = |message: &str| StepError::new(StepErrorKind::Input, message);
         let step = flow.step(name).ok_or_else(|| refuse("the flow has no such step"))?;
         if !matches!(step.kind, StepKind::Branch(_) | StepKind::Code(_) | StepKind::Piece(_) | StepKind::Router(_)) {
@@ -79,7 +90,32 @@ impl RunState {
         let strand = state.strands.begin(None, frames.into_iter().collect());
         let path = StepPath::top(name);
         state.steps.insert(path.clone(), begun(StepStatus::Running, at));
-        state.begin_kind(flow, strand, step, (&path, at))?;
+        let expressions = state.evaluation(flow, strand, step, (&path, at));
+        Ok(StepRehearsal { state, strand, path, at, expressions })
+    }
+}
+
+impl StepRehearsal {
+    /// What is to be evaluated before the step begins.
+    #[must_use]
+    pub const fn expressions(&self) -> Option<&EvaluateCall> {
+        self.expressions.as_ref()
+    }
+
+    /// What the step comes to, with the results of its expressions in their order.
+    ///
+    /// # Errors
+    /// What the step fails with, say because a template cannot be resolved.
+    pub fn begin(self, flow: &ValidFlow, results: &[ScriptResult]) -> Result<StepTrial, StepError> {
+        let internal =
+            || StepError::new(StepErrorKind::Internal, "the results are not those of the step's expressions");
+        let Self { mut state, strand, path, at, expressions } = self;
+        let results = match &expressions {
+            Some(call) => Results::new(call, results).ok_or_else(internal)?,
+            None => Results::default(),
+        };
+        let step = flow.step(path.step_name()).ok_or_else(internal)?;
+        state.begin_kind(&Moment { flow, id: strand, at, now: at, results: &results }, step, &path)?;
         if let Some(error) = state.end().and_then(|end| end.error.clone()) {
             return Err(error);
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     AnswerDecision, AttemptOutcome, Command, ConnectionViews, EngineLimits, Event, ParentStep, Reply, ResumeTokens,
-    RunEnd, Signal,
+    RunEnd, Signal, Spilled,
     frame::{Frame, List},
     strand::{FIRST, Pending, StrandId, Strands},
 };
@@ -185,6 +185,9 @@ impl RunState {
                 self.effect_planned(path, *attempt, input, effect)
             }
             Event::Enqueued { at, path } => self.enqueued(flow, *at, path),
+            Event::Evaluated { at, path, results, spilled } => {
+                self.evaluated(flow, *at, path, (results, spilled.as_ref()))
+            }
             Event::Interrupted { at, status, error } => {
                 self.interrupted(*at, *status, error);
                 Ok(())
@@ -411,6 +414,20 @@ impl RunState {
         false
     }
 
+    /// As [`RunState::charge`], for what is kept as a file.
+    pub(super) fn charge_spilled(&mut self, path: &StepPath, at: Timestamp, spilled: &Spilled) -> bool {
+        match self.spill_left.checked_sub(spilled.bytes) {
+            Some(left) => {
+                self.spill_left = left;
+                self.charge(path, at, SPILLED_CHARGE)
+            }
+            None => {
+                self.outgrown(path, at, "outputs of the run are larger than its files may be");
+                false
+            }
+        }
+    }
+
     pub(super) fn outgrown(&mut self, path: &StepPath, at: Timestamp, message: &str) {
         let error = StepError::new(StepErrorKind::Limit, message);
         if let Some(step) = self.steps.get_mut(path) {
@@ -478,15 +495,11 @@ impl RunState {
                 self.log(path, at, console);
                 match spilled {
                     None => self.succeed(id, path, at, Arc::clone(output)),
-                    Some(spilled) => match self.spill_left.checked_sub(spilled.bytes) {
-                        Some(left) => {
-                            self.spill_left = left;
-                            if self.charge(path, at, SPILLED_CHARGE) {
-                                self.succeed_free(id, path, at, Arc::clone(output));
-                            }
+                    Some(spilled) => {
+                        if self.charge_spilled(path, at, spilled) {
+                            self.succeed_free(id, path, at, Arc::clone(output));
                         }
-                        None => self.outgrown(path, at, "outputs of the run are larger than its files may be"),
-                    },
+                    }
                 }
             }
             AttemptOutcome::Failed { error, retry_after_ms, console } => {

@@ -14,7 +14,9 @@ use ap_core::{
 };
 use serde_json::Value;
 
-use super::{ActionCall, AnswerDecision, ChildCall, CodeCall, Command, EnqueueCall, JobsCall, frame::Frame};
+use super::{
+    ActionCall, AnswerDecision, ChildCall, CodeCall, Command, EnqueueCall, EvaluateCall, JobsCall, frame::Frame,
+};
 
 /// Names a strand within its run; the first one is [`FIRST`].
 pub(super) type StrandId = u32;
@@ -128,6 +130,8 @@ pub(super) enum Pending {
         until: Timestamp,
     },
     Enqueue(EnqueueCall),
+    /// The step has not begun.
+    Evaluate(EvaluateCall),
     Join(Join),
     /// A job whose turn has not come, or that is to be tried again.
     JobStart {
@@ -232,6 +236,7 @@ impl Pending {
             Self::Child(wait) => &wait.call.path,
             Self::Code(call) => &call.path,
             Self::Enqueue(call) => &call.path,
+            Self::Evaluate(call) => &call.path,
             Self::Join(join) => &join.path,
             Self::Delay { path, .. } | Self::JobStart { path, .. } => path,
             Self::Retry { then, .. } => then.path(),
@@ -264,6 +269,7 @@ impl Pending {
             (Self::Child(ChildWait { call, run: None, .. }), _) => Some(Command::StartChild(call.clone())),
             (Self::Code(call), _) => Some(Command::RunCode(call.clone())),
             (Self::Enqueue(call), _) => Some(Command::Enqueue(call.clone())),
+            (Self::Evaluate(call), _) => Some(Command::Evaluate(call.clone())),
             (Self::Join(Join { work: Work::Jobs(Jobs { call, ask: Ask::Now, .. }), .. }), _) => {
                 Some(Command::TakeJobs(call.clone()))
             }

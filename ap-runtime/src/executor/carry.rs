@@ -1,6 +1,6 @@
 //! [`Carry`]: what the next commit of a run takes along beside its events.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use ap_auth::{
     audit::AuditEvent,
@@ -166,20 +166,20 @@ impl Kernel {
         serde_json::from_slice(&plain).map_err(RunError::Encoding)
     }
 
-    /// Makes a file of an output that is too large for the journal; `None` leaves it in its event.
+    /// Makes a file of an output, or of results, that are too large for the journal; `None` leaves them in their event.
     pub(crate) fn spill(
         &self,
         keys: &TenantKeys,
         (project, run): (ProjectId, RunId),
-        output: &Arc<serde_json::Value>,
+        bytes: u64,
+        output: &impl serde::Serialize,
     ) -> Result<Option<(FileRecord, crate::engine::Spilled)>, RunError> {
-        let bytes = ap_core::json::size_of(output);
         if bytes <= SPILL_BYTES {
             return Ok(None);
         }
         let at = self.clock.now();
         let id = ap_core::id::FileId::from_parts(at, self.id_entropy()?);
-        let json = zeroize::Zeroizing::new(serde_json::to_vec(&**output).map_err(RunError::Encoding)?);
+        let json = zeroize::Zeroizing::new(serde_json::to_vec(output).map_err(RunError::Encoding)?);
         journal::spill(keys, (project, run, id), (&json, bytes), at, &*self.entropy).map(Some)
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{attempt, carry::Carry, script};
 use crate::{
     credentials::CredentialLoader,
-    engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState},
+    engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState, ScriptResult},
     journal::{self, RunError},
     kernel::Kernel,
     replies::Outcome,
@@ -44,11 +44,18 @@ pub(super) struct Driver {
     pub(super) lingers: bool,
 }
 
-/// An attempt that is being carried out.
+/// Something that is being carried out.
 pub(super) struct UnderWay {
-    path: StepPath,
-    attempt: u32,
-    outcome: Pin<Box<dyn Future<Output = AttemptOutcome> + Send>>,
+    pub(super) path: StepPath,
+    /// Which attempt, from 1; 0 while the expressions of a step are evaluated.
+    pub(super) attempt: u32,
+    pub(super) outcome: Pin<Box<dyn Future<Output = Done> + Send>>,
+}
+
+/// What came of it.
+pub(super) enum Done {
+    Attempt(AttemptOutcome),
+    Evaluated(Vec<ScriptResult>),
 }
 
 /// What a driver is told from outside.
@@ -244,6 +251,12 @@ impl Driver {
         for command in outstanding {
             let begun = |path: &StepPath| under_way.contains(path);
             let stopped = match command {
+                Command::Evaluate(call) => {
+                    if !begun(&call.path) {
+                        self.begin_evaluation(call);
+                    }
+                    continue;
+                }
                 Command::Enqueue(call) => self.enqueue(call).await?,
                 Command::StartChild(call) => self.start_child(call).await?,
                 Command::TakeJobs(call) => self.take_jobs(call).await?,
@@ -363,9 +376,9 @@ impl Driver {
         let bounded = async move {
             tokio::select! {
                 biased;
-                outcome = outcome => outcome,
+                outcome = outcome => Done::Attempt(outcome),
                 // Made only if the attempt is not done at once, as most are that touch nothing outside.
-                () = async { clock.sleep_until(until).await } => attempt::timed_out(timeout),
+                () = async { clock.sleep_until(until).await } => Done::Attempt(attempt::timed_out(timeout)),
             }
         };
         self.under_way.push(UnderWay { path, attempt, outcome: Box::pin(bounded) });
@@ -404,11 +417,12 @@ impl Driver {
         }
     }
 
-    /// Records what an attempt came back with.
-    async fn finished(
-        &mut self,
-        (path, attempt, outcome): (StepPath, u32, AttemptOutcome),
-    ) -> Result<Option<Stopped>, RunError> {
+    /// Records what came of something under way.
+    async fn finished(&mut self, (path, attempt, done): (StepPath, u32, Done)) -> Result<Option<Stopped>, RunError> {
+        let outcome = match done {
+            Done::Attempt(outcome) => outcome,
+            Done::Evaluated(results) => return self.evaluated(path, results).await,
+        };
         let outcome = self.kept(self.redacted(outcome))?;
         let entropy = match &outcome {
             AttemptOutcome::Failed { .. } => self.kernel.random_u32()?,
@@ -471,7 +485,8 @@ impl Driver {
     fn kept(&mut self, outcome: AttemptOutcome) -> Result<AttemptOutcome, RunError> {
         let AttemptOutcome::Succeeded { output, console, .. } = outcome else { return Ok(outcome) };
         let ids = (self.lease.project, self.lease.run);
-        let spilled = match self.kernel.spill(&self.keys, ids, &output) {
+        let bytes = ap_core::json::size_of(&output);
+        let spilled = match self.kernel.spill(&self.keys, ids, bytes, &*output) {
             Ok(spilled) => spilled,
             Err(RunError::Seal(_)) => {
                 let error = StepError::new(StepErrorKind::Limit, "the output is too large to be kept");
@@ -545,14 +560,14 @@ pub(super) enum Begun {
 /// What happened next.
 enum Happened {
     Lost,
-    Outcome((StepPath, u32, AttemptOutcome)),
+    Outcome((StepPath, u32, Done)),
     Stop,
     Signaled,
     Time,
 }
 
 /// The first attempt that is done, in the order in which they began. Never, if none is under way. Cancel safe.
-async fn next_outcome(under_way: &mut Vec<UnderWay>) -> (StepPath, u32, AttemptOutcome) {
+async fn next_outcome(under_way: &mut Vec<UnderWay>) -> (StepPath, u32, Done) {
     poll_fn(|context| {
         for (index, one) in under_way.iter_mut().enumerate() {
             if let Poll::Ready(outcome) = one.outcome.as_mut().poll(context) {
@@ -567,6 +582,7 @@ async fn next_outcome(under_way: &mut Vec<UnderWay>) -> (StepPath, u32, AttemptO
 
 const fn attempt_of(command: &Command) -> Option<u32> {
     match command {
+        Command::Evaluate(_) => Some(0),
         Command::RunAction(call) => Some(call.attempt),
         Command::RunCode(call) => Some(call.attempt),
         _ => None,

@@ -2,13 +2,14 @@
 //!
 //! [`driver`](self) takes one run from event to event under its lease; `worker` holds what this process executes and is the
 //! one file of the executor that spawns tasks; `loops` claims, keeps leases alive, listens for hints and fires triggers;
-//! `admission` says which runs need not queue, `report` what the store hears of the worker.
+//! `evaluate` has the expressions of templates evaluated; `admission` says which runs need not queue, `report` what the store hears of the worker.
 
 mod admission;
 mod attempt;
 mod carry;
 mod credential;
 mod driver;
+mod evaluate;
 mod loops;
 mod outside;
 mod pause;
@@ -18,5 +19,6 @@ mod shares;
 mod worker;
 
 pub(crate) use attempt::trial;
-pub(crate) use script::source_of as script_of;
+pub(crate) use evaluate::{evaluate, redacted};
+pub(crate) use script::{sandbox_language, source_of as script_of};
 pub(crate) use worker::{Submission, Worker};

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use ap_core::{
     capability::{HttpClient, HttpError, HttpRequest, HttpResponse, NoWayOut},
-    flow::{AllowedHosts, CodeStep, StepKind, ValidFlow},
+    flow::{AllowedHosts, CodeLanguage as Language, CodeStep, StepKind, ValidFlow},
     id::{ProjectId, RunId},
     run::{StepError, StepErrorKind},
 };
@@ -34,6 +34,7 @@ pub(super) fn outside(code: &CodeStep, call: &ActionCall) -> CodeCall {
         path: call.path.clone(),
         attempt: call.attempt,
         source: Arc::clone(&code.source),
+        language: code.language,
         params: Arc::clone(&call.input),
         timeout: call.timeout,
     }
@@ -66,7 +67,7 @@ pub(super) async fn run(
     let request = CodeRequest {
         project,
         source: Arc::clone(&call.source),
-        language: CodeLanguage::JavaScript,
+        language: sandbox_language(call.language),
         params,
         context: context.to_string().into(),
         now: kernel.clock.now(),
@@ -81,6 +82,14 @@ pub(super) async fn run(
             console: lines(&output.console, output.console_truncated),
         },
         Err(error) => failed(error),
+    }
+}
+
+/// What the sandbox calls the language.
+pub(crate) const fn sandbox_language(language: Language) -> CodeLanguage {
+    match language {
+        Language::TypeScript => CodeLanguage::TypeScript,
+        _ => CodeLanguage::JavaScript,
     }
 }
 
@@ -138,6 +147,12 @@ impl fmt::Debug for RunCodeHost {
 }
 
 fn failed(error: CodeError) -> AttemptOutcome {
+    let (error, console) = step_error(error);
+    AttemptOutcome::Failed { error, retry_after_ms: None, console }
+}
+
+/// What a script fails its step with, and what it wrote before.
+pub(super) fn step_error(error: CodeError) -> (StepError, Vec<String>) {
     let kind = match &error {
         CodeError::Busy => StepErrorKind::OutcomeTransient,
         CodeError::InvalidParams { .. } => StepErrorKind::Input,
@@ -161,7 +176,7 @@ fn failed(error: CodeError) -> AttemptOutcome {
         }
         _ => (None, Vec::new()),
     };
-    AttemptOutcome::Failed { error: StepError { kind, message, detail }, retry_after_ms: None, console }
+    (StepError { kind, message, detail }, console)
 }
 
 fn lines(console: &[ConsoleLine], truncated: bool) -> Vec<String> {

@@ -6,7 +6,7 @@ use ap_auth::{
     permission::{FlowPublish, FlowRead, FlowWrite, PermissionMarker},
 };
 use ap_core::{
-    flow::{Diagnostic, Diagnostics, FlowDefinition, Step, StepKind, TriggerDefinition, TriggerKind, ValidFlow},
+    flow::{Diagnostic, Diagnostics, FlowDefinition, TriggerDefinition, TriggerKind, ValidFlow},
     id::{FlowId, FlowVersionId, ProjectId},
     nearest::nearest_match,
     store::{Entity, Page, PageRequest, Precondition, Revision, Sealed, StoreError},
@@ -16,7 +16,7 @@ use ap_crypto::{token::generate_token, vault::TenantKeys};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use super::{ProjectSession, PublishReport, SessionError, records_failed};
+use super::{ProjectSession, PublishReport, SessionError, records_failed, scripts};
 use crate::{
     journal::RunError,
     records::{self, FlowDetail},
@@ -332,10 +332,7 @@ impl ProjectSession {
         let kernel = &self.session.parts.kernel;
         let flow = ValidFlow::check(self.parse(source)?, &kernel.pieces, &kernel.flow_limits)
             .map_err(SessionError::InvalidFlow)?;
-        let mut findings = Vec::new();
-        if kernel.sandbox.is_none() {
-            flow.steps().iter().for_each(|step| refuse_code(step, &mut findings));
-        }
+        let mut findings = scripts::findings(kernel, self.project, &flow).await;
         if let TriggerKind::Schedule(settings) = &flow.trigger().kind {
             findings.extend(Schedule::checked(settings, flow.trigger(), kernel.clock.now()).err());
         }
@@ -447,17 +444,6 @@ fn summary(flow: &FlowRecord, display_name: String) -> FlowSummary {
         updated: flow.updated,
         revision: flow.revision,
     }
-}
-
-fn refuse_code(step: &Step, findings: &mut Vec<Diagnostic>) {
-    if matches!(step.kind, StepKind::Code(_)) {
-        findings.push(step.diagnostic(
-            "step.code.sandbox",
-            "this runtime has no code sandbox",
-            "build it with feature `code` and `RuntimeBuilder::sandbox`, or remove the step",
-        ));
-    }
-    step.children().for_each(|child| refuse_code(child, findings));
 }
 
 fn unknown_connection(pointer: &str, name: &str, known: &[String]) -> Diagnostic {

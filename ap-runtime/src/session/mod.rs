@@ -13,6 +13,7 @@ mod live;
 mod platform_connections;
 mod queues;
 mod runs;
+mod scripts;
 mod steps;
 
 use std::{fmt, sync::Arc};

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::{ProjectSession, SessionError, records_failed};
 use crate::{
     credentials::{CredentialLoader, piece_of},
-    engine::{AttemptOutcome, RunState, StepSample, StepTrial, named, named_error, named_text},
+    engine::{AttemptOutcome, RunState, StepRehearsal, StepSample, StepTrial, named, named_error, named_text},
     executor, records,
     store::{Claimed, Lease},
 };
@@ -110,7 +110,8 @@ impl ProjectSession {
         let mut audit = vec![kernel.seal_event(&keys, &event)?];
         let around =
             (kernel.run_limits.engine(), Arc::clone(&views), kernel.resume_tokens(&keys, (lease.project, run)));
-        let trial = match RunState::for_step(&flow, step, sample, (run, now), around) {
+        let rehearsal = RunState::for_step(&flow, step, sample, (run, now), around);
+        let trial = match self.begun(&flow, rehearsal, &loader).await {
             Ok(trial) => trial,
             Err(error) => {
                 kernel.backend.append_audit(&audit).await?;
@@ -173,6 +174,26 @@ impl ProjectSession {
         };
         let console = console.iter().map(|line| named_text(line, &views)).collect();
         Ok(StepTested { input, output, error, console })
+    }
+}
+
+impl ProjectSession {
+    /// Evaluates the expressions of the step, then begins it.
+    async fn begun(
+        &self,
+        flow: &ValidFlow,
+        rehearsal: Result<StepRehearsal, StepError>,
+        loader: &CredentialLoader,
+    ) -> Result<StepTrial, StepError> {
+        let (kernel, rehearsal) = (&self.session.parts.kernel, rehearsal?);
+        let results = match rehearsal.expressions() {
+            Some(call) => {
+                let (results, credentials) = (executor::evaluate(kernel, self.project, call).await, loader.current());
+                results.into_iter().map(|result| executor::redacted(result, credentials.redactor())).collect()
+            }
+            None => Vec::new(),
+        };
+        rehearsal.begin(flow, &results)
     }
 }
 

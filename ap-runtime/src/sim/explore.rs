@@ -129,8 +129,9 @@ impl Explore {
         self
     }
 
-    /// Sets what stands in for scripts, from source and parameters to the result or to the message of what is thrown. It
-    /// must depend on these alone. Default: the result is the parameters.
+    /// Sets what stands in for scripts, and for expressions in templates, from source and parameters to the result or to the
+    /// message of what is thrown; the parameters of an expression are its variables. It must depend on these alone. Default:
+    /// the result is the parameters.
     pub fn script(mut self, script: impl Fn(&str, &Value) -> Result<Value, String> + Send + Sync + 'static) -> Self {
         self.scenario.script = Arc::new(script);
         self

@@ -15,9 +15,12 @@ mod determinism;
 mod door;
 mod engine;
 mod execution;
+mod expressions;
 mod flow_control;
 mod handler;
 mod interleaving;
+#[cfg(feature = "code")]
+mod javascript;
 mod operations;
 mod parallel;
 mod pause;

@@ -13,7 +13,10 @@ use ap_crypto::keyring::Keyring;
 use ap_runtime::{
     backend::memory::MemoryBackend,
     clock::SystemClock,
-    engine::{AnswerDecision, AttemptOutcome, Command, EngineLimits, Event, ResumeTokens, RunState, Signal, TakenJob},
+    engine::{
+        AnswerDecision, AttemptOutcome, Command, EngineLimits, Event, ResumeTokens, RunState, ScriptResult, Signal,
+        TakenJob,
+    },
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -54,6 +57,15 @@ fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
         Just(json!({ "type": "fake.pure", "skip": true, "settings": { "value": 1 } })),
         Just(json!({ "type": "fail", "settings": { "message": "enough" } })),
         (0..20_000_u32).prop_map(|wait| json!({ "type": "delay", "settings": { "delayMs": wait } })),
+        any::<bool>().prop_map(|carry_on| {
+            let settings =
+                json!({ "value": ["{{trigger.body.a + 1}}", "n {{trigger.flag ? 1 : 2}} {{trigger.body.a + 1}}"] });
+            let mut step = json!({ "type": "fake.pure", "settings": settings });
+            if carry_on {
+                step["onError"] = json!("continue");
+            }
+            step
+        }),
         Just(json!({ "type": "wait", "settings": { "mode": "webhook" } })),
         Just(json!({ "type": "wait", "onError": "continue",
             "settings": { "mode": "approval", "approvers": ["ann", "bob", "cy"], "required": 2, "timeoutMs": 9000 } })),
@@ -76,7 +88,7 @@ fn steps(depth: u32) -> BoxedStrategy<Vec<Value>> {
             step
         }),
         1 => (inner.clone(), inner.clone()).prop_map(|(yes, no)| {
-            json!({ "type": "branch", "settings": { "condition": "{{trigger.flag}}", "ifTrue": yes, "ifFalse": no } })
+            json!({ "type": "branch", "settings": { "condition": "{{!trigger.flag}}", "ifTrue": yes, "ifFalse": no } })
         }),
         1 => (inner.clone(), inner.clone(), inner.clone(), any::<bool>()).prop_map(|(one, two, rest, all)| {
             json!({ "type": "router", "settings": {
@@ -176,6 +188,15 @@ fn answer(state: &RunState, dice: &SeededEntropy, at: Timestamp) -> Event {
             let decision = decisions[(dice.next() % 3) as usize];
             let slot = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, slot.0);
             Event::Signaled { at, slot, content: Signal::Answered { decision, body: Arc::new(json!("body")) } }
+        }
+        Command::Evaluate(call) => {
+            let result = |_| match dice.next() % 6 {
+                0 => ScriptResult::Failed(StepError::new(StepErrorKind::Script, "dice")),
+                1 => ScriptResult::Undefined,
+                number => ScriptResult::Value(json!(number)),
+            };
+            let results = Arc::new(call.scripts().map(result).collect());
+            Event::Evaluated { at, path: call.path.clone(), results, spilled: None }
         }
         Command::Enqueue(call) => Event::Enqueued { at, path: call.path.clone() },
         Command::StartChild(call) => {

@@ -20,6 +20,14 @@ fn effects_survive_every_fault_at_every_point() {
 }
 
 #[test]
+fn expressions_survive_every_fault_at_every_point() {
+    let report = flows::expressions().max_schedules(600).run().unwrap();
+    println!("{report}");
+    assert!(report.is_exhaustive());
+    report.assert_clean();
+}
+
+#[test]
 fn loop_parallel_and_wait_survive_every_fault_at_every_point() {
     let report = flows::loop_parallel_wait().max_schedules(1_200).run().unwrap();
     println!("{report}");

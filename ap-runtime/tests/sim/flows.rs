@@ -81,6 +81,25 @@ pub(crate) fn looped() -> Explore {
     ])))
 }
 
+/// Expressions: before effects, in what is repeated, and in a condition.
+pub(crate) fn expressions() -> Explore {
+    let flow = webhook(&json!([
+        { "name": "put", "type": "peer.put", "settings": { "value": "{{trigger.body.email + '!'}}" } },
+        { "name": "each", "type": "loop", "settings": { "items": "{{trigger.body.items.slice(1)}}", "concurrency": 2, "steps": [
+            { "name": "act", "type": "peer.act", "settings": { "value": "{{[item, index]}}" }, "onError": "continue" },
+        ] } },
+        { "name": "side", "type": "branch", "settings": { "condition": "{{trigger.body.items.length > 2}}", "ifTrue": [
+            { "name": "keyed", "type": "peer.act", "settings": { "value": "{{steps.put.output + 1}}" }, "idempotencyKey": true,
+              "retry": { "maxAttempts": 3 } },
+        ] } },
+        { "name": "answer", "type": "respond", "settings": { "status": 201, "body": "{{({ id: $run.id })}}" } },
+    ]));
+    with(&flow).script(|source, variables| match source {
+        "trigger.body.items.slice(1)" => Ok(json!([variables["trigger"]["body"]["items"][1], 7])),
+        _ => Ok(variables.clone()),
+    })
+}
+
 /// A loop whose iterations overlap, branches side by side, a delay, and a wait for somebody outside, who may answer before
 /// the run waits for it.
 pub(crate) fn loop_parallel_wait() -> Explore {

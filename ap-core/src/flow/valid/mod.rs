@@ -50,7 +50,8 @@ use std::{collections::HashMap, sync::Arc};
 use self::{references::References, structure::Structure};
 use super::{
     Diagnostic, Diagnostics, FlowDefinition, FlowLimits, Step, StepName, TriggerDefinition,
-    diagnostic::MAX_DIAGNOSTICS, parse::clip,
+    diagnostic::MAX_DIAGNOSTICS,
+    parse::{clip, settings_pointer},
 };
 use crate::{
     expr::Script,
@@ -197,6 +198,12 @@ impl ValidFlow {
     #[must_use]
     pub fn scripts(&self, step: &StepName) -> &[ScriptUse] {
         self.0.scripts.get(step).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// RFC 6901 pointer of the text of a code step's script.
+    #[must_use]
+    pub fn code_pointer(&self, step: &Step) -> String {
+        format!("{}/sourceCode/code", settings_pointer(&self.0.definition.source, &step.pointer))
     }
 
     /// What the author should look at.
