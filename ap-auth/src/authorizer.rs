@@ -334,6 +334,7 @@ mod tests {
         ("run.retry", 'p', [true, true, false]),
         ("run.start", 'p', [true, true, false]),
         ("step.test", 'p', [true, true, false]),
+        ("subject.erase", 'p', [true, false, false]),
         ("worker.read", 'P', [true, false, false]),
     ];
 

@@ -100,6 +100,8 @@ permissions! {
     RunStart = "run.start" in ProjectId;
     /// Carrying out one step by itself, for real, with the connections it names.
     StepTest = "step.test" in ProjectId;
+    /// Destroying the key of a data subject, and with it what runs hold of them. Cannot be undone.
+    SubjectErase = "subject.erase" in ProjectId;
     /// Seeing which workers there are.
     WorkerRead = "worker.read" in PlatformId;
 }
@@ -185,6 +187,7 @@ mod tests {
                 "run.retry",
                 "run.start",
                 "step.test",
+                "subject.erase",
                 "worker.read",
             ]
         );

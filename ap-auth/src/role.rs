@@ -62,6 +62,7 @@ impl Role {
             | Permission::ProjectCreate
             | Permission::ProjectShare
             | Permission::ProjectWrite
+            | Permission::SubjectErase
             | Permission::WorkerRead => matches!(self, Self::Admin),
         }
     }

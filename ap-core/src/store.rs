@@ -184,6 +184,8 @@ pub enum Entity {
     Run,
     /// A signal to a run.
     Signal,
+    /// A data subject, or its key.
+    Subject,
     /// The schedule or poll of a flow.
     Trigger,
 }
@@ -202,6 +204,7 @@ impl fmt::Display for Entity {
             Self::Project => "project",
             Self::Run => "run",
             Self::Signal => "signal",
+            Self::Subject => "data subject",
             Self::Trigger => "trigger",
         })
     }

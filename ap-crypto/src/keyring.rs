@@ -259,8 +259,13 @@ impl Keyring {
         })?
     }
 
+    /// The root key that wraps new keys.
+    pub(crate) const fn root(&self) -> (KeyId, &SecretKey) {
+        (self.root_id, self.root.secret())
+    }
+
     /// Does something with the root key of this id.
-    fn with_root<T>(&self, scope: Scope, id: KeyId, act: impl FnOnce(&RootKey) -> T) -> Result<T, KeyError> {
+    pub(crate) fn with_root<T>(&self, scope: Scope, id: KeyId, act: impl FnOnce(&RootKey) -> T) -> Result<T, KeyError> {
         if id == self.root_id {
             return Ok(act(&self.root));
         }
@@ -290,6 +295,40 @@ fn wrap_context(scope: Scope, record: &[u8; 16], kind: KeyKind, created: Timesta
 
 fn route_key(root: &RootKey) -> SecretKey {
     kdf::derive_key(root.secret(), &[b"ap-crypto/platform-lookup/v1"])
+}
+
+#[cfg(test)]
+pub(crate) mod test_support {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A table without keys, which keeps none.
+    #[derive(Debug)]
+    pub(crate) struct NoKeys;
+
+    #[async_trait]
+    impl KeyStore for NoKeys {
+        async fn keys(&self, _: Scope) -> Result<Vec<WrappedKey>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn key_page(&self, _: Option<KeyId>, _: u32) -> Result<Vec<WrappedKey>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn insert_key(&self, _: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn replace_key(&self, _: &WrappedKey, _: WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn delete_key(&self, _: &WrappedKey, _: &[AuditRecord]) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Keys, envelope encryption, the credential vault and secret redaction of the `ap-runtime` workflow SDK.
 //!
-//! Root key ([`provider`]) → tenant keys ([`keyring`]) → one key per sealed value ([`envelope`]). What leaves this crate
+//! Root key ([`provider`]) → tenant keys ([`keyring`]) → keys of data subjects ([`subject`]), where there are some → one key
+//! per sealed value ([`envelope`]). What leaves this crate
 //! is [`ap_core::store::Sealed`] bytes, keyed hashes and placeholder text; stores never see more.
 //!
 //! | module | what it is for |
@@ -8,6 +9,7 @@
 //! | [`provider`] | where the root key comes from: environment variable, key or secret file, passphrase, memory |
 //! | [`keyring`] | opening tenant keys with the root key; the key table's seam |
 //! | [`vault`] | sealing, opening, look-up hashes and placeholders of one tenant |
+//! | [`subject`] | keys of data subjects, which are destroyed to erase what is sealed under them |
 //! | [`envelope`] | the sealed format, and the context a value is bound to |
 //! | [`connection`] | the form in which a connection is sealed |
 //! | [`placeholder`] | the text that stands for a secret |
@@ -52,5 +54,6 @@ pub mod resume;
 mod secret_file;
 pub mod signature;
 pub mod sigv4;
+pub mod subject;
 pub mod token;
 pub mod vault;

@@ -19,6 +19,7 @@ use crate::{
     kernel::Kernel,
     records,
     store::{Accept, Dedupe, RunControl, RunRecord},
+    subject::{RunKeys, RunSubject},
 };
 
 /// A run to be.
@@ -34,6 +35,8 @@ pub(crate) struct RunStart {
     pub(crate) control: RunControl,
     /// What the trigger delivered.
     pub(crate) payload: Arc<Value>,
+    /// Whom it is about.
+    pub(crate) subject: Option<RunSubject>,
 }
 
 impl Kernel {
@@ -47,13 +50,14 @@ impl Kernel {
     ) -> Result<(RunId, Submission), RunError> {
         let at = self.clock.now();
         let run = RunId::from_parts(at, self.id_entropy()?);
-        let RunStart { project, flow: flow_id, version, generation, dedupe, parent, control, payload } = start;
+        let RunStart { project, flow: flow_id, version, generation, dedupe, parent, control, payload, subject } = start;
         let parent_run = parent.as_ref().map(|parent| parent.run);
         let first = Event::Accepted { at, trigger: payload, limits: self.run_limits.engine(), parent };
         let state = RunState::accepted(run, &first, self.resume_tokens(keys, (project, run)))?;
         let mut batch = Batch::default();
         batch.push(&first)?;
-        let entry = batch.seal(keys, (project, run), 0, &*self.entropy)?;
+        let (key, subject_key) = subject.map_or((None, None), |subject| (Some(subject.key), subject.new));
+        let entry = batch.seal(RunKeys::new(keys, key.as_deref()), (project, run), 0, &*self.entropy)?;
         let status = RunStatus::Queued;
         let record = RunRecord {
             id: run,
@@ -64,6 +68,7 @@ impl Kernel {
             status,
             created: at,
             finished: None,
+            subject: key.as_ref().map(|key| key.id()),
         };
         let mut event = event(at).with_resource(flow_id).with_resource(run);
         if control.debounce.is_some() {
@@ -71,8 +76,8 @@ impl Kernel {
             event = event.with_detail("debounce", "replaces the run of its key that has not begun");
         }
         let audit = vec![self.seal_event(keys, &event)?];
-        let accept = Accept { run: record, generation, dedupe, control, entry, lease: None };
-        Ok((run, Submission { accept, audit, flow, state }))
+        let accept = Accept { run: record, generation, dedupe, subject_key, control, entry, lease: None };
+        Ok((run, Submission { accept, audit, flow, state, subject: key }))
     }
 
     /// What the resume tokens of a run are made from.
@@ -95,10 +100,12 @@ impl Kernel {
 
     /// Rebuilds a run from its journal.
     pub(crate) async fn replay(&self, record: &RunRecord, keys: &TenantKeys) -> Result<RunState, RunError> {
+        let subject = self.subject_of_run(keys, record.project, record.subject).await?;
         let flow = self.flow_version(record.version, record.project).await?;
         let entries = self.backend.journal(record.id, record.project).await?;
         let ids = (record.project, record.id);
         let resume = self.resume_tokens(keys, ids);
+        let keys = RunKeys::new(keys, subject.as_deref());
         Ok(journal::replay(&*self.backend, keys, ids, &flow, (&entries, resume)).await?.state)
     }
 }

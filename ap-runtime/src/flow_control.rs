@@ -110,6 +110,11 @@ impl Hasher<'_> {
     }
 }
 
+/// What keys, and the name of a data subject, may read.
+pub(crate) fn delivered(trigger: &Value) -> impl Environment + '_ {
+    Delivered(trigger)
+}
+
 /// All that a key may read.
 struct Delivered<'a>(&'a Value);
 

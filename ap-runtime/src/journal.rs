@@ -15,7 +15,6 @@ use ap_crypto::{
     envelope::SealContext,
     error::{KeyError, VaultError},
     redact::RedactError,
-    vault::TenantKeys,
 };
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -24,6 +23,7 @@ use crate::{
     engine::{ApplyError, AttemptOutcome, Event, ResumeTokens, RunState, Spilled},
     records,
     store::{Backend, FileRecord, JournalEntry},
+    subject::RunKeys,
 };
 
 /// Why a run could not be taken further by this process.
@@ -36,6 +36,12 @@ pub enum RunError {
     /// An entry is not what this version writes.
     #[error("a journal entry cannot be read")]
     Encoding(#[source] serde_json::Error),
+    /// The data of the run was erased: the key of whom it was about is destroyed.
+    #[error("the data of this run was erased at {at}")]
+    Erased {
+        /// When.
+        at: ap_core::time::Timestamp,
+    },
     /// No randomness is to be had.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -117,7 +123,7 @@ impl Batch {
     /// Seals the events as entry `seq`. The batch must not be empty, and keeps its events until it is cleared.
     pub(crate) fn seal(
         &mut self,
-        keys: &TenantKeys,
+        keys: RunKeys<'_>,
         (project, run): (ProjectId, RunId),
         seq: u64,
         entropy: &dyn Entropy,
@@ -191,7 +197,7 @@ fn stored(event: &Event) -> Cow<'_, Event> {
 
 /// Makes a file of what is too large for the journal, `json` being its text.
 pub(crate) fn spill(
-    keys: &TenantKeys,
+    keys: RunKeys<'_>,
     (project, run, id): (ProjectId, RunId, FileId),
     (json, bytes): (&[u8], u64),
     created: ap_core::time::Timestamp,
@@ -204,7 +210,7 @@ pub(crate) fn spill(
 /// Puts what was kept as a file back into its event.
 pub(crate) async fn unspill(
     backend: &dyn Backend,
-    keys: &TenantKeys,
+    keys: RunKeys<'_>,
     project: ProjectId,
     event: &mut Event,
 ) -> Result<(), RunError> {
@@ -229,7 +235,7 @@ pub(crate) async fn unspill(
 
 /// Opens one entry. The first format is a list of events; what begins otherwise is of a later one, and is not read here.
 pub(crate) fn open(
-    keys: &TenantKeys,
+    keys: RunKeys<'_>,
     (project, run): (ProjectId, RunId),
     entry: &JournalEntry,
 ) -> Result<Vec<Event>, RunError> {
@@ -246,7 +252,7 @@ pub(crate) struct Replayed {
 /// Rebuilds a run from its whole journal.
 pub(crate) async fn replay(
     backend: &dyn Backend,
-    keys: &TenantKeys,
+    keys: RunKeys<'_>,
     ids: (ProjectId, RunId),
     flow: &ValidFlow,
     (entries, resume): (&[JournalEntry], Arc<ResumeTokens>),
@@ -295,7 +301,7 @@ mod tests {
     use std::sync::Arc;
 
     use ap_core::{id::KeyId, time::Timestamp};
-    use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
+    use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring, vault::TenantKeys};
 
     use super::*;
     use crate::{backend::memory::MemoryBackend, clock::SystemClock, config::RunLimits};
@@ -319,15 +325,15 @@ mod tests {
         let mut batch = Batch::default();
         let events = [event(1), event(2), event(3)];
         events.iter().try_for_each(|event| batch.push(event)).expect("serialises");
-        let entry = batch.seal(&keys, IDS, 4, &SystemEntropy).expect("sealed");
-        assert_eq!(open(&keys, IDS, &entry).expect("opened"), events);
+        let entry = batch.seal(RunKeys::new(&keys, None), IDS, 4, &SystemEntropy).expect("sealed");
+        assert_eq!(open(RunKeys::new(&keys, None), IDS, &entry).expect("opened"), events);
         // A retry of the same commit seals the same events again.
-        let again = batch.seal(&keys, IDS, 4, &SystemEntropy).expect("sealed");
-        assert_eq!(open(&keys, IDS, &again).expect("opened"), events);
+        let again = batch.seal(RunKeys::new(&keys, None), IDS, 4, &SystemEntropy).expect("sealed");
+        assert_eq!(open(RunKeys::new(&keys, None), IDS, &again).expect("opened"), events);
         let moved = JournalEntry { seq: 5, ..entry.clone() };
-        assert!(matches!(open(&keys, IDS, &moved), Err(RunError::Seal(_))));
+        assert!(matches!(open(RunKeys::new(&keys, None), IDS, &moved), Err(RunError::Seal(_))));
         let other = (IDS.0, RunId::from_u128(3));
-        assert!(matches!(open(&keys, other, &entry), Err(RunError::Seal(_))));
+        assert!(matches!(open(RunKeys::new(&keys, None), other, &entry), Err(RunError::Seal(_))));
     }
 
     #[test]

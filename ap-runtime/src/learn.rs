@@ -16,15 +16,16 @@ use ap_core::{
 use ap_crypto::{
     error::KeyError,
     keyring::{KeyStore, Keyring, WrappedKey},
+    subject::WrappedSubjectKey,
 };
 use async_trait::async_trait;
 
 use crate::store::{
     Accept, Accepted, AuditStore, Backend, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
-    ConnectionRecord, ConnectionStore, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
+    ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
     HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore,
-    ResealedCell, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
-    Signaled, SystemStore, TriggerFire, WorkerRecord,
+    ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
+    Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
 };
 
 /// Hands everything on to another backend, and sees to it that the keys of what comes back are known.
@@ -387,6 +388,75 @@ impl CellStore for LearningBackend {
 
     async fn reseal_cells(&self, cells: &[ResealedCell], scope: Scope) -> Result<u64, StoreError> {
         self.inner.reseal_cells(cells, scope).await
+    }
+}
+
+#[async_trait]
+impl SubjectStore for LearningBackend {
+    async fn subject_key(
+        &self,
+        subject: LookupHash,
+        project: ProjectId,
+    ) -> Result<Option<WrappedSubjectKey>, StoreError> {
+        let found = self.inner.subject_key(subject, project).await?;
+        self.learn(project.into(), found.iter().map(|key| &key.wrapped)).await?;
+        Ok(found)
+    }
+
+    async fn subject_key_by_id(&self, id: KeyId, project: ProjectId) -> Result<WrappedSubjectKey, StoreError> {
+        let found = self.inner.subject_key_by_id(id, project).await?;
+        self.learn(project.into(), [&found.wrapped]).await?;
+        Ok(found)
+    }
+
+    async fn erase_subject(
+        &self,
+        id: KeyId,
+        project: ProjectId,
+        at: Timestamp,
+        audit: &[AuditRecord],
+    ) -> Result<Erasure, StoreError> {
+        self.inner.erase_subject(id, project, at, audit).await
+    }
+
+    async fn end_erased_runs(&self, id: KeyId, project: ProjectId) -> Result<u64, StoreError> {
+        self.inner.end_erased_runs(id, project).await
+    }
+
+    async fn finish_erasure(&self, id: KeyId, project: ProjectId) -> Result<Erasure, StoreError> {
+        self.inner.finish_erasure(id, project).await
+    }
+
+    fn residue(&self) -> Residue {
+        self.inner.residue()
+    }
+
+    async fn erasure(&self, id: KeyId, project: ProjectId) -> Result<Erasure, StoreError> {
+        self.inner.erasure(id, project).await
+    }
+
+    async fn last_erasure(&self, subject: LookupHash, project: ProjectId) -> Result<Option<Erasure>, StoreError> {
+        self.inner.last_erasure(subject, project).await
+    }
+
+    async fn unfinished_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        self.inner.unfinished_erasures(limit).await
+    }
+
+    async fn subject_key_page(
+        &self,
+        after: Option<(ProjectId, KeyId)>,
+        limit: u32,
+    ) -> Result<Vec<WrappedSubjectKey>, StoreError> {
+        let found = self.inner.subject_key_page(after, limit).await?;
+        for key in &found {
+            self.learn(key.scope, [&key.wrapped]).await?;
+        }
+        Ok(found)
+    }
+
+    async fn replace_subject_key(&self, stored: &WrappedSubjectKey, key: WrappedSubjectKey) -> Result<(), StoreError> {
+        self.inner.replace_subject_key(stored, key).await
     }
 }
 

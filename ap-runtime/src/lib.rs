@@ -50,6 +50,7 @@ mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;
+pub mod subject;
 mod trigger;
 pub mod wakeup;
 pub mod webhook;

@@ -14,6 +14,7 @@ use ap_crypto::{
     entropy::Entropy,
     envelope::SealContext,
     error::VaultError,
+    subject::{wrapped_context, wrapped_record},
     vault::TenantKeys,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -267,6 +268,10 @@ pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> 
         CellKey::Project(_) => ("projects", "detail", 1, AT_REST),
         CellKey::SharedConnection(_) => ("shared_connections", "name", 1, AT_REST),
         CellKey::Signal(..) => ("signals", "content", 1, AT_REST),
+        CellKey::SubjectKey(id, subject, created) => {
+            buffer.extend_from_slice(&wrapped_record(*id, subject));
+            return wrapped_context(scope, buffer, *created);
+        }
         CellKey::Trigger(_, epoch) => ("triggers", "state", *epoch, AT_REST),
     };
     match key {
@@ -283,6 +288,7 @@ pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> 
         CellKey::Journal(run, _) => buffer.extend_from_slice(run.as_bytes()),
         CellKey::Project(id) => buffer.extend_from_slice(id.as_bytes()),
         CellKey::Signal(run, id, slot) => buffer.extend_from_slice(&signal_key(*run, *id, slot)),
+        CellKey::SubjectKey(..) => {}
     }
     SealContext { scope, table, record: buffer, field, version, purpose }
 }

@@ -152,7 +152,8 @@ impl fmt::Debug for StepName {
 ///   "throttle":    { "limit": 10, "periodMs": 60000, "key": "…" },
 ///   "rateLimit":   { "limit": 100, "periodMs": 60000, "key": "…" },
 ///   "debounce":    { "delayMs": 5000, "maxWaitMs": 60000, "key": "…" },
-///   "priority": 10 }
+///   "priority": 10,
+///   "subject": "{{trigger.body.customer}}" }
 /// ```
 ///
 /// Templates here may read `trigger` only. A `key` that is left out is one key for the whole flow.
@@ -168,6 +169,9 @@ pub struct FlowControl {
     pub debounce: Option<DebounceControl>,
     /// Higher goes first among the waiting runs of a project. Default: 0. Accepted: -100 to 100.
     pub priority: i16,
+    /// Whose data a run holds: everything sealed of it is sealed under a key of this data subject too, and is gone once that
+    /// key is destroyed. Must resolve to text of 1 to 1,024 bytes, to a whole number, or to `null` for nobody.
+    pub subject: Option<Template>,
 }
 
 /// See [`FlowControl::concurrency`].

@@ -22,11 +22,12 @@ pub mod sqlite;
 use std::collections::BTreeSet;
 
 use ap_core::{
+    id::ProjectId,
     run::RunStatus,
     scope::Scope,
     store::{BackendError, Entity, Precondition, Revision, StoreError},
 };
-use ap_crypto::keyring::WrappedKey;
+use ap_crypto::{keyring::WrappedKey, subject::WrappedSubjectKey};
 
 use crate::store::{
     Accept, CellTable, FlowWrite, Lease, ProjectRecord, ProjectShare, ResealedCell, RunChange, RunCommit, TriggerFire,
@@ -84,8 +85,14 @@ pub(crate) fn check_share(share: &ProjectShare) -> Result<(), StoreError> {
     }
 }
 
-/// A new run is `QUEUED` and has not ended: whether it runs at once is the store's to say.
+/// A new run is `QUEUED` and has not ended: whether it runs at once is the store's to say. The key that comes with it is the one
+/// it names.
 pub(crate) fn check_accept(accept: &Accept) -> Result<(), StoreError> {
+    if let Some(key) = &accept.subject_key
+        && (accept.run.subject, Scope::Project(accept.run.project)) != (Some(key.id), key.scope)
+    {
+        return Err(misuse("a run comes with another subject's key"));
+    }
     if accept.run.status == RunStatus::Queued && accept.run.finished.is_none() {
         Ok(())
     } else {
@@ -166,6 +173,7 @@ pub(crate) fn entity_of_table(table: &str) -> Option<Entity> {
         "ap_projects" => Entity::Project,
         "ap_runs" => Entity::Run,
         "ap_signals" => Entity::Signal,
+        "ap_erasures" | "ap_subject_keys" => Entity::Subject,
         _ => return None,
     })
 }
@@ -182,6 +190,28 @@ pub(crate) fn check_key_change(stored: &WrappedKey, key: &WrappedKey) -> Result<
 /// Somebody changed the row of a key after the caller had read it. Keys have no revision.
 pub(crate) const fn key_conflict() -> StoreError {
     StoreError::Conflict { entity: Entity::Key, current: Revision(0) }
+}
+
+/// The subject of an acceptance has another key by now, or none.
+pub(crate) const fn subject_conflict() -> StoreError {
+    StoreError::Conflict { entity: Entity::Subject, current: Revision(0) }
+}
+
+/// A subject's key takes the place of itself, wrapped otherwise.
+pub(crate) fn check_subject_key_change(
+    stored: &WrappedSubjectKey,
+    key: &WrappedSubjectKey,
+) -> Result<ProjectId, StoreError> {
+    let same = |key: &WrappedSubjectKey| (key.id, key.scope, key.subject, key.created);
+    match stored.scope.project() {
+        Some(project) if same(stored) == same(key) => Ok(project),
+        _ => Err(misuse("a subject's key takes the place of itself only")),
+    }
+}
+
+/// There is no such key of a data subject, or none any more.
+pub(crate) const fn no_subject() -> StoreError {
+    StoreError::NotFound { entity: Entity::Subject }
 }
 
 /// The table of cells that are replaced together; `None` if there are none.

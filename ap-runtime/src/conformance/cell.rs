@@ -12,8 +12,8 @@ use bytes::Bytes;
 use super::{
     Harness,
     sample::{
-        START, TICK, accept, at, audit, claim_one, connection, create_project, file, flow, hash, job, key, new_flow,
-        open, project_id, sealed, signal, trail, version,
+        START, TICK, accept_about, at, audit, claim_one, connection, create_project, file, flow, hash, job, key,
+        new_flow, open, project_id, sealed, signal, subject_key, trail, version,
     },
 };
 use crate::store::{
@@ -195,7 +195,8 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
         backend.write_connection(connection.clone(), Precondition::Absent, &[]).await.expect("a new connection");
     }
     let shared = share(backend, number, project).await;
-    let mut start = accept(number, &flow);
+    let subject = subject_key(number + 300, number, project);
+    let mut start = accept_about(number, &subject, &flow);
     start.lease = None;
     let first = start.entry.clone();
     backend.accept(start, &[audit(number + 100, project)]).await.expect("an answer");
@@ -217,6 +218,7 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
     let cell = |key, sealed: &Sealed| SealedCell { key, sealed: sealed.clone() };
     let mut cells = vec![
         cell(CellKey::Project(project), &sealed("project")),
+        cell(CellKey::SubjectKey(subject.id, subject.subject, subject.created), &subject.wrapped),
         cell(CellKey::SharedConnection(shared.connection), &shared.sealed),
         cell(CellKey::Flow(flow.id, flow.revision), &flow.sealed),
         cell(

@@ -31,6 +31,7 @@ mod run;
 mod sample;
 mod signal;
 mod subflow;
+mod subject;
 mod system;
 mod tenancy;
 mod trigger;
@@ -45,7 +46,7 @@ use tokio::sync::watch;
 
 pub use self::{
     cell::*, clock::*, connection::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*,
-    recovery::*, run::*, signal::*, subflow::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
+    recovery::*, run::*, signal::*, subflow::*, subject::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
 };
 use crate::{clock::Clock, store::Backend};
 
@@ -282,6 +283,19 @@ macro_rules! backend_conformance {
             taking_jobs_needs_the_lease,
             a_run_ends_its_own_jobs_only,
             concurrent_takes_never_share_a_job,
+            // subject
+            a_subject_has_one_key_that_comes_with_its_first_run,
+            a_run_about_a_subject_needs_its_key_of_that_moment,
+            a_refused_run_brings_no_key,
+            an_erased_key_is_gone_and_what_it_covered_is_noted,
+            an_erasure_ends_the_runs_of_its_subject_and_no_other,
+            an_erasure_ends_many_runs_in_batches,
+            an_erasure_stays_in_its_project,
+            an_erased_subject_can_have_another_key,
+            an_erasure_survives_a_restart_half_way,
+            a_run_that_a_run_starts_shares_its_key,
+            subject_keys_are_paged_and_replaced_while_unchanged,
+            an_acceptance_and_an_erasure_never_miss_each_other,
             // file
             a_file_is_kept_until_it_is_deleted,
             a_commit_brings_its_files,

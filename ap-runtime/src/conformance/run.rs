@@ -87,7 +87,7 @@ pub async fn a_released_run_can_be_claimed(harness: &impl Harness) {
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
     let claimed = bench.backend.claim(claim_up_to(10)).await.expect("an answer");
     let version = FlowVersionId::from_u128(1);
-    assert_eq!(claimed, [Claimed { lease: Lease { epoch: 2, ..lease }, flow: flow.id, version }]);
+    assert_eq!(claimed, [Claimed { lease: Lease { epoch: 2, ..lease }, flow: flow.id, version, subject: None }]);
 }
 
 /// Nothing is written to a run that has ended.

@@ -10,7 +10,10 @@ use ap_core::{
     store::{LookupHash, PageRequest, Precondition, Revision, Sealed},
     time::Timestamp,
 };
-use ap_crypto::keyring::{KeyKind, WrappedKey};
+use ap_crypto::{
+    keyring::{KeyKind, WrappedKey},
+    subject::WrappedSubjectKey,
+};
 use bytes::Bytes;
 
 use super::{Harness, ManualClock};
@@ -180,9 +183,11 @@ pub(super) fn accept(number: u128, flow: &FlowRecord) -> Accept {
             status: RunStatus::Queued,
             created,
             finished: None,
+            subject: None,
         },
         generation: flow.generation,
         dedupe: None,
+        subject_key: None,
         control: RunControl::default(),
         entry: entry(0),
         lease: None,
@@ -314,4 +319,23 @@ pub(super) fn file(number: u128, project: ProjectId, run: Option<Lease>) -> File
         created: START,
         sealed: sealed(&format!("file {number}")),
     }
+}
+
+/// The key of this number, of the subject of this number.
+pub(super) fn subject_key(number: u128, subject: u128, project: ProjectId) -> WrappedSubjectKey {
+    WrappedSubjectKey {
+        id: KeyId::from_u128(number),
+        scope: project.into(),
+        subject: hash(subject),
+        root: KeyId::from_u128(1),
+        created: START,
+        wrapped: sealed(&format!("key {number:0>90}")),
+    }
+}
+
+/// The run of this number, about the subject of the key.
+pub(super) fn accept_about(number: u128, key: &WrappedSubjectKey, flow: &FlowRecord) -> Accept {
+    let plain = accept(number, flow);
+    let run = RunRecord { subject: Some(key.id), ..plain.run };
+    Accept { run, subject_key: Some(key.clone()), ..plain }
 }

@@ -211,7 +211,7 @@ pub async fn an_expired_lease_is_claimed_with_a_new_epoch(harness: &impl Harness
         bench.clock.advance(LEASE);
         let claimed = bench.backend.claim(claim_up_to(10)).await.expect("an answer");
         let lease = Lease { epoch, ..first };
-        assert_eq!(claimed, [Claimed { lease, flow: flow.id, version: FlowVersionId::from_u128(1) }]);
+        assert_eq!(claimed, [Claimed { lease, flow: flow.id, version: FlowVersionId::from_u128(1), subject: None }]);
     }
 }
 

@@ -10,7 +10,6 @@ use ap_core::{
     audit::AuditRecord,
     id::{ProjectId, RunId, SignalId},
 };
-use ap_crypto::vault::TenantKeys;
 
 use crate::{
     engine::{Command, Reply, Signal},
@@ -18,6 +17,7 @@ use crate::{
     kernel::Kernel,
     records,
     store::{Accept, FileRecord, JobEnd, JournalEntry, Lease, NewJob, RunChange, RunCommit, SignalRecord},
+    subject::RunKeys,
 };
 
 /// Events that are not durable yet, and what has to become so with them.
@@ -58,7 +58,7 @@ impl Carry {
     pub(super) fn commit(
         &mut self,
         kernel: &Kernel,
-        keys: &TenantKeys,
+        keys: RunKeys<'_>,
         (lease, seq): (Lease, u64),
         change: RunChange,
     ) -> Result<RunCommit, RunError> {
@@ -114,7 +114,7 @@ impl Carry {
     pub(super) fn take_in(
         &mut self,
         kernel: &Kernel,
-        keys: &TenantKeys,
+        keys: RunKeys<'_>,
         project: ProjectId,
         once: Vec<Command>,
     ) -> Result<Option<Reply>, RunError> {
@@ -124,13 +124,13 @@ impl Carry {
                 Command::CancelChild { run } => {
                     let reason = "the run that waited for it waits no more";
                     let content = Signal::Canceled { reason: reason.to_owned() };
-                    let slot = records::cancel_slot(keys);
+                    let slot = records::cancel_slot(keys.tenant);
                     self.signals.push(kernel.seal_signal(keys, (project, run), slot, &content)?);
                     let engine = Actor::new(Identity::Engine);
                     let event = AuditEvent::by(&engine, "run.cancel", project.into(), kernel.clock.now())
                         .with_resource(run)
                         .with_detail("reason", reason);
-                    self.audit.push(kernel.seal_event(keys, &event)?);
+                    self.audit.push(kernel.seal_event(keys.tenant, &event)?);
                 }
                 Command::EndJob { job, end } => self.job_ends.push((job, end)),
                 Command::Reply(answer) => reply = Some(answer),
@@ -146,7 +146,7 @@ impl Kernel {
     /// Seals what a run is to be told.
     pub(crate) fn seal_signal(
         &self,
-        keys: &TenantKeys,
+        keys: RunKeys<'_>,
         (project, run): (ProjectId, RunId),
         slot: ap_core::store::LookupHash,
         content: &Signal,
@@ -160,7 +160,7 @@ impl Kernel {
     }
 
     /// Opens what a run was told.
-    pub(crate) fn open_signal(&self, keys: &TenantKeys, record: &SignalRecord) -> Result<Signal, RunError> {
+    pub(crate) fn open_signal(&self, keys: RunKeys<'_>, record: &SignalRecord) -> Result<Signal, RunError> {
         let key = records::signal_key(record.run, record.id, &record.slot);
         let plain = keys.open(&records::signal(&key, record.project), &record.sealed).map_err(RunError::Seal)?;
         serde_json::from_slice(&plain).map_err(RunError::Encoding)
@@ -169,7 +169,7 @@ impl Kernel {
     /// Makes a file of an output, or of results, that are too large for the journal; `None` leaves them in their event.
     pub(crate) fn spill(
         &self,
-        keys: &TenantKeys,
+        keys: RunKeys<'_>,
         (project, run): (ProjectId, RunId),
         bytes: u64,
         output: &impl serde::Serialize,

@@ -8,7 +8,7 @@ use ap_core::{
     run::{RunStatus, StepError, StepErrorKind, StepPath},
     store::StoreError,
 };
-use ap_crypto::vault::TenantKeys;
+use ap_crypto::{subject::SubjectKey, vault::TenantKeys};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::{
     kernel::Kernel,
     replies::Outcome,
     store::{Claimed, Lease, RunChange},
+    subject::RunKeys,
     wakeup::Hint,
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Driver {
     pub(super) kernel: Arc<Kernel>,
     pub(super) lease: Lease,
     pub(super) keys: Arc<TenantKeys>,
+    /// The key of whom the run is about.
+    pub(super) subject: Option<Arc<SubjectKey>>,
     pub(super) flow: Arc<ValidFlow>,
     pub(super) state: RunState,
     next_seq: u64,
@@ -42,6 +45,13 @@ pub(super) struct Driver {
     fresh: bool,
     /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
     pub(super) lingers: bool,
+}
+
+/// What is known of a run that this process has just accepted.
+pub(super) struct Fresh {
+    pub(super) flow: Arc<ValidFlow>,
+    pub(super) state: RunState,
+    pub(super) subject: Option<Arc<SubjectKey>>,
 }
 
 /// Something that is being carried out.
@@ -87,25 +97,26 @@ impl Driver {
     pub(super) async fn fresh(
         kernel: Arc<Kernel>,
         claimed: Claimed,
-        flow: Arc<ValidFlow>,
-        state: RunState,
+        Fresh { flow, state, subject }: Fresh,
         signals: Signals,
     ) -> Result<Self, RunError> {
         let keys = kernel.keyring.tenant(claimed.lease.project.into()).await?;
-        Ok(Self { fresh: true, ..Self::new(kernel, claimed, keys, flow, (state, 1), signals) })
+        Ok(Self { fresh: true, ..Self::new(kernel, claimed, (keys, subject), flow, (state, 1), signals) })
     }
 
     /// Takes over a run from its journal.
     pub(super) async fn resume(kernel: Arc<Kernel>, claimed: Claimed, signals: Signals) -> Result<Self, RunError> {
         let Lease { project, run, .. } = claimed.lease;
         let keys = kernel.keyring.tenant(project.into()).await?;
+        let subject = kernel.subject_of_run(&keys, project, claimed.subject).await?;
         let flow = kernel.flow_version(claimed.version, project).await?;
         let entries = kernel.backend.journal(run, project).await?;
         let resume = kernel.resume_tokens(&keys, (project, run));
-        let replayed = journal::replay(&*kernel.backend, &keys, (project, run), &flow, (&entries, resume)).await?;
+        let sealing = RunKeys::new(&keys, subject.as_deref());
+        let replayed = journal::replay(&*kernel.backend, sealing, (project, run), &flow, (&entries, resume)).await?;
         let had_owner = claimed.lease.epoch > FIRST_EPOCH;
         let parts = (replayed.state, replayed.next_seq);
-        let mut driver = Self::new(kernel, claimed, keys, flow, parts, signals);
+        let mut driver = Self::new(kernel, claimed, (keys, subject), flow, parts, signals);
         if !had_owner || driver.state.end().is_some() {
             return Ok(driver);
         }
@@ -115,7 +126,8 @@ impl Driver {
         let event = if parked { Event::Resumed { at } } else { Event::Recovered { at } };
         let once = driver.state.apply(&driver.flow, &event)?;
         driver.carry.batch.push(&event)?;
-        driver.carry.take_in(&driver.kernel, &driver.keys, project, once)?;
+        let sealing = RunKeys::new(&driver.keys, driver.subject.as_deref());
+        driver.carry.take_in(&driver.kernel, sealing, project, once)?;
         if !parked && driver.state.end().is_none() {
             // Durable at once: a run whose every owner dies must be noticed, however early they die.
             driver.commit(RunChange::Stay).await?;
@@ -126,7 +138,7 @@ impl Driver {
     fn new(
         kernel: Arc<Kernel>,
         claimed: Claimed,
-        keys: Arc<TenantKeys>,
+        (keys, subject): (Arc<TenantKeys>, Option<Arc<SubjectKey>>),
         flow: Arc<ValidFlow>,
         (state, next_seq): (RunState, u64),
         signals: Signals,
@@ -137,6 +149,7 @@ impl Driver {
             kernel,
             lease,
             keys,
+            subject,
             flow,
             state,
             next_seq,
@@ -147,6 +160,11 @@ impl Driver {
             fresh: false,
             lingers: false,
         }
+    }
+
+    /// What the run's own payloads are sealed under.
+    pub(super) fn sealing(&self) -> RunKeys<'_> {
+        RunKeys::new(&self.keys, self.subject.as_deref())
     }
 
     /// Runs until the run ends or is let go of.
@@ -441,7 +459,8 @@ impl Driver {
 
     /// Does what the engine says once, and commits if that is due.
     pub(super) async fn absorb(&mut self, once: Vec<Command>) -> Result<Option<Stopped>, RunError> {
-        let reply = self.carry.take_in(&self.kernel, &self.keys, self.lease.project, once)?;
+        let sealing = RunKeys::new(&self.keys, self.subject.as_deref());
+        let reply = self.carry.take_in(&self.kernel, sealing, self.lease.project, once)?;
         if self.state.end().is_some() {
             // The end follows at once and carries everything, a reply included.
             return Ok(None);
@@ -486,7 +505,7 @@ impl Driver {
         let AttemptOutcome::Succeeded { output, console, .. } = outcome else { return Ok(outcome) };
         let ids = (self.lease.project, self.lease.run);
         let bytes = ap_core::json::size_of(&output);
-        let spilled = match self.kernel.spill(&self.keys, ids, bytes, &*output) {
+        let spilled = match self.kernel.spill(self.sealing(), ids, bytes, &*output) {
             Ok(spilled) => spilled,
             Err(RunError::Seal(_)) => {
                 let error = StepError::new(StepErrorKind::Limit, "the output is too large to be kept");
@@ -524,7 +543,8 @@ impl Driver {
     /// As [`Driver::commit`], and asks whether the lease is still held even if nothing waits.
     async fn write(&mut self, change: RunChange) -> Result<Option<Stopped>, RunError> {
         let has_entry = !self.carry.batch.is_empty();
-        let commit = self.carry.commit(&self.kernel, &self.keys, (self.lease, self.next_seq), change)?;
+        let sealing = RunKeys::new(&self.keys, self.subject.as_deref());
+        let commit = self.carry.commit(&self.kernel, sealing, (self.lease, self.next_seq), change)?;
         match self.kernel.commit(commit, &self.carry.audit, &self.signals.lost).await {
             Ok(()) => {}
             Err(StoreError::Fenced) => return Ok(Some(Stopped::LeaseLost)),

@@ -141,7 +141,7 @@ impl Driver {
             results = results.into_iter().map(|result| redacted(result, credentials.redactor())).collect();
         }
         let bytes = results.iter().map(ScriptResult::bytes).sum();
-        let kept = self.kernel.spill(&self.keys, (self.lease.project, self.lease.run), bytes, &results);
+        let kept = self.kernel.spill(self.sealing(), (self.lease.project, self.lease.run), bytes, &results);
         let spilled = match kept {
             Ok(kept) => kept,
             Err(RunError::Seal(_)) => {

@@ -121,7 +121,7 @@ pub(super) async fn hint_loop(worker: Weak<Worker>, kernel: Arc<Kernel>, drained
     }
 }
 
-/// Forgets old deliveries and writes refusals to the audit trail.
+/// Forgets old deliveries, writes refusals to the audit trail, and finishes erasures that were left half-way.
 ///
 /// Holds the kernel, not the worker: it ends with `drained`, which a dropped worker cancels.
 pub(super) async fn housekeeping_loop(kernel: Arc<Kernel>, drained: CancellationToken) {
@@ -139,6 +139,7 @@ pub(super) async fn housekeeping_loop(kernel: Arc<Kernel>, drained: Cancellation
         while let Ok(swept) = kernel.backend.sweep(SWEEP_BATCH).await
             && swept == u64::from(SWEEP_BATCH)
         {}
+        kernel.finish_erasures().await;
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     records,
     replies::Outcome,
     store::{JobEnd, JobRequest, Lease, NewJob, RunChange, SignalRecord},
+    subject::{RunKeys, RunSubject, subject_of},
 };
 
 impl Driver {
@@ -52,7 +53,7 @@ impl Driver {
                 continue;
             }
             self.carry.taken.push(record.id);
-            let content = match self.kernel.open_signal(&self.keys, &record) {
+            let content = match self.kernel.open_signal(self.sealing(), &record) {
                 Ok(content) => content,
                 Err(error) => {
                     // It was altered in the store: it says nothing, and must not keep the run from going on.
@@ -120,7 +121,8 @@ impl Driver {
             let mark = self.carry.mark();
             self.carry.batch.push(&event)?;
             self.carry.starts.push((submission.accept, submission.audit));
-            let reply = self.carry.take_in(&self.kernel, &self.keys, self.lease.project, once)?;
+            let sealing = RunKeys::new(&self.keys, self.subject.as_deref());
+            let reply = self.carry.take_in(&self.kernel, sealing, self.lease.project, once)?;
             match self.commit(RunChange::Stay).await {
                 Ok(None) => {}
                 Ok(stopped) => return Ok(stopped),
@@ -173,7 +175,23 @@ impl Driver {
             // Another run would replace it, and nobody would tell this one.
             control.debounce = None;
         }
+        // What a run starts holds the same data. What its own flow says cannot be held to: this run has the data, too.
+        if self.subject.is_none() {
+            match subject_of(&valid, &call.payload, Origin::Caller) {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    return Ok(Err(format!(
+                        "the flow `{}` names a data subject, and this run is about none: name the same one in its flow",
+                        call.flow
+                    )));
+                }
+                Err(reason) => {
+                    return Ok(Err(format!("the data subject of the flow `{}` cannot be told: {reason}", call.flow)));
+                }
+            }
+        }
         let start = RunStart {
+            subject: self.subject.clone().map(RunSubject::known),
             project,
             flow: flow.id,
             version,
@@ -287,7 +305,7 @@ impl Driver {
         };
         let ids = (self.lease.project, parent.run);
         let slot = records::child_slot(&self.keys, run);
-        let signal = self.kernel.seal_signal(&self.keys, ids, slot, &content)?;
+        let signal = self.kernel.seal_signal(self.sealing(), ids, slot, &content)?;
         self.carry.signals.push(signal);
         Ok(())
     }
@@ -297,12 +315,15 @@ impl Kernel {
     /// What the run that started a broken one is told of its end; whether it waits for that, only the journal says.
     pub(super) async fn broken_child_ended(&self, lease: Lease) -> Result<Option<SignalRecord>, RunError> {
         let Lease { project, run, .. } = lease;
-        let Some(parent) = self.backend.run(run, project).await?.parent else { return Ok(None) };
+        let record = self.backend.run(run, project).await?;
+        let Some(parent) = record.parent else { return Ok(None) };
         let keys = self.keyring.tenant(project.into()).await?;
+        let subject = self.subject_of_run(&keys, project, record.subject).await?;
         let status = RunStatus::InternalError;
         let error = Some(StepError::new(StepErrorKind::Internal, "it could not be continued"));
         let content = Signal::ChildEnded { run, status, output: Arc::default(), error };
-        self.seal_signal(&keys, (project, parent), records::child_slot(&keys, run), &content).map(Some)
+        let sealing = RunKeys::new(&keys, subject.as_deref());
+        self.seal_signal(sealing, (project, parent), records::child_slot(&keys, run), &content).map(Some)
     }
 }
 

@@ -52,6 +52,14 @@ impl Worker {
         }
     }
 
+    /// Runs were ended by an erasure: those that this process executes are let go of at once, and others may have room.
+    pub(crate) async fn erased(&self) {
+        if !self.held().is_empty() {
+            self.heartbeat().await;
+        }
+        self.announce();
+    }
+
     /// Looks how many workers share the limits.
     pub(super) async fn count_workers(&self) {
         match self.kernel.backend.workers(self.kernel.worker_options.lease() * 2).await {

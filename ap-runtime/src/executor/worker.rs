@@ -18,13 +18,14 @@ use ap_core::{
     store::StoreError,
     time::Timestamp,
 };
+use ap_crypto::subject::SubjectKey;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     admission::{Admission, Bounds},
-    driver::{Driver, FIRST_EPOCH, Signals, Stopped},
+    driver::{Driver, FIRST_EPOCH, Fresh, Signals, Stopped},
     loops,
     shares::Shares,
 };
@@ -131,6 +132,8 @@ pub(crate) struct Submission {
     pub(crate) flow: Arc<ValidFlow>,
     /// The state after the first event.
     pub(crate) state: RunState,
+    /// The key of whom the run is about.
+    pub(crate) subject: Option<Arc<SubjectKey>>,
 }
 
 impl Worker {
@@ -224,7 +227,7 @@ impl Worker {
         let (answer, accepted) = oneshot::channel();
         let worker = Arc::clone(self);
         self.runs.spawn(async move {
-            let Submission { accept, audit, flow, state } = submission;
+            let Submission { accept, audit, flow, state, subject } = submission;
             let ids = (accept.run.project, accept.run.id, accept.run.flow, accept.run.version);
             let (project, run, flow_id, version) = ids;
             let permit = worker.try_permit(project).await;
@@ -236,8 +239,10 @@ impl Worker {
             let _ = answer.send(result);
             match (leased, permit) {
                 (true, Some(permit)) => {
-                    let claimed = Claimed { lease: Lease { project, run, epoch: FIRST_EPOCH }, flow: flow_id, version };
-                    worker.drive(claimed, permit, Some((flow, state))).await;
+                    let lease = Lease { project, run, epoch: FIRST_EPOCH };
+                    let claimed =
+                        Claimed { lease, flow: flow_id, version, subject: subject.as_ref().map(|key| key.id()) };
+                    worker.drive(claimed, permit, Some(Fresh { flow, state, subject })).await;
                 }
                 (_, Some(permit)) => {
                     worker.admission().ends(project);
@@ -354,12 +359,12 @@ impl Worker {
     }
 
     /// Carries a run out, and lets go of it whatever happens.
-    async fn drive(self: &Arc<Self>, claimed: Claimed, permit: Permit, fresh: Option<(Arc<ValidFlow>, RunState)>) {
+    async fn drive(self: &Arc<Self>, claimed: Claimed, permit: Permit, fresh: Option<Fresh>) {
         let hold = self.hold(claimed.lease, permit);
         let (kernel, signals) = (Arc::clone(&self.kernel), hold.signals.clone());
         let driven = async move {
             let driver = match fresh {
-                Some((flow, state)) => Driver::fresh(kernel, claimed, flow, state, signals).await?,
+                Some(fresh) => Driver::fresh(kernel, claimed, fresh, signals).await?,
                 None => Driver::resume(kernel, claimed, signals).await?,
             };
             driver.run().await
@@ -374,6 +379,12 @@ impl Worker {
                 given_back = true;
             }
             Ok(Ok(Stopped::LeaseLost)) => tracing::info!(%run, "another owner took the run over"),
+            // Whoever destroyed the key ends the runs it finds; this one came in between.
+            Ok(Err(RunError::Erased { .. })) => {
+                tracing::info!(%run, "the data of the run was erased; it is ended");
+                self.end_erased(claimed.lease, &hold.signals.lost).await;
+                frees = true;
+            }
             Ok(Err(error)) if error.is_final() => {
                 tracing::error!(%run, %error, "the run cannot be continued and is ended");
                 self.end_broken(claimed.lease, &hold.signals.lost).await;
@@ -421,6 +432,16 @@ impl Worker {
         }
         parent.into_iter().for_each(|parent| self.kernel.wakeup.notify(Hint::Signaled(parent)));
         self.kernel.wakeup.notify(Hint::Ended(lease.run));
+    }
+
+    /// Ends a run whose key is destroyed: nothing can be appended to it. Whoever waits for it is about the same subject.
+    async fn end_erased(&self, lease: Lease, lost: &CancellationToken) {
+        let change = RunChange::End { status: RunStatus::Canceled, at: self.kernel.clock.now() };
+        match self.kernel.commit(RunCommit::new(lease, change), &[], lost).await {
+            Ok(()) => self.kernel.wakeup.notify(Hint::Ended(lease.run)),
+            // Whoever claims the run when its lease has expired ends it.
+            Err(error) => tracing::error!(run = %lease.run, %error, "an erased run could not be ended"),
+        }
     }
 
     fn hold(self: &Arc<Self>, lease: Lease, permit: Permit) -> Hold {

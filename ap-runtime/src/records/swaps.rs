@@ -245,9 +245,9 @@ async fn work(backend: &MemoryBackend, keys: &TenantKeys, project: ProjectId, nu
     };
     let (flow, version) = (FlowId::from_u128(number), FlowVersionId::from_u128(10 * number + 1));
     let (status, created) = (RunStatus::Queued, AT);
-    let run = RunRecord { id, project, flow, version, parent: None, status, created, finished: None };
+    let run = RunRecord { id, project, flow, version, parent: None, status, created, finished: None, subject: None };
     let lease = Some(std::time::Duration::from_secs(60));
-    let accept = Accept { run, generation: 1, dedupe: None, control: RunControl::default(), entry: entry(0), lease };
+    let accept = Accept { run, generation: 1, dedupe: None, subject_key: None, control: RunControl::default(), entry: entry(0), lease };
     backend.accept(accept, &[]).await.expect("accepted");
     let mut commit =
         RunCommit::new(Lease { project, run: id, epoch: 1 }, RunChange::Stay).with_entries(vec![entry(1), entry(2)]);

@@ -18,10 +18,10 @@ mod unknown;
 use std::{sync::Arc, time::Duration};
 
 use ap_auth::{audit::AuditEvent, principal::Actor};
-use ap_core::time::Timestamp;
+use ap_core::{store::StoreError, time::Timestamp};
 use ap_crypto::{
     error::KeyError,
-    resume::{Decision, RESUME_PREFIX, UncheckedToken},
+    resume::{Decision, RESUME_PREFIX, ResumeClaims, UncheckedToken},
     vault::TenantKeys,
 };
 use bytes::Bytes;
@@ -33,8 +33,10 @@ use tokio::sync::Semaphore;
 use self::unknown::Unknown;
 use crate::{
     engine::{AnswerDecision, Signal},
+    journal::RunError,
     kernel::Kernel,
     store::Signaled,
+    subject::RunKeys,
     webhook::{actor_of, parse_body},
 };
 
@@ -200,8 +202,7 @@ impl Door {
         let event = AuditEvent::by(actor, "run.resume", claims.project.into(), self.kernel.clock.now())
             .with_resource(claims.run)
             .with_detail("decision", word(decision));
-        let told = self.kernel.tell(keys, (claims.project, claims.run, claims.slot), &signal, &event).await;
-        match told.map_err(|error| unavailable(&error))? {
+        match self.tell(claims, keys, &signal, &event).await? {
             Signaled::Delivered => Ok(Outcome::Taken),
             Signaled::Used => {
                 self.kernel.denials.resume(claims.project, "the resume token was used before");
@@ -212,6 +213,32 @@ impl Door {
                 Err(Outcome::Gone)
             }
         }
+    }
+}
+
+impl Door {
+    /// Tells the run, sealed like everything else of it. One that is not there, or whose data was erased, is over.
+    async fn tell(
+        &self,
+        claims: &ResumeClaims,
+        keys: &TenantKeys,
+        signal: &Signal,
+        event: &AuditEvent,
+    ) -> Result<Signaled, Outcome> {
+        let kernel = &self.kernel;
+        let about = match kernel.backend.run(claims.run, claims.project).await {
+            Ok(run) => run.subject,
+            Err(StoreError::NotFound { .. }) => return Ok(Signaled::Over),
+            Err(error) => return Err(unavailable(&error)),
+        };
+        let subject = match kernel.subject_of_run(keys, claims.project, about).await {
+            Ok(subject) => subject,
+            Err(RunError::Erased { .. }) => return Ok(Signaled::Over),
+            Err(error) => return Err(unavailable(&error)),
+        };
+        let sealing = RunKeys::new(keys, subject.as_deref());
+        let told = kernel.tell(sealing, (claims.project, claims.run, claims.slot), signal, event).await;
+        told.map_err(|error| unavailable(&error))
     }
 }
 

@@ -6,7 +6,10 @@
 //! rotation stands is what the key table and the cells say, so whoever calls again after a crash goes on, in any process.
 //! Until the old key is retired the rotation can be [turned back](crate::session::KeyAdmin::turn_back).
 //!
-//! **The root key.** Every stored key is opened under the root key it names and wrapped again under the one the runtime was
+//! Keys of data subjects are cells like any other here: they are sealed under their tenant's key, and what is sealed under one of
+//! them is sealed under the tenant's besides.
+//!
+//! **The root key.** Every stored key, those of data subjects included, is opened under the root key it names and wrapped again under the one the runtime was
 //! built with. Nothing else is touched: look-ups that come before the tenant is known have a key of their own, which is
 //! stored wrapped like the others.
 //!

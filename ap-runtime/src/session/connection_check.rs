@@ -88,7 +88,7 @@ impl ProjectSession {
         let lease = Lease { project: self.project, run, epoch: 0 };
         let (flow, version) = (FlowId::from_u128(run.as_u128()), FlowVersionId::from_u128(run.as_u128()));
         let names = BTreeSet::from([name.to_owned()]);
-        let mut loader = CredentialLoader::of_names(Claimed { lease, flow, version }, names);
+        let mut loader = CredentialLoader::of_names(Claimed { lease, flow, version, subject: None }, names);
         loader.refresh(kernel, &keys).await?;
         let Some(placeholder) = loader.whole(name).map(str::to_owned) else { return Err(NOT_FOUND.into()) };
         let input = Value::from(placeholder.as_str());

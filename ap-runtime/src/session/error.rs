@@ -31,6 +31,12 @@ pub enum SessionError {
     /// The principal may not do that.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// The data was erased: the key of the data subject that it was about is destroyed. Nothing brings it back.
+    #[error("the data was erased at {at}")]
+    Erased {
+        /// When.
+        at: Timestamp,
+    },
     /// The caller gave something that cannot be.
     #[error("{reason}")]
     InvalidArgument {
@@ -95,6 +101,7 @@ impl From<KeyError> for SessionError {
 impl From<RunError> for SessionError {
     fn from(error: RunError) -> Self {
         match error {
+            RunError::Erased { at } => Self::Erased { at },
             RunError::Store(error) => Self::Store(error),
             RunError::Keys(error) => error.into(),
             RunError::Flow(diagnostics) => Self::InvalidFlow(diagnostics),

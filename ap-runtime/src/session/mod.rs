@@ -6,6 +6,7 @@
 mod authorization;
 mod connection_check;
 mod connections;
+mod erase;
 mod error;
 mod flows;
 mod keys;
@@ -34,6 +35,7 @@ pub use self::{
     authorization::AuthorizationStart,
     connection_check::ConnectionCheck,
     connections::{ConnectionSummary, ConnectionUsage, IfUsed},
+    erase::{BackupsLeft, ErasureReceipt},
     error::SessionError,
     flows::{FlowSummary, VersionSummary},
     keys::KeyAdmin,

@@ -8,11 +8,13 @@ use ap_auth::{
     permission::{PermissionMarker, RunCancel, RunRead, RunRetry, RunStart},
 };
 use ap_core::{
+    flow::ValidFlow,
     id::{FlowId, ProjectId, RunId},
     json,
     run::RunStatus,
-    store::{Entity, Page, PageRequest, StoreError},
+    store::{Entity, Page, PageRequest, Revision, StoreError},
 };
+use ap_crypto::{subject::SubjectKey, vault::TenantKeys};
 use serde_json::Value;
 
 use super::{ProjectSession, SessionError, records_failed};
@@ -20,9 +22,10 @@ use crate::{
     accept,
     engine::{Event, RunView, Signal},
     flow_control::{Origin, control_of},
-    journal::{self, Batch, Replayed},
+    journal::{self, Batch, Replayed, RunError},
     records,
     store::{Accepted, RunFilter, RunRecord},
+    subject::{REKEYED_TRIES, RunKeys, RunSubject, SharedSubjects, check_subject, is_rekeyed, subject_of},
 };
 
 /// How a run that did not succeed is tried again.
@@ -48,7 +51,23 @@ impl ProjectSession {
         let proof = self.authorize::<RunStart, _>(id)?;
         json::check_stored(&payload)
             .map_err(|limit| SessionError::InvalidArgument { reason: format!("the payload {limit}") })?;
-        self.begin(&proof, proof.resource(), Arc::new(payload)).await
+        self.begin(&proof, proof.resource(), Arc::new(payload), About::AsTheFlowSays).await
+    }
+
+    /// Starts a run as [`ProjectSession::start_run`] does, about the data subject `subject`, whatever the flow says: all that is
+    /// sealed of the run, and of the runs it starts, is gone once [`ProjectSession::erase`] has destroyed the subject's key. Needs
+    /// `run.start`.
+    ///
+    /// `subject` is what the host calls a person or an account, 1 to 1,024 bytes. Only a keyed hash of it is kept.
+    ///
+    /// # Errors
+    /// As [`ProjectSession::start_run`].
+    pub async fn start_run_about(&self, id: FlowId, payload: Value, subject: &str) -> Result<RunId, SessionError> {
+        let proof = self.authorize::<RunStart, _>(id)?;
+        json::check_stored(&payload)
+            .map_err(|limit| SessionError::InvalidArgument { reason: format!("the payload {limit}") })?;
+        check_subject(subject).map_err(|reason| SessionError::InvalidArgument { reason })?;
+        self.begin(&proof, proof.resource(), Arc::new(payload), About::Subject(subject)).await
     }
 
     /// Ends a run as `CANCELED`, with its subflows. Needs `run.cancel`. `reason` is for people: at most 500 characters of it
@@ -68,17 +87,23 @@ impl ProjectSession {
         if run.status.is_terminal() {
             return Ok(());
         }
+        let subject = match kernel.subject_of_run(&keys, run.project, run.subject).await {
+            // It is being ended.
+            Err(RunError::Erased { .. }) => return Ok(()),
+            subject => subject?,
+        };
+        let sealing = RunKeys::new(&keys, subject.as_deref());
         let signal = Signal::Canceled { reason: reason.chars().take(MAX_REASON).collect() };
         let event = AuditEvent::of(&proof, kernel.clock.now());
-        kernel.tell(&keys, (run.project, run.id, records::cancel_slot(&keys)), &signal, &event).await?;
+        kernel.tell(sealing, (run.project, run.id, records::cancel_slot(&keys)), &signal, &event).await?;
         Ok(())
     }
 
     /// Tries a run again that ended without success, and returns the run that does. Needs `run.retry`.
     ///
     /// # Errors
-    /// [`SessionError::InvalidArgument`] if the run has not ended, or cannot be tried again: it succeeded, or outgrew its log.
-    /// For [`RetryStrategy::OnLatestVersion`] also what [`ProjectSession::start_run`] lists. [`SessionError`] lists the rest.
+    /// [`SessionError::InvalidArgument`] if the run has not ended, or cannot be tried again: it succeeded, or outgrew its log;
+    /// [`SessionError::Erased`] if its data was erased. For [`RetryStrategy::OnLatestVersion`] also what [`ProjectSession::start_run`] lists. [`SessionError`] lists the rest.
     pub async fn retry_run(&self, id: RunId, strategy: RetryStrategy) -> Result<RunId, SessionError> {
         let proof = self.authorize::<RunRetry, _>(id)?;
         let run = self.session.parts.kernel.backend.run(proof.resource(), proof.target()).await?;
@@ -90,8 +115,13 @@ impl ProjectSession {
             RetryStrategy::FromFailedStep => self.reopen(&proof, &run).await.map(|()| id),
             RetryStrategy::OnLatestVersion => {
                 let keys = self.keys().await?;
-                let trigger = Arc::clone(self.session.parts.kernel.replay(&run, &keys).await?.trigger());
-                self.begin(&proof, run.flow, trigger).await
+                let kernel = &self.session.parts.kernel;
+                let trigger = Arc::clone(kernel.replay(&run, &keys).await?.trigger());
+                let about = match kernel.subject_of_run(&keys, run.project, run.subject).await? {
+                    Some(key) => About::Key(key),
+                    None => About::AsTheFlowSays,
+                };
+                self.begin(&proof, run.flow, trigger, about).await
             }
         }
     }
@@ -99,19 +129,21 @@ impl ProjectSession {
     async fn reopen(&self, proof: &Authorized<RunRetry, RunId>, run: &RunRecord) -> Result<(), SessionError> {
         let kernel = &self.session.parts.kernel;
         let keys = self.keys().await?;
+        let subject = kernel.subject_of_run(&keys, run.project, run.subject).await?;
+        let sealing = RunKeys::new(&keys, subject.as_deref());
         // What cannot be executed here any more is not opened again.
         let flow = kernel.flow_version(run.version, run.project).await?;
         let ids = (run.project, run.id);
         let entries = kernel.backend.journal(run.id, run.project).await?;
         let resume = kernel.resume_tokens(&keys, ids);
         let Replayed { state, next_seq: seq } =
-            journal::replay(&*kernel.backend, &keys, ids, &flow, (&entries, resume)).await?;
+            journal::replay(&*kernel.backend, sealing, ids, &flow, (&entries, resume)).await?;
         // The run goes by the answers it has, so their tokens must not work again.
         let used = state.answered_slots();
         let at = kernel.clock.now();
         let mut batch = Batch::default();
         batch.push(&Event::Retried { at })?;
-        let entry = batch.seal(&keys, (run.project, run.id), seq, &*kernel.entropy)?;
+        let entry = batch.seal(sealing, (run.project, run.id), seq, &*kernel.entropy)?;
         let audit = [kernel.seal_event(&keys, &AuditEvent::of(proof, at))?];
         match kernel.backend.reopen(run.id, run.project, entry, &used, &audit).await {
             Ok(()) => self.session.parts.worker.announce(),
@@ -131,6 +163,7 @@ impl ProjectSession {
         proof: &Authorized<P, R>,
         flow: FlowId,
         payload: Arc<Value>,
+        about: About<'_>,
     ) -> Result<RunId, SessionError>
     where
         P: PermissionMarker<Target = ProjectId>,
@@ -143,34 +176,59 @@ impl ProjectSession {
         let valid = kernel.flow_version(version, proof.target()).await?;
         let control = control_of(&valid, flow.id, &keys, &payload, Origin::Caller)
             .map_err(|error| SessionError::InvalidArgument { reason: format!("a flow control key: {error}") })?;
-        let start = accept::RunStart {
-            project: proof.target(),
-            flow: flow.id,
-            version,
-            generation: flow.generation,
-            dedupe: None,
-            parent: None,
-            control,
-            payload,
-        };
-        let (run, submission) = kernel.prepare_run(start, valid, &keys, |at| {
-            let event = AuditEvent::by(proof.actor(), proof.permission().as_str(), proof.scope(), at);
-            // The preparation adds flow and run; a run that is tried again is named before.
-            let tried = proof.resource().id_text().filter(|text| *text != flow.id.to_string());
-            tried.into_iter().fold(event, AuditEvent::with_resource)
-        })?;
-        match self.session.parts.worker.submit(submission).await.map_err(records_failed)?? {
-            Accepted::Created { .. } | Accepted::Duplicate(_) => Ok(run),
-            Accepted::Limited { retry } => Err(SessionError::Limited { retry }),
-            Accepted::Skipped => Err(SessionError::Skipped),
-            Accepted::Stale => Err(SessionError::NotPublished),
+        for _ in 0..REKEYED_TRIES {
+            let start = accept::RunStart {
+                project: proof.target(),
+                flow: flow.id,
+                version,
+                generation: flow.generation,
+                dedupe: None,
+                parent: None,
+                control,
+                subject: self.subject(&about, (&valid, &payload), &keys).await?,
+                payload: Arc::clone(&payload),
+            };
+            let (run, submission) = kernel.prepare_run(start, Arc::clone(&valid), &keys, |at| {
+                let event = AuditEvent::by(proof.actor(), proof.permission().as_str(), proof.scope(), at);
+                // The preparation adds flow and run; a run that is tried again is named before.
+                let tried = proof.resource().id_text().filter(|text| *text != flow.id.to_string());
+                tried.into_iter().fold(event, AuditEvent::with_resource)
+            })?;
+            return match self.session.parts.worker.submit(submission).await.map_err(records_failed)? {
+                // Somebody else gave the subject its key, or destroyed it, in this instant: look again.
+                Err(error) if is_rekeyed(&error) => continue,
+                Err(error) => Err(error.into()),
+                Ok(Accepted::Created { .. } | Accepted::Duplicate(_)) => Ok(run),
+                Ok(Accepted::Limited { retry }) => Err(SessionError::Limited { retry }),
+                Ok(Accepted::Skipped) => Err(SessionError::Skipped),
+                Ok(Accepted::Stale) => Err(SessionError::NotPublished),
+            };
         }
+        Err(StoreError::Conflict { entity: Entity::Subject, current: Revision(0) }.into())
+    }
+
+    /// Whom a new run is about.
+    async fn subject(
+        &self,
+        about: &About<'_>,
+        (flow, payload): (&ValidFlow, &Value),
+        keys: &TenantKeys,
+    ) -> Result<Option<RunSubject>, SessionError> {
+        let named = match about {
+            About::Key(key) => return Ok(Some(RunSubject::known(Arc::clone(key)))),
+            About::Subject(subject) => Some((*subject).to_owned()),
+            About::AsTheFlowSays => subject_of(flow, payload, Origin::Caller)
+                .map_err(|reason| SessionError::InvalidArgument { reason: format!("the data subject: {reason}") })?,
+        };
+        let Some(named) = named else { return Ok(None) };
+        let (kernel, mut shared) = (&self.session.parts.kernel, SharedSubjects::new());
+        Ok(Some(kernel.subject_for(keys, self.project, &named, &mut shared).await?))
     }
 
     /// A run with all its steps, inputs and outputs; credentials show as their names. Needs `run.read`.
     ///
     /// # Errors
-    /// [`SessionError`].
+    /// [`SessionError::Erased`] if the data of whom it was about was erased; [`SessionError`] lists the rest.
     pub async fn run(&self, id: RunId) -> Result<RunView, SessionError> {
         let proof = self.authorize::<RunRead, _>(id)?;
         let kernel = &self.session.parts.kernel;
@@ -216,6 +274,16 @@ impl ProjectSession {
             }
         }
     }
+}
+
+/// Whom a run is about.
+enum About<'a> {
+    /// The flow says.
+    AsTheFlowSays,
+    /// The same as another run.
+    Key(Arc<SubjectKey>),
+    /// The caller says.
+    Subject(&'a str),
 }
 
 /// How often a waiting caller asks the store, if nothing is heard.

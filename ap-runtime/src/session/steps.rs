@@ -103,7 +103,7 @@ impl ProjectSession {
         let run = RunId::from_parts(now, kernel.id_entropy().map_err(records_failed)?);
         let lease = Lease { project: proof.target(), run, epoch: 0 };
         let version = version.unwrap_or_else(|| FlowVersionId::from_u128(run.as_u128()));
-        let mut loader = CredentialLoader::new(Claimed { lease, flow: id, version }, &flow);
+        let mut loader = CredentialLoader::new(Claimed { lease, flow: id, version, subject: None }, &flow);
         loader.refresh(kernel, &keys).await?;
         let views = Arc::new(loader.views());
         let event = AuditEvent::of(&proof, now).with_resource(run).with_detail("step", step);

@@ -12,7 +12,10 @@ use ap_core::{
     store::{LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
     time::Timestamp,
 };
-use ap_crypto::keyring::{KeyStore, WrappedKey};
+use ap_crypto::{
+    keyring::{KeyStore, WrappedKey},
+    subject::WrappedSubjectKey,
+};
 use async_trait::async_trait;
 
 use super::{
@@ -24,10 +27,10 @@ use crate::{
     clock::Clock,
     store::{
         Accept, Accepted, AuditStore, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
-        ConnectionRecord, ConnectionStore, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
+        ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
         HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore,
-        ResealedCell, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
-        Signaled, SystemStore, TriggerFire, WorkerRecord,
+        ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
+        Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
     },
 };
 
@@ -397,6 +400,67 @@ impl CellStore for SimBackend {
 
     async fn reseal_cells(&self, cells: &[ResealedCell], scope: Scope) -> Result<u64, StoreError> {
         other!(self, "reseal cells", &[], self.shared.store.inner.reseal_cells(cells, scope))
+    }
+}
+
+#[async_trait]
+impl SubjectStore for SimBackend {
+    async fn subject_key(
+        &self,
+        subject: LookupHash,
+        project: ProjectId,
+    ) -> Result<Option<WrappedSubjectKey>, StoreError> {
+        read!(self, self.shared.store.inner.subject_key(subject, project))
+    }
+
+    async fn subject_key_by_id(&self, id: KeyId, project: ProjectId) -> Result<WrappedSubjectKey, StoreError> {
+        read!(self, self.shared.store.inner.subject_key_by_id(id, project))
+    }
+
+    async fn erase_subject(
+        &self,
+        id: KeyId,
+        project: ProjectId,
+        at: Timestamp,
+        audit: &[AuditRecord],
+    ) -> Result<Erasure, StoreError> {
+        other!(self, "erase subject", audit, self.shared.store.inner.erase_subject(id, project, at, audit))
+    }
+
+    async fn end_erased_runs(&self, id: KeyId, project: ProjectId) -> Result<u64, StoreError> {
+        other!(self, "end erased runs", &[], self.shared.store.inner.end_erased_runs(id, project))
+    }
+
+    async fn finish_erasure(&self, id: KeyId, project: ProjectId) -> Result<Erasure, StoreError> {
+        other!(self, "finish erasure", &[], self.shared.store.inner.finish_erasure(id, project))
+    }
+
+    fn residue(&self) -> Residue {
+        self.shared.store.inner.residue()
+    }
+
+    async fn erasure(&self, id: KeyId, project: ProjectId) -> Result<Erasure, StoreError> {
+        read!(self, self.shared.store.inner.erasure(id, project))
+    }
+
+    async fn last_erasure(&self, subject: LookupHash, project: ProjectId) -> Result<Option<Erasure>, StoreError> {
+        read!(self, self.shared.store.inner.last_erasure(subject, project))
+    }
+
+    async fn unfinished_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        read!(self, self.shared.store.inner.unfinished_erasures(limit))
+    }
+
+    async fn subject_key_page(
+        &self,
+        after: Option<(ProjectId, KeyId)>,
+        limit: u32,
+    ) -> Result<Vec<WrappedSubjectKey>, StoreError> {
+        read!(self, self.shared.store.inner.subject_key_page(after, limit))
+    }
+
+    async fn replace_subject_key(&self, stored: &WrappedSubjectKey, key: WrappedSubjectKey) -> Result<(), StoreError> {
+        other!(self, "replace subject key", &[], self.shared.store.inner.replace_subject_key(stored, key))
     }
 }
 

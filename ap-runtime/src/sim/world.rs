@@ -40,6 +40,7 @@ use crate::{
     journal::{self, RunError},
     runtime::Runtime,
     store::{Backend, JournalEntry, QueueStore, RunFilter, RunRecord, RunStore},
+    subject::RunKeys,
     wakeup::LocalWakeup,
 };
 
@@ -371,9 +372,10 @@ impl<'a> World<'a> {
         entries: &[JournalEntry],
         waits: &mut Vec<Wait>,
     ) -> Result<(Vec<Event>, RunState), RunError> {
-        let (keys, ids) = (&self.setup.keys, (record.project, record.id));
+        let (tenant, ids) = (&self.setup.keys, (record.project, record.id));
+        let keys = RunKeys::new(tenant, None);
         let store: &dyn Backend = &*self.shared.store.inner;
-        let tokens = Arc::new(ResumeTokens { project: record.project, key: keys.resume_key(record.id), base: None });
+        let tokens = Arc::new(ResumeTokens { project: record.project, key: tenant.resume_key(record.id), base: None });
         let unknown = || StoreError::NotFound { entity: Entity::FlowVersion };
         let flow = self.setup.flows.get(&record.version).ok_or_else(unknown)?;
         let state = journal::replay(store, keys, ids, flow, (entries, Arc::clone(&tokens))).await?.state;

@@ -8,6 +8,8 @@ use ap_core::{
     time::Timestamp,
 };
 
+use ap_crypto::subject::WrappedSubjectKey;
+
 use super::{JournalEntry, RunRecord};
 
 /// Where a webhook token leads.
@@ -34,6 +36,8 @@ pub struct Accept {
     pub generation: u64,
     /// Keyed hash of the delivery's id, and when it may be forgotten.
     pub dedupe: Option<Dedupe>,
+    /// The key that the run names, to be added with it if the project does not have it yet.
+    pub subject_key: Option<WrappedSubjectKey>,
     /// When and beside which others it may run.
     pub control: RunControl,
     /// The first journal entry.

@@ -36,14 +36,17 @@ pub enum CellTable {
     SharedConnections,
     /// Signals that no commit has taken.
     Signals,
+    /// Keys of data subjects.
+    SubjectKeys,
     /// States of polls.
     Triggers,
 }
 
 impl CellTable {
     /// Every table that has sealed cells.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Projects,
+        Self::SubjectKeys,
         Self::Connections,
         Self::SharedConnections,
         Self::Flows,
@@ -70,6 +73,7 @@ impl CellTable {
             Self::Projects => "projects",
             Self::SharedConnections => "shared_connections",
             Self::Signals => "signals",
+            Self::SubjectKeys => "subject_keys",
             Self::Triggers => "triggers",
         }
     }
@@ -118,6 +122,8 @@ pub enum CellKey {
     SharedConnection(ConnectionId),
     /// The content of a signal, and its slot.
     Signal(RunId, SignalId, LookupHash),
+    /// The wrapped key of a data subject, the hash of that, and when the key was made.
+    SubjectKey(KeyId, LookupHash, Timestamp),
     /// The state of a flow's poll, and the epoch it was sealed under.
     Trigger(FlowId, u64),
 }
@@ -137,6 +143,7 @@ impl CellKey {
             Self::Project(_) => CellTable::Projects,
             Self::SharedConnection(_) => CellTable::SharedConnections,
             Self::Signal(..) => CellTable::Signals,
+            Self::SubjectKey(..) => CellTable::SubjectKeys,
             Self::Trigger(..) => CellTable::Triggers,
         }
     }
@@ -151,6 +158,7 @@ impl CellKey {
             Self::Flow(id, _) | Self::Trigger(id, _) => (id.as_u128(), 0),
             Self::FlowVersion { id, .. } => (id.as_u128(), 0),
             Self::Job(id, _) => (id.as_u128(), 0),
+            Self::SubjectKey(id, ..) => (id.as_u128(), 0),
             Self::Journal(run, seq) => (run.as_u128(), *seq as u128),
             Self::Project(id) => (id.as_u128(), 0),
             Self::Signal(run, id, _) => (run.as_u128(), id.as_u128()),

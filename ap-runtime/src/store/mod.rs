@@ -22,6 +22,7 @@ mod flow;
 mod project;
 mod queue;
 mod run;
+mod subject;
 mod system;
 
 use ap_crypto::keyring::KeyStore;
@@ -38,6 +39,7 @@ pub use self::{
     project::{ProjectRecord, ProjectShare, ProjectStore},
     queue::{HeldJob, HeldJobs, JobEnd, JobRequest, NewJob, QueueCounts, QueueStore},
     run::{JournalEntry, Lease, RunChange, RunCommit, RunFilter, RunRecord, RunStore, SignalRecord, Signaled},
+    subject::{ERASE_BATCH, Erasure, Residue, SubjectStore},
     system::{Beat, ClaimRequest, Claimed, SystemStore, WorkerRecord},
 };
 
@@ -53,6 +55,7 @@ pub trait Backend:
     + SystemStore
     + KeyStore
     + CellStore
+    + SubjectStore
 {
 }
 
@@ -67,5 +70,6 @@ impl<T> Backend for T where
         + SystemStore
         + KeyStore
         + CellStore
+    + SubjectStore
 {
 }

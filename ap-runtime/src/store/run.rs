@@ -4,7 +4,7 @@ use std::fmt;
 
 use ap_core::{
     audit::AuditRecord,
-    id::{FlowId, FlowVersionId, JobId, ProjectId, RunId, SignalId},
+    id::{FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId},
     run::RunStatus,
     store::{LookupHash, Page, PageRequest, Sealed, StoreError},
     time::Timestamp,
@@ -32,6 +32,9 @@ pub struct RunRecord {
     pub created: Timestamp,
     /// When it ended.
     pub finished: Option<Timestamp>,
+    /// The key of the data subject it is about: what is sealed of it is sealed under that too, and is gone once that key is
+    /// destroyed.
+    pub subject: Option<KeyId>,
 }
 
 /// Some consecutive events of a run, sealed together: one commit's worth.

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{FlowId, FlowVersionId, WorkerId},
+    id::{FlowId, FlowVersionId, KeyId, WorkerId},
     store::{LookupHash, StoreError},
     time::Timestamp,
 };
@@ -62,6 +62,8 @@ pub struct Claimed {
     pub flow: FlowId,
     /// The version it is pinned to.
     pub version: FlowVersionId,
+    /// The key of the data subject it is about.
+    pub subject: Option<KeyId>,
 }
 
 /// What crosses projects. Nothing here is reachable from a session.
@@ -70,8 +72,11 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// Creates a run, unless the delivery is a duplicate or the route is stale; a duplicate is one even if the route is
     /// stale by now.
     ///
+    /// The key of a data subject that the run names is the subject's at this moment, or becomes so by being added with it.
+    ///
     /// # Errors
-    /// `Unavailable` at once, without waiting, if the backend is saturated; `AlreadyExists` if the run's id is taken;
+    /// `Conflict` of a subject (its `current` is meaningless) if it has another key by now, or none, and the run's is not to be
+    /// added: nothing was written; `Unavailable` at once, without waiting, if the backend is saturated; `AlreadyExists` if the run's id is taken;
     /// [`StoreError`] lists the rest.
     async fn accept(&self, accept: Accept, audit: &[AuditRecord]) -> Result<Accepted, StoreError>;
 
@@ -136,7 +141,8 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// that is a duplicate, stale, limited or skipped does not keep the others from being created.
     ///
     /// # Errors
-    /// `Fenced` if the trigger's epoch is another one, or it is gone or was fired; `AlreadyExists` if a run's id is taken;
+    /// `Fenced` if the trigger's epoch is another one, or it is gone or was fired; `Conflict` of a subject as
+    /// [`SystemStore::accept`]; `AlreadyExists` if a run's id is taken;
     /// [`StoreError`] lists the rest. A lease that expired without anybody claiming the trigger is still good.
     async fn fire_trigger(&self, fire: TriggerFire) -> Result<Vec<Accepted>, StoreError>;
 

@@ -22,6 +22,7 @@ use ap_core::{
 };
 use ap_crypto::vault::TenantKeys;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 pub(crate) use self::schedule::Schedule;
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     journal::RunError,
     kernel::Kernel,
     store::{Accept, Accepted, ClaimedTrigger, Dedupe, TriggerChange, TriggerFire},
+    subject::{SharedSubjects, subject_of},
 };
 
 /// How long a trigger is claimed: longer than anything it does.
@@ -54,6 +56,8 @@ struct Firing<'a> {
     claimed: ClaimedTrigger,
     flow: Arc<ValidFlow>,
     keys: Arc<TenantKeys>,
+    /// Keys of the data subjects that its runs are about.
+    subjects: Mutex<SharedSubjects>,
 }
 
 /// Fires a trigger; returns whether there are runs to be claimed.
@@ -66,11 +70,11 @@ struct Firing<'a> {
 pub(crate) async fn fire(kernel: &Arc<Kernel>, claimed: ClaimedTrigger) -> Result<bool, RunError> {
     let keys = kernel.keyring.tenant(claimed.project.into()).await?;
     let flow = kernel.flow_version(claimed.version, claimed.project).await?;
-    let firing = Firing { kernel, claimed, flow, keys };
+    let firing = Firing { kernel, claimed, flow, keys, subjects: Mutex::default() };
     let trigger = firing.flow.trigger().clone();
     let fired = match &trigger.kind {
         TriggerKind::Schedule(settings) => {
-            firing.schedule(&Schedule::new(settings, &trigger).map_err(broken)?, settings)?
+            firing.schedule(&Schedule::new(settings, &trigger).map_err(broken)?, settings).await?
         }
         TriggerKind::Piece(settings) => firing.poll(settings).await?,
         // The version has neither: nothing is due any more.
@@ -85,7 +89,7 @@ fn broken(diagnostic: ap_core::flow::Diagnostic) -> RunError {
 
 impl Firing<'_> {
     /// What a schedule comes to: a run for each tick that makes one.
-    fn schedule(
+    async fn schedule(
         &self,
         schedule: &Schedule,
         settings: &ap_core::flow::ScheduleSettings,
@@ -100,7 +104,7 @@ impl Firing<'_> {
                 "timezone": schedule.timezone(),
             });
             let identity: [&[u8]; 2] = [b"tick", &tick.as_micros().to_be_bytes()];
-            fired.runs.push(self.run(payload, Some(identity), Origin::Schedule(settings.overlap))?);
+            fired.runs.push(self.run(payload, Some(identity), Origin::Schedule(settings.overlap)).await?);
         }
         Ok(fired)
     }
@@ -112,7 +116,7 @@ impl Firing<'_> {
     }
 
     /// A run to be; `identity` makes it a duplicate of an earlier one.
-    fn run(
+    async fn run(
         &self,
         payload: Value,
         identity: Option<[&[u8]; 2]>,
@@ -125,8 +129,16 @@ impl Firing<'_> {
             key: self.keys.lookup_hash("delivery", &[flow.as_bytes(), kind, id]),
             expires: self.kernel.clock.now().saturating_add(self.kernel.webhook_options.dedupe_window()),
         });
+        let subject = match subject_of(&self.flow, &payload, origin).map_err(serde::ser::Error::custom) {
+            Ok(Some(subject)) => {
+                let mut shared = self.subjects.lock().await;
+                Some(self.kernel.subject_for(&self.keys, project, &subject, &mut shared).await?)
+            }
+            Ok(None) => None,
+            Err(error) => return Err(RunError::Encoding(error)),
+        };
         let (parent, payload) = (None, Arc::new(payload));
-        let start = RunStart { project, flow, version, generation, dedupe, control, parent, payload };
+        let start = RunStart { project, flow, version, generation, dedupe, control, parent, payload, subject };
         let (_, submission) = self.kernel.prepare_run(start, Arc::clone(&self.flow), &self.keys, |at| {
             AuditEvent::by(&Actor::new(Identity::Engine), "run.start", project.into(), at)
         })?;

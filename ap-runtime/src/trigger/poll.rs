@@ -57,7 +57,7 @@ impl Firing<'_> {
                 let mut fired = self.fired(Some(now.saturating_add(settings.interval)));
                 for (key, item) in found.items {
                     let identity = key.as_ref().map(|key| [b"item".as_slice(), key.as_bytes()]);
-                    fired.runs.push(self.run(item, identity, Origin::Poll)?);
+                    fired.runs.push(self.run(item, identity, Origin::Poll).await?);
                 }
                 let standing = Standing { cursor: found.cursor, failures: 0, ..standing };
                 fired.state = Some(self.seal(&standing)?);
@@ -132,7 +132,7 @@ impl Firing<'_> {
     fn poller(&self) -> Result<Claimed, RunError> {
         let run = RunId::from_parts(self.kernel.clock.now(), self.kernel.id_entropy()?);
         let lease = Lease { project: self.claimed.project, run, epoch: self.claimed.epoch };
-        Ok(Claimed { lease, flow: self.claimed.flow, version: self.claimed.version })
+        Ok(Claimed { lease, flow: self.claimed.flow, version: self.claimed.version, subject: None })
     }
 
     fn standing(&self, settings: &PollSettings) -> Result<Standing, RunError> {

@@ -19,7 +19,8 @@ use ap_auth::{
 };
 use ap_core::{
     id::RunId,
-    run::{StepError, StepErrorKind},
+    run::{RunStatus, StepError, StepErrorKind},
+    time::Timestamp,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
@@ -46,6 +47,7 @@ use crate::{
     kernel::Kernel,
     replies::{Heard, Outcome, Waiter},
     store::{Accepted, Dedupe, RunRecord},
+    subject::{SharedSubjects, is_rekeyed, subject_of},
 };
 
 /// The address a request came from, as the host knows it: put it into the request's extensions and the audit trail has it.
@@ -203,7 +205,7 @@ impl Door {
         }
     }
 
-    /// Makes the run durable. `None` if the endpoint is out of date.
+    /// Makes the run durable. `None` if the endpoint, or a key, is out of date.
     async fn accept(
         &self,
         endpoint: &Endpoint,
@@ -213,6 +215,16 @@ impl Door {
     ) -> Result<Option<(Delivered, Option<Waiter>)>, Rejection> {
         let control = control_of(&endpoint.flow, endpoint.route.flow, &endpoint.keys, &payload, Origin::Caller)
             .map_err(|error| Rejection::BadRequest(format!("a flow control key cannot be read: {error}")))?;
+        let subject = match subject_of(&endpoint.flow, &payload, Origin::Caller)
+            .map_err(|reason| Rejection::BadRequest(format!("the data subject cannot be told: {reason}")))?
+        {
+            Some(subject) => {
+                let (project, mut shared) = (endpoint.route.project, SharedSubjects::new());
+                let found = self.kernel.subject_for(&endpoint.keys, project, &subject, &mut shared).await;
+                Some(found.map_err(|error| internal(&error))?)
+            }
+            None => None,
+        };
         let delivery = payload::delivery_id(endpoint.dedupe_place(), &payload);
         let trigger = endpoint.flow.trigger().name.as_str();
         let flow = endpoint.route.flow;
@@ -229,6 +241,7 @@ impl Door {
             parent: None,
             control,
             payload: Arc::new(payload),
+            subject,
         };
         let (run, submission) = self
             .kernel
@@ -238,6 +251,9 @@ impl Door {
             .map_err(|error| internal(&error))?;
         let waiter = sync.then(|| self.kernel.replies.subscribe(run));
         let answer = self.worker.submit(submission).await.map_err(|error| internal(&error))?;
+        if answer.as_ref().is_err_and(is_rekeyed) {
+            return Ok(None);
+        }
         match answer.map_err(|error| internal(&error))? {
             Accepted::Created { .. } => Ok(Some((Delivered { run, duplicate: false }, waiter))),
             Accepted::Limited { retry } => Err(Rejection::Limited(retry.saturating_since(self.kernel.clock.now()))),
@@ -291,7 +307,13 @@ impl Door {
     async fn stored_outcome(&self, endpoint: &Endpoint, run: RunId) -> Result<Option<Outcome>, RunError> {
         let project = endpoint.route.project;
         let record = self.kernel.backend.run(run, project).await?;
-        let state = self.kernel.replay(&record, &endpoint.keys).await?;
+        let state = match self.kernel.replay(&record, &endpoint.keys).await {
+            // Whoever erased the data ends the run; until then it is as good as ended.
+            Err(RunError::Erased { at }) => {
+                return Ok(Some(Outcome::Ended { end: erased(at), last_output: None }));
+            }
+            replayed => replayed?,
+        };
         Ok(match (state.reply(), state.end()) {
             (Some(reply), _) => Some(Outcome::Replied(reply.clone())),
             (None, Some(end)) => Some(Outcome::Ended { end: end.clone(), last_output: state.last_output().cloned() }),
@@ -309,6 +331,12 @@ fn replaced(run: &RunRecord) -> RunEnd {
     let error = StepError::new(StepErrorKind::Explicit, "the run was replaced by a later one");
     let at = run.finished.unwrap_or(run.created);
     RunEnd { status: run.status, at, failed_step: None, error: Some(error) }
+}
+
+/// The end of a run whose data was erased.
+fn erased(at: Timestamp) -> RunEnd {
+    let error = StepError::new(StepErrorKind::Explicit, "the data of the run was erased");
+    RunEnd { status: RunStatus::Canceled, at, failed_step: None, error: Some(error) }
 }
 
 /// Who sends, as far as the audit trail wants to know.

@@ -14,14 +14,15 @@ use crate::{
 impl Reader<'_> {
     /// Reads flow control from the top of the flow. What is wrong is reported and left out.
     pub(super) fn control(&mut self, document: &mut Members<'_>) -> FlowControl {
-        let [concurrency, throttle, rate, debounce, priority] =
-            ["concurrency", "throttle", "rateLimit", "debounce", "priority"].map(|name| document.take(name));
+        let [concurrency, throttle, rate, debounce, priority, subject] =
+            ["concurrency", "throttle", "rateLimit", "debounce", "priority", "subject"].map(|name| document.take(name));
         FlowControl {
             concurrency: concurrency.and_then(|given| self.concurrency(&given)),
             throttle: throttle.and_then(|given| self.pace(&given)),
             rate_limit: rate.and_then(|given| self.pace(&given)),
             debounce: debounce.and_then(|given| self.debounce(&given)),
             priority: priority.and_then(|given| self.priority(&given)).unwrap_or_default(),
+            subject: subject.and_then(|given| self.key_template(&given)),
         }
     }
 
@@ -60,8 +61,12 @@ impl Reader<'_> {
 
     fn control_key(&mut self, members: &mut Members<'_>) -> Option<Template> {
         let key = members.take("key")?;
-        key.text(&mut self.findings)?;
-        self.template(&key)
+        self.key_template(&key)
+    }
+
+    fn key_template(&mut self, given: &Member<'_>) -> Option<Template> {
+        given.text(&mut self.findings)?;
+        self.template(given)
     }
 
     fn priority(&mut self, given: &Member<'_>) -> Option<i16> {

@@ -66,7 +66,7 @@ pub(super) fn of_trigger(trigger: &TriggerDefinition) -> Vec<(String, &Template)
     }
 }
 
-/// The keys of flow control.
+/// The keys of flow control, and whom runs are about.
 pub(super) fn of_control(control: &FlowControl) -> impl Iterator<Item = (&'static str, &Template)> {
     let concurrency = control.concurrency.as_ref().and_then(|given| given.key.as_ref());
     let throttle = control.throttle.as_ref().and_then(|given| given.key.as_ref());
@@ -77,6 +77,7 @@ pub(super) fn of_control(control: &FlowControl) -> impl Iterator<Item = (&'stati
         ("/throttle/key", throttle),
         ("/rateLimit/key", rate_limit),
         ("/debounce/key", debounce),
+        ("/subject", control.subject.as_ref()),
     ];
     keys.into_iter().filter_map(|(place, key)| Some((place, key?)))
 }

@@ -95,8 +95,14 @@ impl State {
 
     /// Creates the run of `accept` on these terms; returns whether it is leased.
     pub(super) fn create_run(&mut self, accept: Accept, terms: Terms, now: Timestamp) -> bool {
-        let Accept { mut run, dedupe, control, entry, lease, .. } = accept;
+        let Accept { mut run, dedupe, subject_key, control, entry, lease, .. } = accept;
         let key = (run.project, run.id);
+        if let Some(subject_key) = subject_key {
+            self.add_subject_key(run.project, subject_key);
+        }
+        if let Some(subject) = run.subject {
+            self.subject_runs.insert((run.project, subject, run.id));
+        }
         if let Some(dedupe) = dedupe {
             self.deliveries.insert((run.project, dedupe.key), Delivery { run: run.id, expires: dedupe.expires });
         }

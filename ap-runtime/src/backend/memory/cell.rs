@@ -118,6 +118,9 @@ impl State {
                         .map(move |(id, signal)| (CellKey::Signal(run, *id, signal.slot), &mut signal.sealed))
                 })
                 .collect(),
+            CellTable::SubjectKeys => of(&mut self.subject_keys, project)
+                .map(|(id, key)| (CellKey::SubjectKey(id, key.subject, key.created), &mut key.wrapped))
+                .collect(),
             CellTable::Triggers => of(&mut self.triggers, project)
                 .filter_map(|(flow, trigger)| {
                     trigger.state.as_mut().map(|(epoch, sealed)| (CellKey::Trigger(flow, *epoch), sealed))

@@ -239,8 +239,8 @@ impl State {
             run.leased_until = Some(now.saturating_add(request.lease));
             run.due = None;
             run.record.status = RunStatus::Running;
-            let RunRecord { id, project, flow, version, .. } = run.record;
-            Claimed { lease: Lease { project, run: id, epoch: run.epoch }, flow, version }
+            let RunRecord { id, project, flow, version, subject, .. } = run.record;
+            Claimed { lease: Lease { project, run: id, epoch: run.epoch }, flow, version, subject }
         })
     }
 

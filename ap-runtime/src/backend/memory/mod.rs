@@ -16,6 +16,7 @@ mod run;
 mod signal;
 #[cfg(feature = "sim")]
 mod snapshot;
+mod subject;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,10 @@ use ap_core::{
     store::{Entity, LookupHash, Page, PageRequest, StoreError},
     time::Timestamp,
 };
-use ap_crypto::keyring::{KeyStore, WrappedKey};
+use ap_crypto::{
+    keyring::{KeyStore, WrappedKey},
+    subject::WrappedSubjectKey,
+};
 use async_trait::async_trait;
 
 #[cfg(feature = "sim")]
@@ -52,7 +56,7 @@ use super::{check_key_change, check_project, check_share, key_conflict};
 use crate::{
     clock::Clock,
     store::{
-        AuditStore, FileRecord, FlowRecord, FlowVersionRecord, ProjectRecord, ProjectShare, ProjectStore,
+        AuditStore, Erasure, FileRecord, FlowRecord, FlowVersionRecord, ProjectRecord, ProjectShare, ProjectStore,
         SharedConnection, WorkerRecord,
     },
 };
@@ -230,6 +234,11 @@ struct State {
     jobs: BTreeMap<(ProjectId, JobId), Job>,
     queues: BTreeMap<HashKey, Queue>,
     files: BTreeMap<(ProjectId, FileId), FileRecord>,
+    subject_keys: BTreeMap<(ProjectId, KeyId), WrappedSubjectKey>,
+    subjects: BTreeMap<HashKey, KeyId>,
+    /// Runs that name a subject's key: project, key, run.
+    subject_runs: BTreeSet<(ProjectId, KeyId, RunId)>,
+    erasures: BTreeMap<(ProjectId, KeyId), Erasure>,
     workers: BTreeMap<WorkerId, WorkerRecord>,
 }
 

@@ -25,6 +25,7 @@ impl SystemStore for MemoryBackend {
         check_accept(&accept)?;
         let now = self.clock.now();
         let mut state = self.lock();
+        state.check_subject(&accept)?;
         let terms = match state.terms(&accept, false, now) {
             Ok(terms) => terms,
             Err(refused) => return Ok(refused),

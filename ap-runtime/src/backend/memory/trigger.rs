@@ -105,6 +105,7 @@ impl State {
             return Err(StoreError::AlreadyExists { entity: Entity::Run });
         }
         self.check_audit(fire.runs.iter().flat_map(|(_, audit)| audit))?;
+        self.check_subjects(fire.runs.iter().map(|(accept, _)| accept))?;
         let answers = fire.runs.into_iter().map(|(accept, audit)| match self.terms(&accept, false, now) {
             Ok(terms) => {
                 self.audit.extend(audit.into_iter().map(|record: AuditRecord| ((record.scope, record.id), record)));

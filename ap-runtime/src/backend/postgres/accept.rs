@@ -79,6 +79,8 @@ impl Transaction<'_> {
         if !open.contains(&(run.project, run.flow, run.version, accept.generation)) {
             return Ok(Accepted::Stale);
         }
+        // What a run starts goes by the key of that run, which has not ended, so it is there.
+        let missing = if patient { None } else { self.missing_subject_key(accept).await? };
         let terms = match self.terms(accept, patient).await? {
             Ok(terms) => terms,
             Err(refused) => return Ok(refused),
@@ -90,6 +92,9 @@ impl Transaction<'_> {
             let found = self.find_deliveries(std::iter::once(accept)).await?;
             let first = found.get(&(run.project, dedupe.key)).copied();
             return first.map(Accepted::Duplicate).ok_or_else(|| Failure::Statement(sqlx::Error::RowNotFound));
+        }
+        if let Some(key) = missing {
+            self.add_subject_key(run.project, key).await?;
         }
         self.create(accept, terms).await
     }

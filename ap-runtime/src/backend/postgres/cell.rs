@@ -126,6 +126,7 @@ impl Place {
             CellTable::Signals => {
                 Self { first: "run", second: Some(("id", "uuid")), only: "NOT taken", ..place("ap_signals", &["slot"]) }
             }
+            CellTable::SubjectKeys => place("ap_subject_keys", &["subject", "created"]),
             CellTable::Triggers => {
                 let place = place("ap_triggers", &["state_epoch"]);
                 Self { first: "flow", sealed: "state", only: "state IS NOT NULL", ..place }
@@ -227,6 +228,7 @@ fn read_cell(row: &PgRow, table: CellTable) -> sqlx::Result<SealedCell> {
         CellTable::Projects => CellKey::Project(columns.id()?),
         CellTable::SharedConnections => CellKey::SharedConnection(columns.id()?),
         CellTable::Signals => CellKey::Signal(columns.id()?, columns.id()?, columns.hash()?),
+        CellTable::SubjectKeys => CellKey::SubjectKey(columns.id()?, columns.hash()?, columns.time()?),
         CellTable::Triggers => CellKey::Trigger(columns.id()?, columns.count()?),
     };
     Ok(SealedCell { key, sealed: columns.sealed()? })

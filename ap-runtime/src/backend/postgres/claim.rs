@@ -164,7 +164,8 @@ impl Transaction<'_> {
         let claimed = read_all(&rows, |row| {
             let mut columns = Columns::of(row);
             let lease = Lease { project: columns.id()?, run: columns.id()?, epoch: columns.count()? };
-            Ok(((lease.project, lease.run), Claimed { lease, flow: columns.id()?, version: columns.id()? }))
+            let (flow, version, subject) = (columns.id()?, columns.id()?, columns.maybe_id()?);
+            Ok(((lease.project, lease.run), Claimed { lease, flow, version, subject }))
         })?;
         let claimed: BTreeMap<RunKey, Claimed> = claimed.into_iter().collect();
         Ok(picked.iter().filter_map(|key| claimed.get(key).copied()).collect())
@@ -268,6 +269,6 @@ const CLAIM: &str = "WITH picked AS ( \
         AND (ready OR status = 'RUNNING' AND (lease IS NULL OR lease <= $3)) FOR NO KEY UPDATE SKIP LOCKED \
     ) UPDATE ap_runs AS run SET epoch = run.epoch + 1, status = 'RUNNING', lease = $4, ready = false, due = NULL \
     FROM picked WHERE run.project = picked.project AND run.id = picked.id \
-    RETURNING run.project, run.id, run.epoch, run.flow, run.version";
+    RETURNING run.project, run.id, run.epoch, run.flow, run.version, run.subject";
 /// Timers passed in one go.
 const AT_ONCE: i64 = 1_000;

@@ -40,13 +40,15 @@ pub(super) struct Results {
 }
 
 impl Group {
-    /// Whether this acceptance can be in a group: it is bounded by nothing but its flow and its dedupe key.
+    /// Whether this acceptance can be in a group: it is bounded by nothing but its flow and its dedupe key, and depends on no key
+    /// that may be destroyed.
     pub(super) fn takes_accept(accept: &Accept) -> bool {
         let control = &accept.control;
         control.gate.is_none()
             && control.throttle.is_none()
             && control.rate_limit.is_none()
             && control.debounce.is_none()
+            && accept.run.subject.is_none()
     }
 
     /// Whether this commit can be in a group: it concerns its own run only.

@@ -27,6 +27,7 @@ pub(super) const ALL: &[Migration] = &[
     Migration { version: 1, name: "records", text: include_str!("migrations/001_records.sql") },
     Migration { version: 3, name: "keys", text: include_str!("migrations/003_keys.sql") },
     Migration { version: 4, name: "connections", text: include_str!("migrations/004_connections.sql") },
+    Migration { version: 6, name: "subjects", text: include_str!("migrations/006_subjects.sql") },
 ];
 
 /// Applies those of `migrations` that `schema` lacks.
@@ -146,6 +147,7 @@ mod tests {
         include_str!("migrations/released/001.sql"),
         include_str!("migrations/released/003.sql"),
         include_str!("migrations/released/004.sql"),
+        include_str!("migrations/released/006.sql"),
     ];
 
     struct Schema(String, PostgresOptions);

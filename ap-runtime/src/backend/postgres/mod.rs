@@ -19,6 +19,7 @@ mod project;
 mod queue;
 mod rows;
 mod run;
+mod subject;
 mod system;
 mod trigger;
 mod value;

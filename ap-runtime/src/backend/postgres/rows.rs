@@ -240,6 +240,7 @@ fn bind_runs<'q>(query: Statement<'q>, new: &'q [NewRun<'q>]) -> Statement<'q> {
         .bind(new.iter().map(|new| new.gate.as_ref().map(|gate| gate.key.0.as_slice())).collect::<Vec<_>>())
         .bind(new.iter().map(|new| new.gate.map(|gate| signed_small(gate.limit))).collect::<Vec<_>>())
         .bind(new.iter().map(|new| new.passed).collect::<Vec<_>>())
+        .bind(new.iter().map(|new| new.run.subject.map(Id::from)).collect::<Vec<_>>())
 }
 
 fn bind_journal<'q>(query: Statement<'q>, entries: &'q [(RunKey, &'q JournalEntry)]) -> Statement<'q> {
@@ -315,16 +316,16 @@ macro_rules! change_runs {
 }
 macro_rules! insert_runs {
     ($a:literal $b:literal $c:literal $d:literal $e:literal $f:literal $g:literal
-     $h:literal $i:literal $j:literal $k:literal $l:literal $m:literal $n:literal) => {
+     $h:literal $i:literal $j:literal $k:literal $l:literal $m:literal $n:literal $o:literal) => {
         concat!(
             "INSERT INTO ap_runs (project, id, flow, version, parent, status, created, epoch, lease, \
-                 priority, ready, due, gate, gate_limit, passed) \
+                 priority, ready, due, gate, gate_limit, passed, subject) \
              SELECT project, id, flow, version, parent, status, created, CASE WHEN lease IS NULL THEN 0 ELSE 1 END, lease, \
-                 priority, ready, due, gate, gate_limit, passed FROM unnest($",
+                 priority, ready, due, gate, gate_limit, passed, subject FROM unnest($",
             $a, "::uuid[], $", $b, "::uuid[], $", $c, "::uuid[], $", $d, "::uuid[], $", $e, "::uuid[], $", $f,
             "::text[], $", $g, "::bigint[], $", $h, "::bigint[], $", $i, "::smallint[], $", $j, "::boolean[], $", $k,
-            "::bigint[], $", $l, "::bytea[], $", $m, "::integer[], $", $n, "::boolean[]) AS new (project, id, flow, \
-             version, parent, status, created, lease, priority, ready, due, gate, gate_limit, passed)"
+            "::bigint[], $", $l, "::bytea[], $", $m, "::integer[], $", $n, "::boolean[], $", $o, "::uuid[]) AS new (project, \
+             id, flow, version, parent, status, created, lease, priority, ready, due, gate, gate_limit, passed, subject)"
         )
     };
 }
@@ -363,7 +364,7 @@ macro_rules! insert_audit {
     };
 }
 const CHANGE_RUNS: &str = change_runs!(1 2 3 4 5 6 7);
-const INSERT_RUNS: &str = insert_runs!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+const INSERT_RUNS: &str = insert_runs!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 const INSERT_JOURNAL: &str = insert_journal!(1 2 3 4);
 const INSERT_AUDIT: &str = insert_audit!(1 2 3 4 5 6);
 /// All of these. Of what exists already, a run is noticed before its journal, and that before the audit: each waits for the
@@ -372,11 +373,11 @@ const WRITE: &str = concat!(
     "WITH changed AS (",
     change_runs!(1 2 3 4 5 6 7),
     "), created AS (",
-    insert_runs!(8 9 10 11 12 13 14 15 16 17 18 19 20 21),
+    insert_runs!(8 9 10 11 12 13 14 15 16 17 18 19 20 21 22),
     " RETURNING 1), written AS (",
-    insert_journal!(22 23 24 25),
+    insert_journal!(23 24 25 26),
     " WHERE (SELECT count(*) FROM created) >= 0 RETURNING 1) ",
-    insert_audit!(26 27 28 29 30 31),
+    insert_audit!(27 28 29 30 31 32),
     " WHERE (SELECT count(*) FROM written) >= 0"
 );
 const FORGET_SIGNALS: &str = "DELETE FROM ap_signals \

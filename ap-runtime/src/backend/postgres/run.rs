@@ -199,6 +199,7 @@ fn read_run(row: &PgRow) -> sqlx::Result<RunRecord> {
         status: columns.status()?,
         created: columns.time()?,
         finished: columns.maybe_time()?,
+        subject: columns.maybe_id()?,
     })
 }
 
@@ -209,18 +210,18 @@ fn read_entry(row: &PgRow) -> sqlx::Result<JournalEntry> {
 
 const SIGNALS: &str = "SELECT id, project, run, slot, at, sealed FROM ap_signals \
     WHERE project = $1 AND run = $2 AND NOT taken ORDER BY id";
-const RUN: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+const RUN: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
     WHERE project = $1 AND id = $2";
-const RUNS: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+const RUNS: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
     WHERE project = $1 AND ($2::uuid IS NULL OR parent = $2) AND ($3::uuid IS NULL OR flow = $3) \
     AND (NOT $4::boolean OR finished IS NULL) AND id >= $5 ORDER BY id LIMIT $6";
-const RUNS_OF_FLOW: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+const RUNS_OF_FLOW: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
     WHERE project = $1 AND ($2::uuid IS NULL OR parent = $2) AND flow = $3 \
     AND (NOT $4::boolean OR finished IS NULL) AND id >= $5 ORDER BY id LIMIT $6";
-const RUNS_OF_PARENT: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+const RUNS_OF_PARENT: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
     WHERE project = $1 AND parent = $2 AND ($3::uuid IS NULL OR flow = $3) \
     AND (NOT $4::boolean OR finished IS NULL) AND id >= $5 ORDER BY id LIMIT $6";
-const LIVE_RUNS: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+const LIVE_RUNS: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
     WHERE project = $1 AND ($2::uuid IS NULL OR parent = $2) AND ($3::uuid IS NULL OR flow = $3) \
     AND ($4::boolean AND finished IS NULL) AND id >= $5 ORDER BY id LIMIT $6";
 const JOURNAL: &str = "SELECT seq, sealed FROM ap_journal WHERE project = $1 AND run = $2 ORDER BY seq";

@@ -2,7 +2,7 @@
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ProjectId, RunId},
+    id::{KeyId, ProjectId, RunId},
     run::RunStatus,
     store::LookupHash,
     time::Timestamp,
@@ -14,6 +14,7 @@ use super::{
     project::{append, audit_bytes},
     row::uint,
     run::{append_entry, end_run, entry_bytes},
+    subject::{add_key, missing_key},
     writer::{Failure, Operation, Transaction},
 };
 use crate::store::{Accept, Accepted, Debounce, Pace};
@@ -42,8 +43,12 @@ pub(super) fn accept(
     accept: &Accept,
     audit: &[AuditRecord],
 ) -> Result<Accepted, Failure> {
+    let missing = missing_key(transaction, accept)?;
     match terms(transaction, accept, false)? {
         Ok(terms) => {
+            if let Some(key) = missing {
+                add_key(transaction, accept.run.project, key)?;
+            }
             let leased = create(transaction, accept, &terms)?;
             append(transaction, audit)?;
             Ok(Accepted::Created { leased })
@@ -175,6 +180,7 @@ pub(super) fn create(transaction: &Transaction<'_>, accept: &Accept, terms: &Ter
             control.debounce.map(|debounce| debounce.key.0),
             terms.series.map(|(first, _)| first.as_micros()),
             terms.series.map(|(_, until)| until.as_micros()),
+            run.subject.as_ref().map(KeyId::as_bytes),
         ],
     )?;
     append_entry(transaction, transaction.connection.last_insert_rowid(), entry)?;
@@ -266,8 +272,8 @@ fn waiting_for_quiet(
 }
 
 pub(super) const INSERT_RUN: &str = "INSERT INTO ap_runs (project, id, flow, version, parent, status, created, epoch, lease, \
-    priority, ready, due, gate, gate_limit, passed, debounce, debounce_since, debounce_until) \
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    priority, ready, due, gate, gate_limit, passed, debounce, debounce_since, debounce_until, subject) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 pub(super) const OPEN_FLOW: &str =
     "SELECT 1 FROM ap_flows WHERE project = ? AND id = ? AND enabled = 1 AND published = ? AND generation = ?";
 pub(super) const WAITING_FOR_QUIET: &str = "SELECT id, debounce_since, due, gate, passed FROM ap_runs INDEXED BY ap_runs_debounce \

@@ -115,6 +115,8 @@ pub(super) struct Place {
     bound: &'static [&'static str],
     /// Which row of the table has an owner, and names.
     row: &'static str,
+    /// Which rows have a cell.
+    only: &'static str,
 }
 
 impl Place {
@@ -122,7 +124,8 @@ impl Place {
         const ID: &[&str] = &["id"];
         const fn place(table: &'static str, bound: &'static [&'static str]) -> Place {
             let row = "project = ?2 AND id = ?3";
-            Place { table, column: "sealed", from: table, sealed: "sealed", owner: "project", names: ID, bound, row }
+            let (column, sealed, from, names, only) = ("sealed", "sealed", table, ID, "");
+            Place { table, column, from, sealed, owner: "project", names, bound, row, only }
         }
         match table {
             CellTable::Audit => Self {
@@ -159,6 +162,9 @@ impl Place {
                 row: "project = ?2 AND run = ?3 AND id = ?4",
                 ..place("ap_signals", &["slot"])
             },
+            CellTable::SubjectKeys => {
+                Self { only: "live = 1 AND", ..place("ap_subject_keys", &["subject", "created"]) }
+            }
             CellTable::Triggers => Self {
                 column: "state",
                 sealed: "state",
@@ -175,12 +181,12 @@ impl Place {
     }
 
     fn count(self) -> String {
-        let Self { from, owner, sealed, .. } = self;
-        format!("SELECT count(*) FROM {from} WHERE {owner} = ?1 AND substr({sealed}, 3, 16) <> ?2")
+        let Self { from, owner, sealed, only, .. } = self;
+        format!("SELECT count(*) FROM {from} WHERE {only} {owner} = ?1 AND substr({sealed}, 3, 16) <> ?2")
     }
 
     pub(super) fn select(self) -> String {
-        let Self { from, owner, names, bound, sealed, .. } = self;
+        let Self { from, owner, names, bound, sealed, only, .. } = self;
         let columns = [names, bound, &[sealed]].concat().join(", ");
         let order = names.join(", ");
         let behind = match names {
@@ -189,7 +195,7 @@ impl Place {
             names => names.iter().map(|name| format!("{name} > ?3")).collect(),
         };
         format!(
-            "SELECT {columns} FROM {from} WHERE {owner} = ?1 AND substr({sealed}, 3, 16) <> ?2 AND {behind} \
+            "SELECT {columns} FROM {from} WHERE {only} {owner} = ?1 AND substr({sealed}, 3, 16) <> ?2 AND {behind} \
              ORDER BY {order} LIMIT ?{}",
             names.len() + 3
         )
@@ -250,6 +256,9 @@ fn read_key(columns: &mut Columns<'_>, table: CellTable) -> rusqlite::Result<Cel
         CellTable::SharedConnections => CellKey::SharedConnection(columns.id(ConnectionId::from_slice)?),
         CellTable::Signals => {
             CellKey::Signal(columns.id(RunId::from_slice)?, columns.id(SignalId::from_slice)?, columns.hash()?)
+        }
+        CellTable::SubjectKeys => {
+            CellKey::SubjectKey(columns.id(KeyId::from_slice)?, columns.hash()?, columns.time()?)
         }
         CellTable::Triggers => CellKey::Trigger(columns.id(FlowId::from_slice)?, columns.uint()?),
     })

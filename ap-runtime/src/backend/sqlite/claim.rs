@@ -9,7 +9,7 @@ use std::{
 };
 
 use ap_core::{
-    id::{FlowId, FlowVersionId, ProjectId, RunId},
+    id::{FlowId, FlowVersionId, KeyId, ProjectId, RunId},
     time::Timestamp,
 };
 use rusqlite::params;
@@ -50,12 +50,13 @@ fn lease(
     let until = transaction.now.saturating_add(request.lease);
     // Two statements rather than one with `RETURNING`, for which SQLite makes a table each time.
     let found = transaction.row(
-        "SELECT number, epoch + 1, flow, version FROM ap_runs WHERE project = ? AND id = ?",
+        "SELECT number, epoch + 1, flow, version, subject FROM ap_runs WHERE project = ? AND id = ?",
         [project.as_bytes(), run.as_bytes()],
         |columns| {
             let (number, lease) = (columns.int()?, Lease { project, run, epoch: columns.uint()? });
             let (flow, version) = (columns.id(FlowId::from_slice)?, columns.id(FlowVersionId::from_slice)?);
-            Ok((number, Claimed { lease, flow, version }))
+            let subject = columns.maybe_id(KeyId::from_slice)?;
+            Ok((number, Claimed { lease, flow, version, subject }))
         },
     )?;
     let Some((number, claimed)) = found else { return Ok(None) };

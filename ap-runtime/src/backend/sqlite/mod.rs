@@ -20,6 +20,7 @@ mod queue;
 mod reader;
 mod row;
 mod run;
+mod subject;
 mod system;
 mod trigger;
 mod writer;

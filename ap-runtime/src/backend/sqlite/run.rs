@@ -2,7 +2,7 @@
 
 use ap_core::{
     audit::AuditRecord,
-    id::{FlowId, FlowVersionId, ProjectId, RunId, SignalId},
+    id::{FlowId, FlowVersionId, KeyId, ProjectId, RunId, SignalId},
     run::RunStatus,
     store::{Entity, LookupHash, Page, PageRequest, Revision, StoreError},
     time::Timestamp,
@@ -62,7 +62,7 @@ impl RunStore for SqliteBackend {
     }
 
     async fn run(&self, id: RunId, project: ProjectId) -> Result<RunRecord, StoreError> {
-        let sql = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+        let sql = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
             WHERE project = ? AND id = ?";
         let read = move |open: &_| connect::row(open, sql, [project.as_bytes(), id.as_bytes()], read_run);
         self.readers.read(read).await?.ok_or(StoreError::NotFound { entity: Entity::Run })
@@ -125,7 +125,7 @@ pub(super) const FORGET_SLOTS: &str = "DELETE FROM ap_slots WHERE project = ? AN
 /// The flows of a project.
 const FLOWS: &str = "SELECT id FROM ap_flows WHERE project = ?";
 /// Live runs of one flow.
-pub(super) const LIVE_BEFORE: &str = "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs \
+pub(super) const LIVE_BEFORE: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
     INDEXED BY ap_runs_live WHERE project = ? AND flow = ? AND finished IS NULL AND id > ? AND id <= ? ORDER BY id LIMIT ?";
 
 /// The listing that a filter asks for: its arguments are the project, the parent and the flow, as far as they are asked for,
@@ -134,7 +134,7 @@ pub(super) fn listing(filter: &RunFilter) -> Option<&'static str> {
     macro_rules! of {
         ($index:literal, $condition:literal) => {
             concat!(
-                "SELECT id, project, flow, version, parent, status, created, finished FROM ap_runs ",
+                "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs ",
                 $index,
                 " WHERE project = ?1 ",
                 $condition
@@ -330,6 +330,7 @@ fn read_run(columns: &mut Columns<'_>) -> rusqlite::Result<RunRecord> {
         status: columns.text()?.parse::<RunStatus>().map_err(decode)?,
         created: columns.time()?,
         finished: columns.maybe_time()?,
+        subject: columns.maybe_id(KeyId::from_slice)?,
     })
 }
 

@@ -114,7 +114,12 @@ impl Operation for FireTrigger {
         if held == 0 {
             return Err(StoreError::Fenced.into());
         }
-        runs.iter().map(|(run, audit)| accept(transaction, run, audit)).collect()
+        let answer = |(run, audit): &(Accept, Vec<AuditRecord>)| match accept(transaction, run, audit) {
+            // The trigger has been let go of, so a refusal undoes the transaction.
+            Err(Failure::Refused(error)) => Err(Failure::Undone(error)),
+            answer => answer,
+        };
+        runs.iter().map(answer).collect()
     }
 }
 

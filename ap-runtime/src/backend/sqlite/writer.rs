@@ -148,6 +148,16 @@ impl Writer {
         answer.await.map_err(|_| closed())?
     }
 
+    /// Folds the log into the database and truncates it, so that what was overwritten is in neither.
+    ///
+    /// # Errors
+    /// `Unavailable` if somebody reads an old state for longer than the connection waits.
+    pub(super) async fn fold(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Message::Fold(reply)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
     /// Takes no more operations, completes those that were handed over, and returns once the lock is free again.
     pub(super) async fn close(&self) {
         // An error means that the thread takes nothing any more, which is what we want.
@@ -165,6 +175,8 @@ impl fmt::Debug for Writer {
 
 enum Message {
     Write(Box<dyn Job>),
+    /// See [`Writer::fold`].
+    Fold(oneshot::Sender<Result<(), StoreError>>),
     Close,
 }
 
@@ -246,6 +258,8 @@ struct Work {
 struct Batch {
     jobs: Vec<Box<dyn Job>>,
     bytes: usize,
+    /// Who waits for the log to be folded in after the commit.
+    folds: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 impl Batch {
@@ -253,6 +267,10 @@ impl Batch {
     fn add(&mut self, message: Message) -> bool {
         match message {
             Message::Close => true,
+            Message::Fold(reply) => {
+                self.folds.push(reply);
+                false
+            }
             Message::Write(job) => {
                 self.bytes += job.bytes();
                 self.jobs.push(job);
@@ -302,6 +320,29 @@ impl Work {
                 self.incoming.close();
             }
             self.commit(batch.jobs);
+            if !batch.folds.is_empty() {
+                let folded = self.fold();
+                let told = |folded: &Result<(), String>| match folded {
+                    Ok(()) => Ok(()),
+                    Err(reason) => Err(StoreError::Unavailable(BackendError::new(reason.clone()))),
+                };
+                // An error means that nobody waits any more.
+                batch.folds.into_iter().for_each(|reply| drop(reply.send(told(&folded))));
+            }
+        }
+    }
+
+    /// Folds the log into the database and truncates it.
+    fn fold(&mut self) -> Result<(), String> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect::writer(&self.path).map_err(|error| error.to_string())?,
+        };
+        let connection = self.connection.insert(connection);
+        match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get::<_, bool>(0)) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err("the log is being read and could not be truncated".to_owned()),
+            Err(error) => Err(format!("the log could not be truncated: {error}")),
         }
     }
 
