@@ -310,7 +310,7 @@ mod tests {
     const PLATFORM: PlatformId = PlatformId::from_u128(1);
 
     /// Who has what: permission, level, then Admin, Editor, Viewer.
-    const TABLE: [(&str, char, [bool; 3]); 24] = [
+    const TABLE: [(&str, char, [bool; 3]); 25] = [
         ("audit.read", 'p', [true, false, false]),
         ("connection.delete", 'p', [true, false, false]),
         ("connection.provision", 'P', [true, false, false]),

@@ -287,7 +287,10 @@ mod tests {
             WrappedSubjectKey { scope: ProjectId::from_u128(2).into(), ..row.clone() },
         ];
         for changed in changed {
-            assert!(matches!(ring.unwrap_subject_key(&keys, &changed), Err(KeyError::Unopenable { .. })), "{changed:?}");
+            assert!(
+                matches!(ring.unwrap_subject_key(&keys, &changed), Err(KeyError::Unopenable { .. })),
+                "{changed:?}"
+            );
         }
         let foreign = WrappedSubjectKey { root: KeyId::from_u128(3), ..row.clone() };
         assert!(matches!(ring.unwrap_subject_key(&keys, &foreign), Err(KeyError::WrongRootKey { .. })));

@@ -22,10 +22,10 @@ use async_trait::async_trait;
 
 use crate::store::{
     Accept, Accepted, AuditStore, Backend, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
-    ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
-    HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore,
-    ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
-    Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
+    ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord,
+    FlowWrite, HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts,
+    QueueStore, ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection,
+    SignalRecord, Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
 };
 
 /// Hands everything on to another backend, and sees to it that the keys of what comes back are known.

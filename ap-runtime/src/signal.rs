@@ -6,14 +6,7 @@ use ap_core::{
     store::LookupHash,
 };
 
-use crate::{
-    engine::Signal,
-    journal::RunError,
-    kernel::Kernel,
-    store::Signaled,
-    subject::RunKeys,
-    wakeup::Hint,
-};
+use crate::{engine::Signal, journal::RunError, kernel::Kernel, store::Signaled, subject::RunKeys, wakeup::Hint};
 
 impl Kernel {
     /// Keeps `signal` for a run, with the audit record of `event` if it is kept, and wakes whoever executes or can claim it.

@@ -18,14 +18,17 @@ use ap_core::{
     store::{LookupHash, PageRequest, Precondition, Revision, Sealed, StoreError},
     time::Timestamp,
 };
-use ap_crypto::keyring::{KeyKind, KeyStore, WrappedKey};
+use ap_crypto::{
+    keyring::{KeyKind, KeyStore, WrappedKey},
+    subject::WrappedSubjectKey,
+};
 use ap_runtime::{
     backend::sqlite::{SqliteBackend, SqliteOpenError},
     clock::SystemClock,
     store::{
         Accept, Accepted, AuditStore, ClaimRequest, ConnectionStore, Dedupe, FlowRecord, FlowStore, FlowWrite,
         JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, RunChange, RunCommit, RunControl, RunFilter,
-        RunRecord, RunStore, SystemStore, TriggerChange,
+        RunRecord, RunStore, SubjectStore, SystemStore, TriggerChange,
     },
 };
 use bytes::Bytes;
@@ -398,4 +401,129 @@ async fn a_database_of_the_first_release_goes_forward() {
     let claimed = backend.claim(request).await.expect("a claim");
     let ids: Vec<u128> = claimed.iter().map(|claimed| claimed.lease.run.as_u128()).collect();
     assert_eq!(ids, [2, 3]);
+}
+
+/// Bytes that are in no other key: those of this number, of the wrapping of this number.
+fn wrapped(number: u128, wrapping: u8) -> Vec<u8> {
+    let mut state = number << 8 | u128::from(wrapping) | 1 << 7;
+    let byte = || {
+        state = state.wrapping_mul(0xda94_2042_e4dd_58b5_2360_ed05_1fc6_5da5).wrapping_add(0x1234_5678_9abc_def1);
+        (state >> 96) as u8
+    };
+    std::iter::repeat_with(byte).take(212).collect()
+}
+
+fn subject_key(number: u128, wrapping: u8) -> WrappedSubjectKey {
+    let mut subject = [0; 32];
+    subject[16..].copy_from_slice(&number.to_be_bytes());
+    WrappedSubjectKey {
+        id: KeyId::from_u128(number),
+        scope: PROJECT.into(),
+        subject: LookupHash(subject),
+        root: KeyId::from_u128(u128::from(wrapping)),
+        created: AT,
+        wrapped: Sealed::from_bytes(wrapped(number, wrapping).into()),
+    }
+}
+
+async fn accept_about(backend: &SqliteBackend, number: u128) {
+    let plain = accept(number, None);
+    let run = RunRecord { subject: Some(KeyId::from_u128(number)), ..plain.run };
+    let accepted = backend.accept(Accept { run, subject_key: Some(subject_key(number, 1)), ..plain }, &[]).await;
+    assert!(matches!(accepted, Ok(Accepted::Created { .. })), "{accepted:?}");
+}
+
+/// In which of the files any piece of the key is.
+fn found(directory: &Path, key: &[u8]) -> Vec<String> {
+    let mut files = Vec::new();
+    for file in fs::read_dir(directory).expect("the directory") {
+        let file = file.expect("a file");
+        if pieces_in_file(&file.path(), std::slice::from_ref(&key.to_vec())) > 0 {
+            files.push(file.file_name().to_string_lossy().into_owned());
+        }
+    }
+    files
+}
+
+/// How many pieces of these keys are in the files.
+fn pieces_in(directory: &Path, keys: &[Vec<u8>]) -> usize {
+    let files = fs::read_dir(directory).expect("the directory");
+    files.map(|file| pieces_in_file(&file.expect("a file").path(), keys)).sum()
+}
+
+fn pieces_in_file(path: &Path, keys: &[Vec<u8>]) -> usize {
+    let pieces: std::collections::HashSet<&[u8]> = keys.iter().flat_map(|key| key.chunks_exact(16)).collect();
+    let bytes = fs::read(path).expect("its bytes");
+    bytes.windows(16).filter(|window| pieces.contains(window)).count()
+}
+
+/// Keys are made, wrapped again and destroyed in any order, among other writes: of a destroyed one nothing is left in database
+/// or log, in none of its wrappings.
+#[tokio::test]
+async fn a_destroyed_subject_key_is_in_no_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let backend = open(&path).await.expect("a database");
+    publish(&backend).await;
+    for number in 1..=120 {
+        accept_about(&backend, number).await;
+        if number % 3 == 0 {
+            let again = subject_key(number, 2);
+            backend.replace_subject_key(&subject_key(number, 1), again).await.expect("wrapped again");
+        }
+        if number % 7 == 0 {
+            backend.commit(end(number, 1), &[]).await.expect("ended");
+        }
+    }
+    let (mut gone, mut kept) = (Vec::new(), Vec::new());
+    for number in 1..=120_u128 {
+        let last = if number % 3 == 0 { 2 } else { 1 };
+        if number % 5 >= 2 && number <= 115 {
+            kept.push(wrapped(number, last));
+            continue;
+        }
+        gone.extend((1..=last).map(|wrapping| wrapped(number, wrapping)));
+        if number % 50 == 1 {
+            assert!(!found(directory.path(), &wrapped(number, last)).is_empty(), "it was never there");
+        }
+        backend.erase_subject(KeyId::from_u128(number), PROJECT, AT, &[]).await.expect("destroyed");
+        if number % 2 == 0 {
+            accept_about(&backend, 1_000 + number).await;
+        }
+    }
+    for erasure in backend.unfinished_erasures(1_000).await.expect("erasures") {
+        assert!(backend.finish_erasure(erasure.key, PROJECT).await.expect("finished").finished);
+    }
+    assert_eq!(pieces_in(directory.path(), &gone), 0, "a destroyed key is still there");
+    assert!(pieces_in(directory.path(), &kept) >= kept.len() * 13, "a key that was not destroyed is gone");
+    let log = fs::metadata(directory.path().join("a.db-wal")).expect("the log").len();
+    assert!(log < 64 << 10, "the log was not truncated: {log} bytes");
+    backend.close().await;
+    assert_eq!(pieces_in(directory.path(), &gone), 0);
+}
+
+/// A process that dies between the destruction and its end leaves the key in the log at most, and the next one sees to that.
+#[tokio::test]
+async fn a_destruction_that_was_cut_off_is_finished_by_the_next_process() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let backend = open(&path).await.expect("a database");
+    publish(&backend).await;
+    accept_about(&backend, 1).await;
+    accept_about(&backend, 2).await;
+    backend.erase_subject(KeyId::from_u128(1), PROJECT, AT, &[]).await.expect("destroyed");
+    assert!(!found(directory.path(), &wrapped(1, 1)).is_empty(), "this test shows nothing");
+
+    let copy = tempfile::tempdir().expect("a directory");
+    copy_files(&path, copy.path());
+    let next = open(copy.path().join("a.db")).await.expect("what a crash leaves");
+    assert!(matches!(next.subject_key_by_id(KeyId::from_u128(1), PROJECT).await, Err(StoreError::NotFound { .. })));
+    let unfinished = next.unfinished_erasures(10).await.expect("erasures");
+    assert_eq!(unfinished.iter().map(|one| one.key.as_u128()).collect::<Vec<_>>(), [1]);
+    assert_eq!(next.run(RunId::from_u128(1), PROJECT).await.expect("the run").status, RunStatus::Canceled);
+    next.finish_erasure(KeyId::from_u128(1), PROJECT).await.expect("finished");
+    assert_eq!(found(copy.path(), &wrapped(1, 1)), [] as [&str; 0]);
+    assert_eq!(found(copy.path(), &wrapped(2, 1)), ["a.db"]);
+    assert_eq!(next.subject_key_by_id(KeyId::from_u128(2), PROJECT).await.expect("the other"), subject_key(2, 1));
+    next.close().await;
 }

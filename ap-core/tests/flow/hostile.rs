@@ -266,7 +266,7 @@ proptest! {
             13 => one("queue.process", json!({ "queueName": "q", "action": part })),
             14 => {
                 let mut source = flow(json!([]));
-                for name in ["concurrency", "throttle", "rateLimit", "debounce", "priority"] {
+                for name in ["concurrency", "throttle", "rateLimit", "debounce", "priority", "subject"] {
                     source[name] = part.clone();
                 }
                 source
@@ -367,7 +367,7 @@ fn generated_flows_are_mostly_valid() {
 const CONTROL_WORDS: [&str; 8] =
     ["delay", "parallel", "queue.enqueue", "queue.process", "router", "subflow", "wait", "respond"];
 
-const WORDS: [&str; 69] = [
+const WORDS: [&str; 70] = [
     "displayName",
     "triggers",
     "trigger",
@@ -432,6 +432,7 @@ const WORDS: [&str; 69] = [
     "limit",
     "key",
     "debounce",
+    "subject",
     "periodMs",
     "{{$wait.a.token}}",
     "http.changed",

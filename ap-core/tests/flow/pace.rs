@@ -22,6 +22,7 @@ fn flow_control_is_read() {
     source["rateLimit"] = json!({ "limit": 100, "periodMs": 1, "key": "all" });
     source["debounce"] = json!({ "delayMs": 5000, "maxWaitMs": 60000, "key": "a {{trigger.headers.x-id}}" });
     source["priority"] = json!(-7);
+    source["subject"] = json!("{{trigger.body.customer}}");
     let flow = valid(&source);
     let control = flow.definition().control();
     let concurrency = control.concurrency.as_ref().expect("concurrency");
@@ -34,6 +35,7 @@ fn flow_control_is_read() {
     let debounce = control.debounce.as_ref().expect("debounce");
     assert_eq!((debounce.delay, debounce.max_wait), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(control.priority, -7);
+    assert!(control.subject.as_ref().is_some_and(|subject| subject.as_path().is_some()));
 }
 
 #[test]
@@ -118,4 +120,14 @@ fn keys_read_the_trigger_only() {
         control["key"] = "{{trigger.body.a ?? 'x'}}-{{trigger.headers.b}}".into();
         valid(&with(name, control));
     }
+}
+
+#[test]
+fn a_data_subject_is_text_that_reads_the_trigger_only() {
+    for other in [json!(5), json!({ "of": "x" }), json!(null)] {
+        assert_eq!(parse_errors(&with("subject", other)), [at("/subject", "type")]);
+    }
+    let other = with("subject", json!("{{steps.only.output}}"));
+    assert_eq!(check_errors(&other), [at("/subject", "reference.control")]);
+    assert!(parse(&with("subject", json!("everybody"))).control().subject.is_some());
 }

@@ -11,11 +11,13 @@ use super::{
     Harness,
     sample::{
         END, LEASE, PARK, START, accept, accept_about, accept_once, at, audit, change, create, entry, file, hash, job,
-        jobs_of, lease, open, project_id, published, ready, running, sealed, signal, status, subject_key, trail, worker,
+        jobs_of, lease, open, project_id, published, ready, running, sealed, signal, status, subject_key, trail,
+        worker,
     },
 };
 use crate::store::{
-    Accept, Accepted, Backend, ERASE_BATCH, Erasure, FlowRecord, Gate, Lease, RunChange, RunCommit, RunControl, RunRecord, Signaled,
+    Accept, Accepted, Backend, ERASE_BATCH, Erasure, FlowRecord, Gate, Lease, RunChange, RunCommit, RunControl,
+    RunRecord, Signaled,
 };
 
 /// The key that comes with the first run is the subject's from then on.
@@ -120,7 +122,7 @@ pub async fn an_erased_key_is_gone_and_what_it_covered_is_noted(harness: &impl H
     assert!(is_gone(&backend.erase_subject(key.id, project, at(8), &[audit(2, project)]).await));
     assert_eq!(trail(backend, project).await, [1]);
 
-    assert_eq!(backend.unfinished_erasures(10).await.expect("erasures"), [expected.clone()]);
+    assert_eq!(backend.unfinished_erasures(10).await.expect("erasures"), std::slice::from_ref(&expected));
     let finished = Erasure { finished: true, ..expected };
     for _ in 0..2 {
         assert_eq!(backend.finish_erasure(key.id, project).await.expect("finished"), finished);
@@ -333,10 +335,8 @@ pub async fn an_acceptance_and_an_erasure_never_miss_each_other(harness: &impl H
     let key = subject_key(1, 1, flow.project);
     create(backend, accept_about(1, &key, &flow)).await;
     let accepts = (2..20).map(|number| backend.accept(accept_about(number, &key, &flow), &[]));
-    let (erased, answers) = tokio::join!(
-        backend.erase_subject(key.id, flow.project, START, &[]),
-        futures_util::future::join_all(accepts)
-    );
+    let (erased, answers) =
+        tokio::join!(backend.erase_subject(key.id, flow.project, START, &[]), futures_util::future::join_all(accepts));
     let erasure = erased.expect("erased");
     let created = answers.iter().filter(|answer| matches!(answer, Ok(Accepted::Created { .. }))).count() as u64;
     for answer in &answers {

@@ -9,7 +9,7 @@ use ap_core::{
     run::RunStatus,
     store::Precondition,
 };
-use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring};
+use ap_crypto::{entropy::SystemEntropy, key::RootKey, keyring::Keyring, subject::SubjectKey};
 use bytes::Bytes;
 
 use super::*;
@@ -84,6 +84,10 @@ async fn a_cell_of_another_version_does_not_open() {
                 CellKey::Job(id, _) => vec![CellKey::Job(id, LookupHash([77; 32]))],
                 CellKey::Journal(run, seq) => near(seq).map(|to| CellKey::Journal(run, to)).into(),
                 CellKey::Signal(run, id, _) => vec![CellKey::Signal(run, id, LookupHash([77; 32]))],
+                CellKey::SubjectKey(id, subject, created) => vec![
+                    CellKey::SubjectKey(id, LookupHash([77; 32]), created),
+                    CellKey::SubjectKey(id, subject, Timestamp::EPOCH),
+                ],
                 CellKey::Trigger(flow, epoch) => near(epoch).map(|to| CellKey::Trigger(flow, to)).into(),
                 CellKey::Audit { id, at, outcome, action } => {
                     let other =
@@ -185,7 +189,7 @@ async fn populate(backend: &MemoryBackend, ring: &Keyring, project: ProjectId) {
         let sealed = keys.seal(&file(&id, project), b"a large output", entropy).expect("sealed");
         backend.write_file(FileRecord { id, project, run: None, created: AT, sealed }, &[]).await.expect("written");
         write_flow(backend, &keys, project, number).await;
-        work(backend, &keys, project, number).await;
+        work(backend, (ring, &keys), project, number).await;
     }
 }
 
@@ -235,7 +239,7 @@ async fn write_flow(backend: &MemoryBackend, keys: &TenantKeys, project: Project
 }
 
 /// A run with a journal, signals and jobs.
-async fn work(backend: &MemoryBackend, keys: &TenantKeys, project: ProjectId, number: u128) {
+async fn work(backend: &MemoryBackend, (ring, keys): (&Keyring, &TenantKeys), project: ProjectId, number: u128) {
     let entropy = &SystemEntropy;
     let id = RunId::from_u128(number);
     let entry = |seq| {
@@ -245,9 +249,14 @@ async fn work(backend: &MemoryBackend, keys: &TenantKeys, project: ProjectId, nu
     };
     let (flow, version) = (FlowId::from_u128(number), FlowVersionId::from_u128(10 * number + 1));
     let (status, created) = (RunStatus::Queued, AT);
-    let run = RunRecord { id, project, flow, version, parent: None, status, created, finished: None, subject: None };
+    let key = SubjectKey::generate(KeyId::from_u128(number), entropy).expect("a key");
+    let subject = LookupHash([u8::try_from(number).expect("small"); 32]);
+    let subject_key = Some(ring.wrap_subject_key((keys, &key), subject, AT, entropy).expect("wrapped"));
+    let (parent, finished, subject) = (None, None, Some(key.id()));
+    let run = RunRecord { id, project, flow, version, parent, status, created, finished, subject };
     let lease = Some(std::time::Duration::from_secs(60));
-    let accept = Accept { run, generation: 1, dedupe: None, subject_key: None, control: RunControl::default(), entry: entry(0), lease };
+    let control = RunControl::default();
+    let accept = Accept { run, generation: 1, dedupe: None, subject_key, control, entry: entry(0), lease };
     backend.accept(accept, &[]).await.expect("accepted");
     let mut commit =
         RunCommit::new(Lease { project, run: id, epoch: 1 }, RunChange::Stay).with_entries(vec![entry(1), entry(2)]);

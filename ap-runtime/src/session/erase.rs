@@ -46,20 +46,29 @@ impl ProjectSession {
         let (parts, project) = (&self.session.parts, proof.target());
         let (kernel, keys) = (&parts.kernel, self.keys().await?);
         let hash = subject_hash(&keys, subject);
-        if let Some(key) = kernel.backend.subject_key(hash, project).await? {
-            let at = kernel.clock.now();
-            let event = AuditEvent::of(&proof, at)
-                .with_detail("key", key.id.to_string())
-                .with_detail("rootKey", key.root.to_string());
-            let audit = [kernel.seal_event(&keys, &event)?];
-            match kernel.backend.erase_subject(key.id, project, at, &audit).await {
-                // Somebody else was faster; what is left to do is the same.
-                Ok(_) | Err(StoreError::NotFound { entity: Entity::Subject }) => {}
-                Err(error) => return Err(error.into()),
+        let destroyed = match kernel.backend.subject_key(hash, project).await? {
+            Some(key) => {
+                let at = kernel.clock.now();
+                let event = AuditEvent::of(&proof, at)
+                    .with_detail("key", key.id.to_string())
+                    .with_detail("rootKey", key.root.to_string());
+                let audit = [kernel.seal_event(&keys, &event)?];
+                match kernel.backend.erase_subject(key.id, project, at, &audit).await {
+                    Ok(erasure) => Some(erasure),
+                    // Somebody else was faster; what is left to do is the same.
+                    Err(StoreError::NotFound { entity: Entity::Subject }) => None,
+                    Err(error) => return Err(error.into()),
+                }
             }
-        }
-        let erasure = kernel.backend.last_erasure(hash, project).await?;
-        let erasure = erasure.ok_or(StoreError::NotFound { entity: Entity::Subject })?;
+            None => None,
+        };
+        let erasure = match destroyed {
+            Some(erasure) => erasure,
+            None => {
+                let last = kernel.backend.last_erasure(hash, project).await?;
+                last.ok_or(StoreError::NotFound { entity: Entity::Subject })?
+            }
+        };
         let erasure = if erasure.finished {
             erasure
         } else {
@@ -117,8 +126,7 @@ impl ErasureReceipt {
         let Erasure { key, project, root: root_key, created, at, runs, entries, files, .. } = *erasure;
         let root_rotated = root_key != root;
         let how_to_finish = if root_rotated { DESTROY } else { ROTATE };
-        let backups =
-            BackupsLeft { taken_from: created, taken_before: at, root_key, root_rotated, how_to_finish };
+        let backups = BackupsLeft { taken_from: created, taken_before: at, root_key, root_rotated, how_to_finish };
         let (key_created, erased_at, journal_entries) = (created, at, entries);
         Self { project, key, key_created, erased_at, runs, journal_entries, files, residue, backups }
     }

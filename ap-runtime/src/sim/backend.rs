@@ -27,10 +27,10 @@ use crate::{
     clock::Clock,
     store::{
         Accept, Accepted, AuditStore, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
-        ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord, FlowWrite,
-        HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts, QueueStore,
-        ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection, SignalRecord,
-        Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
+        ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord,
+        FlowWrite, HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts,
+        QueueStore, ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell,
+        SharedConnection, SignalRecord, Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
     },
 };
 

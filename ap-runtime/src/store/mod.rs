@@ -70,6 +70,6 @@ impl<T> Backend for T where
         + SystemStore
         + KeyStore
         + CellStore
-    + SubjectStore
+        + SubjectStore
 {
 }

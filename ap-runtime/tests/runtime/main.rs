@@ -33,6 +33,7 @@ mod router;
 mod schedules;
 mod spill;
 mod subflow;
+mod subject;
 mod support;
 mod tenancy;
 mod trial;

@@ -57,6 +57,10 @@ impl Full {
         let mut runs = Vec::new();
         let large = world.publish_manual(json!([pure("large", json!("{{trigger.text}}"))])).await;
         runs.push(world.run(large, json!({ "text": "y".repeat(300 << 10) })).await.id);
+        let admin = world.admin();
+        let about = admin.start_run_about(large, json!({ "text": "x".repeat(300 << 10) }), "ann").await.unwrap();
+        assert_eq!(admin.wait_for_run(about, Duration::from_secs(60)).await.unwrap(), RunStatus::Succeeded);
+        runs.push(about);
         let jobs = world
             .publish_manual(json!([{ "name": "put", "type": "queue.enqueue", "settings": { "queueName": "q", "data": "{{trigger.items}}" } }]))
             .await;
@@ -337,10 +341,10 @@ async fn the_root_key_is_replaced_and_the_old_one_refused() {
     let new = build(new_root(), 712).previous_key(MemoryKeyProvider::new(root_key())).build().await.unwrap();
     let keys = keys_of(&new);
     let status = keys.root_status().await.unwrap();
-    assert_eq!((status.wrapped, status.others.values().sum::<u64>()), (0, 3));
-    assert_eq!(keys.rotate_root().await.unwrap(), 3);
+    assert_eq!((status.wrapped, status.others.values().sum::<u64>()), (0, 4));
+    assert_eq!(keys.rotate_root().await.unwrap(), 4);
     let status = keys.root_status().await.unwrap();
-    assert_eq!((status.wrapped, status.others.len()), (3, 0));
+    assert_eq!((status.wrapped, status.others.len()), (4, 0));
     assert_eq!(keys.rotate_root().await.unwrap(), 0);
     let world =
         World { runtime: new, backend: backend.clone(), peer: Arc::clone(&peer), project, clock: Arc::clone(&clock) };
@@ -351,14 +355,16 @@ async fn the_root_key_is_replaced_and_the_old_one_refused() {
     assert_eq!(theirs.run(full.runs[0]).await.unwrap(), full.world.view(full.runs[0]).await);
 
     // Back again with the keys exchanged, and forward for good.
-    assert_eq!(keys_of(&old).rotate_root().await.unwrap(), 3);
+    assert_eq!(keys_of(&old).rotate_root().await.unwrap(), 4);
     let again = build(new_root(), 713).previous_key(MemoryKeyProvider::new(root_key())).build().await.unwrap();
-    assert_eq!(keys_of(&again).rotate_root().await.unwrap(), 3);
+    assert_eq!(keys_of(&again).rotate_root().await.unwrap(), 4);
     let error = build(root_key(), 714).build().await.unwrap_err();
     assert!(matches!(error, BuildError::Keys(_)), "{error}");
     let alone = build(new_root(), 715).build().await.unwrap();
     let admin = admin_session(&alone, Some(project)).project(project).unwrap();
-    assert!(admin.run(full.runs[0]).await.is_ok());
+    for run in &full.runs {
+        assert!(admin.run(*run).await.is_ok());
+    }
     assert!(admin.flow(full.polled).await.is_ok());
     // A process that still has the old key opens nothing with it once it has rotated.
     let created = admin_session(&old, None).create_project("Late").await.unwrap();

@@ -257,9 +257,7 @@ fn read_key(columns: &mut Columns<'_>, table: CellTable) -> rusqlite::Result<Cel
         CellTable::Signals => {
             CellKey::Signal(columns.id(RunId::from_slice)?, columns.id(SignalId::from_slice)?, columns.hash()?)
         }
-        CellTable::SubjectKeys => {
-            CellKey::SubjectKey(columns.id(KeyId::from_slice)?, columns.hash()?, columns.time()?)
-        }
+        CellTable::SubjectKeys => CellKey::SubjectKey(columns.id(KeyId::from_slice)?, columns.hash()?, columns.time()?),
         CellTable::Triggers => CellKey::Trigger(columns.id(FlowId::from_slice)?, columns.uint()?),
     })
 }

@@ -92,9 +92,8 @@ impl SubjectStore for SqliteBackend {
         limit: u32,
     ) -> Result<Vec<WrappedSubjectKey>, StoreError> {
         // Every id is greater than no bytes at all.
-        let (project, id) = after
-            .map(|(project, id)| (project.as_bytes().to_vec(), id.as_bytes().to_vec()))
-            .unwrap_or_default();
+        let (project, id) =
+            after.map(|(project, id)| (project.as_bytes().to_vec(), id.as_bytes().to_vec())).unwrap_or_default();
         self.readers.read(move |open| connect::rows(open, KEYS, params![project, id, limit], read_key)).await
     }
 
@@ -207,8 +206,7 @@ impl Operation for Replace {
             None => return Err(no_subject().into()),
         }
         let WrappedSubjectKey { id, root, wrapped, .. } = &self.key;
-        let arguments =
-            params![root.as_bytes(), wrapped.as_bytes().as_ref(), self.project.as_bytes(), id.as_bytes()];
+        let arguments = params![root.as_bytes(), wrapped.as_bytes().as_ref(), self.project.as_bytes(), id.as_bytes()];
         let sql = "UPDATE ap_subject_keys SET root = ?, sealed = ? WHERE project = ? AND id = ? AND live = 1";
         wiping(transaction, || transaction.run(sql, arguments))?;
         Ok(())
@@ -253,10 +251,7 @@ pub(super) fn add_key(
 }
 
 /// Does something with the pages of keys, of which SQLite wipes what it frees.
-fn wiping<T>(
-    transaction: &Transaction<'_>,
-    act: impl FnOnce() -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+fn wiping<T>(transaction: &Transaction<'_>, act: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     transaction.connection.execute_batch("PRAGMA secure_delete = ON")?;
     let done = act();
     transaction.connection.execute_batch("PRAGMA secure_delete = OFF")?;
@@ -318,8 +313,7 @@ pub(super) const KEY: &str = keys!("project = ? AND id = ?");
 pub(super) const IS_LIVE: &str = "SELECT live FROM ap_subject_keys WHERE project = ? AND id = ?";
 pub(super) const KEY_OF_SUBJECT: &str = keys!("project = ? AND subject = ?");
 /// The first part bounds what is looked at; that of both together, SQLite would test row by row.
-pub(super) const KEYS: &str =
-    keys!("project >= ?1 AND (project > ?1 OR id > ?2) ORDER BY project, id LIMIT ?3");
+pub(super) const KEYS: &str = keys!("project >= ?1 AND (project > ?1 OR id > ?2) ORDER BY project, id LIMIT ?3");
 pub(super) const INSERT_KEY: &str = "INSERT INTO ap_subject_keys (live, project, id, subject, root, created, sealed) \
     VALUES (1, ?, ?, ?, ?, ?, ?)";
 /// As long as before, so that it is overwritten where it stands.
@@ -328,11 +322,11 @@ const DESTROY: &str =
 pub(super) const LIVE_RUNS: &str = "SELECT id FROM ap_runs INDEXED BY ap_runs_subject \
     WHERE project = ? AND subject = ? AND finished IS NULL ORDER BY id LIMIT ?";
 const COUNT_RUNS: &str = "SELECT count(*) FROM ap_runs INDEXED BY ap_runs_subject WHERE project = ? AND subject = ?";
-const COUNT_ENTRIES: &str = "SELECT count(*) FROM ap_runs AS run INDEXED BY ap_runs_subject \
+pub(super) const COUNT_ENTRIES: &str = "SELECT count(*) FROM ap_runs AS run INDEXED BY ap_runs_subject \
     CROSS JOIN ap_journal AS entry ON entry.run = run.number WHERE run.project = ? AND run.subject = ?";
-const COUNT_FILES: &str = "SELECT count(*) FROM ap_runs AS run INDEXED BY ap_runs_subject \
+pub(super) const COUNT_FILES: &str = "SELECT count(*) FROM ap_runs AS run INDEXED BY ap_runs_subject \
     CROSS JOIN ap_files AS file INDEXED BY ap_files_run ON file.project = run.project AND file.run = run.id \
     WHERE run.project = ? AND run.subject = ?";
 const ERASURE: &str = erasures!("project = ? AND id = ?");
 const LAST_ERASURE: &str = erasures!("project = ? AND subject = ? ORDER BY at DESC LIMIT 1");
-const UNFINISHED: &str = erasures!("finished = 0 ORDER BY at LIMIT ?");
+pub(super) const UNFINISHED: &str = erasures!("finished = 0 ORDER BY at LIMIT ?");

@@ -12,7 +12,7 @@ use std::{
 use ap_core::{id::ProjectId, store::StoreError};
 
 use super::{
-    accept, claim, commit, gate, project, queue, run, system, trigger,
+    accept, claim, commit, gate, project, queue, run, subject, system, trigger,
     writer::{Failure, Operation, Transaction},
     *,
 };
@@ -342,6 +342,8 @@ async fn what_every_run_executes_makes_no_tables() {
         commit::PARK,
         run::FORGET_SLOTS,
         queue::HOLDS,
+        subject::IS_LIVE,
+        subject::INSERT_KEY,
     ] {
         let operations = explained(&backend, format!("EXPLAIN {sql}"), 1).await;
         assert!(operations.len() > 3, "{sql}: {operations:?}");
@@ -386,6 +388,13 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
         (system::NEXT_DUE, "ap_triggers_lease"),
         (system::SWEEP_DELIVERIES, "ap_deliveries_expires (expires<?)"),
         (system::SWEEP_PACES, "ap_paces_due (due<?)"),
+        (subject::KEY, "ap_subject_keys_id (project=? AND id=?)"),
+        (subject::KEY_OF_SUBJECT, "ap_subject_keys_subject (project=? AND subject=?)"),
+        (subject::KEYS, "ap_subject_keys_id (project>?)"),
+        (subject::LIVE_RUNS, "ap_runs_subject (project=? AND subject=?)"),
+        (subject::COUNT_ENTRIES, "ap_runs_subject (project=? AND subject=?)"),
+        (subject::COUNT_FILES, "ap_files_run (project=? AND run=?)"),
+        (subject::UNFINISHED, "ap_erasures_unfinished"),
         (connect::RECOVER[0], "ap_runs_lease"),
         (connect::RECOVER[1], "ap_triggers_lease"),
     ] {
