@@ -8,6 +8,7 @@ mod oauth;
 mod origin;
 mod placement;
 mod reference;
+mod rotation;
 mod terms;
 
 use std::{collections::BTreeMap, fmt};
@@ -19,6 +20,7 @@ pub use self::{
     origin::Origin,
     placement::{HmacAlgorithm, JwtAlgorithm, KeyEncoding, MacEncoding, Placement, RESERVED_HEADERS},
     reference::SecretReference,
+    rotation::{NewSecrets, Rotation, RotationState, RotationStatus},
     terms::{ConnectionFault, ConnectionStatus, ConnectionTerms, FaultReason, ValidationRequest},
 };
 
@@ -31,6 +33,7 @@ pub struct Connection {
     origins: Vec<Origin>,
     terms: ConnectionTerms,
     fault: Option<ConnectionFault>,
+    rotation: Option<Rotation>,
 }
 
 impl Connection {
@@ -57,7 +60,7 @@ impl Connection {
         let placements = if placements.is_empty() { value.default_placements() } else { placements };
         placements.iter().try_for_each(|placement| placement.check(&value))?;
         let origins = if origins.is_empty() { value.default_origins()? } else { origins };
-        Ok(Self { name, value, placements, origins, terms: ConnectionTerms::default(), fault: None })
+        Ok(Self { name, value, placements, origins, terms: ConnectionTerms::default(), fault: None, rotation: None })
     }
 
     /// The name flows use.

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, io};
 
 use ap_core::{
     connection::{
-        ACCESS_TOKEN, Connection, ConnectionFault, ConnectionTerms, ConnectionValue, Field, FieldValue, OAuth2,
-        OAuthApp, OAuthTokens, Origin, PendingGrant, Placement, SecretReference,
+        ACCESS_TOKEN, Connection, ConnectionFault, ConnectionTerms, ConnectionValue, Field, FieldValue, NewSecrets,
+        OAuth2, OAuthApp, OAuthTokens, Origin, PendingGrant, Placement, Rotation, SecretReference,
     },
     store::LookupHash,
     time::Timestamp,
@@ -34,6 +34,14 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
     let references = connection.value().references().chain(hidden);
     let references = references.map(|(name, reference)| (name, encode(reference.as_str())));
     let references: Vec<(&str, Zeroizing<String>)> = references.collect();
+    let beside = connection.rotation().map(Rotation::secrets).into_iter().flat_map(NewSecrets::fields);
+    let beside: Vec<_> = beside
+        .map(|(name, value)| match value {
+            FieldValue::Clear(text) => (name, (false, false), encode(text)),
+            FieldValue::Reference(reference) => (name, (true, true), encode(reference.as_str())),
+            FieldValue::Secret(secret) => (name, (true, false), encode(secret.expose_secret())),
+        })
+        .collect();
     let encoded = match connection.oauth() {
         Some(oauth) => oauth_secrets(oauth),
         None => connection
@@ -61,6 +69,7 @@ pub fn encode_connection(connection: &Connection) -> Result<Zeroizing<Vec<u8>>, 
         terms: (*terms != ConnectionTerms::default()).then(|| terms.clone()),
         fault: connection.fault(),
         oauth: connection.oauth().map(stored_oauth),
+        rotation: connection.rotation().map(|rotation| stored_rotation(rotation, &beside)),
     };
     let unsupported = |_: serde_json::Error| VaultError::UnsupportedConnection { type_name };
     // Measured first: a buffer that grows leaves unwiped copies of its beginning behind.
@@ -87,20 +96,7 @@ fn try_decode(json: &[u8]) -> Result<Connection, &'static str> {
     if stored.v != VERSION {
         return Err("unknown version of the stored form");
     }
-    let mut fields = BTreeMap::new();
-    for field in &stored.fields {
-        let text = decode(field.value).ok_or("a field is not base64 of UTF-8")?;
-        let value = if field.elsewhere {
-            FieldValue::Reference(SecretReference::parse(&text).map_err(|_| "a reference that is none")?)
-        } else if field.secret {
-            FieldValue::Secret(SecretString::from(text.as_str()))
-        } else {
-            FieldValue::Clear(text.to_string())
-        };
-        if fields.insert(field.name.to_owned(), value).is_some() {
-            return Err("a field is there twice");
-        }
-    }
+    let mut fields = decoded(&stored.fields)?;
     let value = match (stored.r#type, fields.len()) {
         (OAUTH2, _) => oauth(&mut fields, stored.oauth.ok_or("OAuth 2.0 without its client and tokens")?)?,
         (_, _) if stored.oauth.is_some() => return Err("OAuth 2.0 in another type of connection"),
@@ -119,7 +115,56 @@ fn try_decode(json: &[u8]) -> Result<Connection, &'static str> {
     };
     let connection = Connection::new(stored.name, value, stored.placements, stored.origins);
     let connection = connection.and_then(|connection| connection.with_terms(stored.terms.unwrap_or_default()));
-    connection.map(|connection| connection.with_fault(stored.fault)).map_err(|_| "refused as a new connection")
+    let connection = connection.map(|connection| connection.with_fault(stored.fault));
+    let rotation = stored.rotation.map(rotation).transpose()?;
+    connection.and_then(|connection| connection.with_rotation(rotation)).map_err(|_| "refused as a new connection")
+}
+
+fn decoded(stored: &[StoredField<'_>]) -> Result<BTreeMap<String, FieldValue>, &'static str> {
+    let mut fields = BTreeMap::new();
+    for field in stored {
+        let text = decode(field.value).ok_or("a field is not base64 of UTF-8")?;
+        let value = if field.elsewhere {
+            FieldValue::Reference(SecretReference::parse(&text).map_err(|_| "a reference that is none")?)
+        } else if field.secret {
+            FieldValue::Secret(SecretString::from(text.as_str()))
+        } else {
+            FieldValue::Clear(text.to_string())
+        };
+        if fields.insert(field.name.to_owned(), value).is_some() {
+            return Err("a field is there twice");
+        }
+    }
+    Ok(fields)
+}
+
+fn stored_rotation<'a>(
+    rotation: &Rotation,
+    beside: &'a [(&'a str, (bool, bool), Zeroizing<String>)],
+) -> StoredRotation<'a> {
+    let fields = beside.iter().map(|(name, (secret, elsewhere), value)| StoredField {
+        name,
+        secret: *secret,
+        value,
+        elsewhere: *elsewhere,
+    });
+    let (since, verified, until) = match rotation {
+        Rotation::Staged { since, verified, .. } => (*since, *verified, None),
+        Rotation::Retiring { since, until, .. } => (*since, None, Some(*until)),
+    };
+    let expires = rotation.secrets().expires();
+    StoredRotation { fields: fields.collect(), since, verified, until, expires }
+}
+
+fn rotation(stored: StoredRotation<'_>) -> Result<Rotation, &'static str> {
+    let StoredRotation { fields, since, verified, until, expires } = stored;
+    let new = NewSecrets::new().with_expiry(expires);
+    let secrets = decoded(&fields)?.into_iter().fold(new, |new, (name, value)| new.with_value(name, value));
+    match (until, verified) {
+        (None, verified) => Ok(Rotation::Staged { secrets, since, verified }),
+        (Some(until), None) => Ok(Rotation::Retiring { secrets, since, until }),
+        (Some(_), Some(_)) => Err("a rotation that is at two points"),
+    }
 }
 
 fn oauth_secrets(oauth: &OAuth2) -> Vec<(&'static str, bool, Zeroizing<String>)> {
@@ -216,6 +261,23 @@ struct Stored<'a> {
     fault: Option<ConnectionFault>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     oauth: Option<StoredOAuth>,
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    rotation: Option<StoredRotation<'a>>,
+}
+
+/// Secrets beside those in use: staged ones, or retiring ones if there is an `until`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredRotation<'a> {
+    #[serde(borrow)]
+    fields: Vec<StoredField<'a>>,
+    since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verified: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
 }
 
 /// What of OAuth 2.0 is not secret. The secrets are fields.
@@ -416,6 +478,53 @@ mod tests {
         let oauth = back.oauth().unwrap();
         assert_eq!((oauth.client_secret_from(), oauth.client_secret().is_none()), (Some(&reference), true));
         assert!(oauth.tokens().is_some() && back.is_same_definition(&resolved));
+    }
+
+    #[test]
+    fn a_rotation_round_trips_with_what_is_beside() {
+        let at = Timestamp::from_millis;
+        let value =
+            |fields: Vec<(String, bool, String)>| Connection::new("api", custom(fields), vec![], vec![]).unwrap();
+        let fields =
+            vec![("id".to_owned(), false, "AK1".to_owned()), ("key".to_owned(), true, "old-canary".to_owned())];
+        let reference = SecretReference::parse("vault:secret/data/crm#token").unwrap();
+        let text = || NewSecrets::new().with("id", "AK2".into()).with("key", "new-canary\n\u{e9}".into());
+        let elsewhere = NewSecrets::new().with_reference("key", reference.clone());
+        for new in [text(), text().with_expiry(Some(at(7_000))), elsewhere] {
+            let staged = value(fields.clone()).staging(new, at(1_000)).unwrap();
+            let verified =
+                decode_connection(&encode_connection(&staged).unwrap()).unwrap().with_verified(at(1_000), at(2_000));
+            let active =
+                decode_connection(&encode_connection(&verified).unwrap()).unwrap().activated(at(3_000), at(4_000));
+            let active = active.unwrap();
+            for connection in [staged, verified, active] {
+                assert_round_trip(&connection);
+                let json = encode_connection(&connection).unwrap();
+                let back = decode_connection(&json).unwrap();
+                let status = |connection: &Connection| connection.rotation().unwrap().status();
+                assert_eq!(status(&back), status(&connection));
+                let expires = |connection: &Connection| connection.rotation().unwrap().secrets().expires();
+                assert_eq!(expires(&back), expires(&connection));
+                let hidden = |connection: &Connection| -> Vec<String> {
+                    connection.hidden_secrets().map(|secret| secret.expose_secret().to_owned()).collect()
+                };
+                assert_eq!(hidden(&back), hidden(&connection));
+                assert!(back.references_in_rotation().eq(connection.references_in_rotation()));
+                assert_eq!(json.len(), json.capacity());
+            }
+        }
+        let staged = value(fields).staging(text(), at(1_000)).unwrap();
+        let json = String::from_utf8(encode_connection(&staged).unwrap().to_vec()).unwrap();
+        for wrong in [
+            json.replace(
+                "\"since\":\"1970",
+                "\"until\":\"1970-01-01T00:00:03Z\",\"verified\":\"1970-01-01T00:00:03Z\",\"since\":\"1970",
+            ),
+            json.replace("\"rotation\":{\"fields\":[{\"name\":\"id\"", "\"rotation\":{\"fields\":[{\"name\":\"other\""),
+        ] {
+            assert_ne!(wrong, json);
+            assert!(decode_connection(wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,11 +10,11 @@ use ap_core::{
     audit::{AuditOutcome, AuditRecord},
     connection::{ACCESS_TOKEN, Connection, ConnectionStatus, Field, Renewal, SecretReference},
     flow::{StepKind, ValidFlow},
-    id::{ConnectionId, ProjectId},
+    id::{ConnectionId, ProjectId, RunId},
     piece::ActionError,
     run::{StepError, StepErrorKind, StepPath},
     scope::Scope,
-    store::StoreError,
+    store::{Revision, StoreError},
 };
 use ap_crypto::vault::TenantKeys;
 use serde_json::Value;
@@ -46,6 +46,7 @@ pub(crate) struct CredentialLoader {
 struct Seen {
     id: ConnectionId,
     owner: Scope,
+    revision: Revision,
     name: String,
     view: ConnectionView,
     pieces: Vec<String>,
@@ -56,6 +57,8 @@ struct Seen {
     due: bool,
     /// Secrets that are kept elsewhere and not known now.
     elsewhere: Vec<SecretReference>,
+    /// The same of secrets that are not in use: they are masked, and nobody waits for them.
+    beside: Vec<SecretReference>,
     /// Why what was found elsewhere is of no use.
     unusable: Option<Unresolved>,
 }
@@ -148,6 +151,7 @@ impl CredentialLoader {
             let mut one = Seen {
                 id: record.id,
                 owner: record.owner,
+                revision: record.revision,
                 name: name.clone(),
                 view,
                 pieces: connection.terms().pieces.clone(),
@@ -156,6 +160,7 @@ impl CredentialLoader {
                 fault: connection.fault().map(|fault| fault.reason.to_string()),
                 due: matches!(renewal, Some(Renewal::Due { .. })),
                 elsewhere: Vec::new(),
+                beside: Vec::new(),
                 unusable: None,
             };
             let kept_elsewhere: Vec<String> =
@@ -163,6 +168,7 @@ impl CredentialLoader {
             match kernel.secrets.with_known(connection, now) {
                 Ok(connection) => {
                     self.remembered.add(&connection, &kept_elsewhere);
+                    one.beside = connection.references_in_rotation().cloned().collect();
                     one.elsewhere = connection.value().references().map(|(_, of)| of.clone()).collect();
                     bound.push(RunConnection { id: record.id, connection, placeholders });
                 }
@@ -254,7 +260,8 @@ impl CredentialLoader {
             }
         }
         // Also of connections that are not used here: what comes back is searched for the secrets of all.
-        let elsewhere: BTreeSet<_> = self.seen.iter().flat_map(|seen| seen.elsewhere.iter().cloned()).collect();
+        let references = self.seen.iter().flat_map(|seen| seen.elsewhere.iter().chain(&seen.beside));
+        let elsewhere: BTreeSet<_> = references.cloned().collect();
         let elsewhere = Vec::from_iter(elsewhere);
         let unresolved = kernel.secrets.fetch(&*kernel.clock, &elsewhere).await;
         let mut renewed = !elsewhere.is_empty();
@@ -322,6 +329,11 @@ impl CredentialLoader {
     /// The placeholder that stands for the whole of this connection, if it is there.
     pub(crate) fn whole(&self, name: &str) -> Option<&str> {
         self.seen.iter().find(|seen| seen.name == name).map(|seen| seen.view.whole.as_str())
+    }
+
+    /// The revision at which a connection was looked up last.
+    pub(crate) fn revision(&self, name: &str) -> Option<Revision> {
+        self.seen.iter().find(|seen| seen.name == name).map(|seen| seen.revision)
     }
 
     /// The connections as they were at the last look-up.
@@ -437,6 +449,17 @@ impl Seen {
         };
         StepError::new(StepErrorKind::Connection, message)
     }
+}
+
+/// The credentials of one connection alone, and the placeholder of it.
+pub(crate) fn credentials_of(
+    keys: &TenantKeys,
+    (id, connection): (ConnectionId, Connection),
+    run: RunId,
+) -> Result<(Arc<RunCredentials>, String), RunError> {
+    let whole = keys.placeholder(run, id, "").to_string();
+    let bound = RunConnection { id, connection, placeholders: vec![(whole.clone(), Stands::Whole)] };
+    Ok((Arc::new(RunCredentials::new(vec![bound])?), whole))
 }
 
 /// What connections are made ready for.

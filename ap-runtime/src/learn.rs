@@ -367,6 +367,14 @@ impl SystemStore for LearningBackend {
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         self.inner.sweep(limit).await
     }
+
+    async fn due_connections(&self, limit: u32) -> Result<Vec<ConnectionRecord>, StoreError> {
+        let records = self.inner.due_connections(limit).await?;
+        for record in &records {
+            self.learn(record.owner, [&record.sealed]).await?;
+        }
+        Ok(records)
+    }
 }
 
 #[async_trait]

@@ -20,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
-    Connection, ConnectionError, ConnectionTerms, ConnectionValue, FieldValue, Placement, SecretReference,
+    Connection, ConnectionError, ConnectionTerms, ConnectionValue, FieldValue, NewSecrets, Placement, SecretReference,
     oauth::{ClientAuth, OAuth2, OAuthApp, OAuthGrant, OAuthTokens},
 };
 use crate::{property::Properties, time::Timestamp};
@@ -51,23 +51,7 @@ impl Connection {
         schema: Option<&Properties>,
         now: Timestamp,
     ) -> Result<Self, ConnectionError> {
-        if json.len() > MAX_JSON_BYTES {
-            return wrong("value", "a connection has at most 256 KiB");
-        }
-        let parsed: Leaf = serde_json::from_slice(json).map_err(|error| ConnectionError::Field {
-            field: "value".to_owned(),
-            // The words of the parser may repeat a piece of a secret.
-            reason: format!("is not the JSON of a connection (line {}, column {})", error.line(), error.column()),
-        })?;
-        let mut members = Members::of(parsed, "value")?;
-        if let Some(value) = members.take(&["value"]) {
-            for (key, leaf) in Members::of(value, "value")?.0 {
-                // The reference product repeats the type inside.
-                if key != "type" && members.0.insert(key.clone(), leaf).is_some() {
-                    return wrong(&key, "stands beside `value` and inside it");
-                }
-            }
-        }
+        let mut members = Members::parse(json)?;
         let kind = members.text(&["type"])?.ok_or_else(|| missing("type"))?;
         if let Some(external) = members.text(&["externalId", "name"])?
             && external != name
@@ -116,19 +100,58 @@ impl Connection {
     }
 }
 
+impl NewSecrets {
+    /// Reads new secrets from JSON: a definition as [`Connection::from_json`] reads it, of which only the secrets that change are
+    /// there, and `expiresAt` if they end. At most 256 KiB.
+    ///
+    /// ```json
+    /// { "secret_text": "…", "expiresAt": "2030-01-01T00:00:00Z" }
+    /// { "password": "…" }
+    /// { "props": { "accessKeyId": "…", "secretAccessKey": "…" } }
+    /// { "client_secret": { "from": "vault:secret/data/crm#client_secret" } }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectionError`] names the member at fault, and never repeats a value.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConnectionError> {
+        let mut members = Members::parse(json)?;
+        let mut new = Self::new().with_expiry(members.time(&["expiresAt"])?);
+        let props = match members.take(&["props"]) {
+            Some(props) => Members::of(props, "props")?.0,
+            None => BTreeMap::new(),
+        };
+        let known = [
+            ("secret_text", &["secret_text", "secretText", "secret", "key", "token"][..]),
+            ("username", &["username"]),
+            ("password", &["password"]),
+            ("client_secret", &["client_secret", "clientSecret"]),
+        ];
+        let known = known.into_iter().filter_map(|(name, names)| Some((name.to_owned(), members.take(names)?)));
+        for (name, leaf) in known.collect::<Vec<_>>().into_iter().chain(props) {
+            let value = match leaf {
+                Leaf::Text(text) => FieldValue::Secret(text),
+                Leaf::Number(number) => FieldValue::Secret(SecretString::from(number.to_string())),
+                Leaf::Object(object) => FieldValue::Reference(reference(&name, object)?),
+                Leaf::Null | Leaf::Bool(_) | Leaf::List(_) => {
+                    return wrong(&name, "is text, or `{ \"from\": \"scheme:path\" }`");
+                }
+            };
+            if new.fields.insert(name.clone(), value).is_some() {
+                return wrong(&name, "stands beside `props` and inside it");
+            }
+        }
+        members.finish()?;
+        Ok(new)
+    }
+}
+
 fn terms(members: &mut Members) -> Result<ConnectionTerms, ConnectionError> {
     let mut pieces: Vec<String> = members.list(&["pieces"], "pieces")?;
     if let Some(piece) = members.text(&["pieceName"])? {
         // The reference product's packages.
         pieces.push(piece.strip_prefix("@activepieces/piece-").unwrap_or(&piece).to_owned());
     }
-    let expires = match members.text(&["expiresAt"])? {
-        Some(text) => Some(text.parse().map_err(|_| ConnectionError::Field {
-            field: "expiresAt".to_owned(),
-            reason: "is null or an RFC 3339 time such as `2030-01-01T00:00:00Z`".to_owned(),
-        })?),
-        None => None,
-    };
+    let expires = members.time(&["expiresAt"])?;
     let validation = match members.take(&["validation"]).map(|leaf| leaf.into_clear()) {
         None | Some(serde_json::Value::Null) => None,
         Some(value) => Some(serde_json::from_value(value).map_err(|_| ConnectionError::Field {
@@ -366,6 +389,37 @@ impl<'de> de::Visitor<'de> for LeafVisitor {
 struct Members(BTreeMap<String, Leaf>);
 
 impl Members {
+    /// Of a definition: what stands in `value`, and what stands beside it.
+    fn parse(json: &[u8]) -> Result<Self, ConnectionError> {
+        if json.len() > MAX_JSON_BYTES {
+            return wrong("value", "a connection has at most 256 KiB");
+        }
+        let parsed: Leaf = serde_json::from_slice(json).map_err(|error| ConnectionError::Field {
+            field: "value".to_owned(),
+            // The words of the parser may repeat a piece of a secret.
+            reason: format!("is not the JSON of a connection (line {}, column {})", error.line(), error.column()),
+        })?;
+        let mut members = Self::of(parsed, "value")?;
+        if let Some(value) = members.take(&["value"]) {
+            for (key, leaf) in Self::of(value, "value")?.0 {
+                // The reference product repeats the type inside.
+                if key != "type" && members.0.insert(key.clone(), leaf).is_some() {
+                    return wrong(&key, "stands beside `value` and inside it");
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    fn time(&mut self, names: &[&str]) -> Result<Option<Timestamp>, ConnectionError> {
+        let Some(text) = self.text(names)? else { return Ok(None) };
+        let time = text.parse().map_err(|_| ConnectionError::Field {
+            field: names.first().copied().unwrap_or_default().to_owned(),
+            reason: "is null or an RFC 3339 time such as `2030-01-01T00:00:00Z`".to_owned(),
+        })?;
+        Ok(Some(time))
+    }
+
     fn of(leaf: Leaf, field: &str) -> Result<Self, ConnectionError> {
         match leaf {
             Leaf::Object(members) => Ok(Self(members)),

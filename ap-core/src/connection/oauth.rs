@@ -14,8 +14,8 @@ use crate::{store::LookupHash, time::Timestamp};
 /// token endpoint alone.
 pub struct OAuth2 {
     app: Option<OAuthApp>,
-    client_secret: Option<SecretString>,
-    client_secret_from: Option<SecretReference>,
+    pub(super) client_secret: Option<SecretString>,
+    pub(super) client_secret_from: Option<SecretReference>,
     tokens: Option<OAuthTokens>,
     pending: Option<PendingGrant>,
 }

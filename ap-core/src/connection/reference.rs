@@ -78,7 +78,7 @@ impl ConnectionValue {
 }
 
 impl Connection {
-    /// The same connection with secrets in the place of those references that `resolve` knows.
+    /// The same connection with secrets in the place of those references that `resolve` knows, those of a rotation included.
     ///
     /// # Errors
     /// [`ConnectionError::Field`] if one is no secret that could be kept, say because it is too short.
@@ -86,7 +86,8 @@ impl Connection {
         self,
         resolve: impl Fn(&SecretReference) -> Option<SecretString>,
     ) -> Result<Self, ConnectionError> {
-        let value = match self.value {
+        let resolving = self.with_resolved_rotation(&resolve);
+        let value = match resolving.value {
             ConnectionValue::CustomAuth { fields } => {
                 let resolved = fields.into_iter().map(|(name, field)| match field {
                     FieldValue::Reference(reference) => match resolve(&reference) {
@@ -106,7 +107,7 @@ impl Connection {
             }
             other => other,
         };
-        Ok(Self { value, ..self })
+        Ok(Self { value, ..resolving })
     }
 }
 

@@ -8,7 +8,7 @@ use ap_core::{
 
 use super::{
     Harness,
-    sample::{LEASE, SECOND, TICK, audit, connection, create_project, hash, open, project_id, sealed},
+    sample::{LEASE, SECOND, START, TICK, audit, connection, create_project, hash, open, project_id, sealed},
 };
 use crate::store::{ConnectionRecord, SharedConnection};
 
@@ -117,6 +117,44 @@ pub async fn a_lease_needs_the_revision_it_was_seen_at(harness: &impl Harness) {
     let stale = lease(Revision::FIRST).await;
     assert!(matches!(stale, Err(StoreError::Conflict { current: Revision(2), .. })), "{stale:?}");
     assert_eq!(lease(Revision(2)).await.expect("an answer"), Some(1));
+}
+
+/// A connection is due from its time on, whoever it belongs to, until it is written again; those that have been so longest come
+/// first.
+pub async fn a_connection_is_due_from_its_time_on(harness: &impl Harness) {
+    let bench = open(harness).await;
+    let backend = &bench.backend;
+    let project = create_project(&**backend, 1).await;
+    let at = |seconds: u32| Some(START.saturating_add(seconds * SECOND));
+    let records = [
+        ConnectionRecord { due: at(20), ..connection(1, project) },
+        ConnectionRecord { due: at(10), ..of_platform(2) },
+        ConnectionRecord { due: None, ..connection(3, project) },
+    ];
+    for record in &records {
+        backend.write_connection(record.clone(), Precondition::Absent, &[]).await.expect("a new connection");
+        assert_eq!(backend.connection(record.name, record.owner).await.expect("it"), *record, "kept as it was");
+    }
+    let due = async |limit| backend.due_connections(limit).await.expect("an answer");
+    bench.clock.advance(10 * SECOND - TICK);
+    assert_eq!(due(10).await, []);
+    bench.clock.advance(TICK);
+    assert_eq!(due(10).await, [records[1].clone()]);
+    bench.clock.advance(10 * SECOND);
+    assert_eq!(due(10).await, [records[1].clone(), records[0].clone()]);
+    assert_eq!(due(1).await, [records[1].clone()]);
+    let (mut second, seen) = next(&records[1]);
+    second.due = at(3_600);
+    backend.write_connection(second.clone(), seen, &[]).await.expect("the next revision");
+    assert_eq!(due(10).await, [records[0].clone()]);
+    bench.clock.advance(3_600 * SECOND);
+    let (mut third, seen) = next(&second);
+    third.due = None;
+    backend.write_connection(third, seen, &[]).await.expect("the next revision");
+    assert_eq!(due(10).await, [records[0].clone()]);
+    let owner = records[0].owner;
+    backend.delete_connection(records[0].id, owner, Revision::FIRST, &[]).await.expect("deleted");
+    assert_eq!(due(10).await, []);
 }
 
 /// A project sees what it was given, and no other project does.

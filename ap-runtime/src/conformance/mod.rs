@@ -182,6 +182,7 @@ macro_rules! backend_conformance {
             a_released_connection_rests_as_long_as_it_is_told,
             a_replaced_holder_cannot_write_under_its_lease,
             a_lease_needs_the_revision_it_was_seen_at,
+            a_connection_is_due_from_its_time_on,
             a_connection_of_the_platform_shows_where_it_was_shared,
             shared_names_are_unique_within_a_project,
             a_deleted_connection_is_taken_from_every_project,

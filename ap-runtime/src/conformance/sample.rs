@@ -165,6 +165,7 @@ pub(super) fn connection(number: u128, project: ProjectId) -> ConnectionRecord {
         name: hash(number),
         created: START,
         updated: START,
+        due: None,
         revision: Revision::FIRST,
         sealed: sealed("connection"),
     }

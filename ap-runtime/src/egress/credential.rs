@@ -117,13 +117,13 @@ impl RunCredentials {
         others: &[(String, SecretString)],
     ) -> Result<Self, RedactError> {
         let secrets = connections.iter().flat_map(|bound| {
-            let (name, value) = (bound.connection.name(), bound.connection.value());
-            let fields = value.fields().into_iter().filter_map(|(_, field)| match field {
+            let name = bound.connection.name();
+            let fields = bound.connection.value().fields().into_iter().filter_map(|(_, field)| match field {
                 Field::Secret(secret) => Some(secret),
                 Field::Clear(_) => None,
             });
             // Those that no request carries are searched for as well.
-            fields.chain(value.hidden_secrets()).map(move |secret| (name, secret)).collect::<Vec<_>>()
+            fields.chain(bound.connection.hidden_secrets()).map(move |secret| (name, secret)).collect::<Vec<_>>()
         });
         let others = others.iter().map(|(name, secret)| (name.as_str(), secret));
         let redactor = Redactor::new(secrets.chain(others))?;

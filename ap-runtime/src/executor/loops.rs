@@ -121,7 +121,8 @@ pub(super) async fn hint_loop(worker: Weak<Worker>, kernel: Arc<Kernel>, drained
     }
 }
 
-/// Forgets old deliveries, writes refusals to the audit trail, and finishes erasures that were left half-way.
+/// Forgets old deliveries and secrets that were replaced, writes refusals to the audit trail, and finishes erasures that were left
+/// half-way.
 ///
 /// Holds the kernel, not the worker: it ends with `drained`, which a dropped worker cancels.
 pub(super) async fn housekeeping_loop(kernel: Arc<Kernel>, drained: CancellationToken) {
@@ -140,6 +141,7 @@ pub(super) async fn housekeeping_loop(kernel: Arc<Kernel>, drained: Cancellation
             && swept == u64::from(SWEEP_BATCH)
         {}
         kernel.finish_erasures().await;
+        kernel.retire_secrets().await;
     }
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use ap_core::{
     capability::HttpRequest,
-    connection::{ClientAuth, Connection, ConnectionValue, OAuth2, OAuthApp, OAuthTokens, Origin, Placement},
+    connection::{
+        ClientAuth, Connection, ConnectionValue, FieldValue, OAuth2, OAuthApp, OAuthTokens, Origin, Placement,
+    },
     id::ConnectionId,
 };
 use bytes::Bytes;
@@ -20,18 +22,24 @@ use crate::{
     secret::Unresolved,
 };
 
-/// Asks the token endpoint of `oauth`'s client. Whatever happens to the future, the provider may have acted.
+/// Asks the token endpoint of `oauth`'s client, with another secret than the one in use if one is given. Whatever happens to the future, the provider may have acted.
 pub(crate) async fn ask(
     kernel: &Kernel,
     oauth: &OAuth2,
+    another_secret: Option<&FieldValue>,
     request: TokenRequest<'_>,
 ) -> Result<OAuthTokens, TokenFailure> {
     let app = oauth.app().ok_or_else(|| TokenFailure::Refused("the connection has no client".to_owned()))?;
-    let elsewhere = match oauth.client_secret_from() {
+    let (given, reference) = match another_secret {
+        Some(FieldValue::Reference(reference)) => (None, Some(reference)),
+        Some(FieldValue::Secret(secret)) => (Some(secret), None),
+        Some(FieldValue::Clear(_)) | None => (oauth.client_secret(), oauth.client_secret_from()),
+    };
+    let elsewhere = match reference {
         Some(reference) => Some(kernel.secrets.secret(&*kernel.clock, reference).await.map_err(not_to_be_had)?),
         None => None,
     };
-    let client_secret = elsewhere.as_ref().or(oauth.client_secret());
+    let client_secret = elsewhere.as_ref().or(given);
     let (credentials, credential) = client_in_header(app, client_secret)?;
     let mut http = HttpRequest::new("POST", app.token_url.as_str());
     http.headers = vec![

@@ -12,14 +12,14 @@ use ap_auth::{
 };
 use ap_core::{
     audit::AuditOutcome,
-    connection::{Connection, ConnectionFault, FaultReason, OAuth2, OAuthGrant, OAuthTokens, Renewal},
+    connection::{Connection, ConnectionFault, FaultReason, OAuth2, OAuthGrant, OAuthTokens, Renewal, Rotation},
     piece::ActionError,
     run::{StepError, StepErrorKind},
     scope::Scope,
     store::{Precondition, StoreError},
     time::Timestamp,
 };
-use ap_crypto::vault::TenantKeys;
+use ap_crypto::{error::VaultError, vault::TenantKeys};
 
 use super::{client, request::TokenRequest, response::TokenFailure};
 use crate::{credentials::Found, journal::RunError, kernel::Kernel, records, store::ConnectionRecord};
@@ -80,6 +80,15 @@ impl From<StoreError> for RenewError {
     }
 }
 
+/// What is asked of the provider.
+#[derive(Clone, Copy)]
+enum Task {
+    /// Tokens, if they are due.
+    Renew,
+    /// Whether it takes the client secret that was staged then.
+    Verify(Timestamp),
+}
+
 /// What became of one look at the connection.
 enum Turn {
     /// There is a token to use.
@@ -101,20 +110,46 @@ impl Kernel {
     /// provider answers may be the only grant there is from then on.
     pub(crate) async fn renew_connection(self: &Arc<Self>, owner: Scope, name: &str) -> Result<(), RenewError> {
         let (kernel, name) = (Arc::clone(self), name.to_owned());
-        let renewal = self.renewals.spawn(async move { kernel.renew(owner, &name).await });
+        let renewal = self.renewals.spawn(async move { kernel.take_turns(owner, &name, Task::Renew).await });
         renewal.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a renewal ended unexpectedly");
             Err(RenewError::Transient { reason: "it ended unexpectedly".to_owned(), retry_after: None })
         })
     }
 
-    async fn renew(&self, owner: Scope, name: &str) -> Result<(), RenewError> {
+    /// Finds out whether the provider takes the client secret that was staged at `since`, by asking it for tokens, and keeps those.
+    ///
+    /// # Errors
+    /// [`RenewError`]: it was not found good. Nothing is changed then.
+    ///
+    /// # Cancel safety
+    /// As [`Kernel::renew_connection`].
+    pub(crate) async fn verify_client_secret(
+        self: &Arc<Self>,
+        owner: Scope,
+        name: &str,
+        since: Timestamp,
+    ) -> Result<(), RenewError> {
+        let (kernel, name) = (Arc::clone(self), name.to_owned());
+        let verifying = self.renewals.spawn(async move { kernel.take_turns(owner, &name, Task::Verify(since)).await });
+        verifying.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a check of a client secret ended unexpectedly");
+            Err(RenewError::Transient { reason: "it ended unexpectedly".to_owned(), retry_after: None })
+        })
+    }
+
+    /// Looks at the connection until it is ready, and no longer than others may keep it.
+    async fn take_turns(&self, owner: Scope, name: &str, task: Task) -> Result<(), RenewError> {
         let keys = self.keyring.tenant(owner).await.map_err(RunError::from)?;
         let patience = self.clock.now().saturating_add(PATIENCE);
         let mut wait = FIRST_WAIT;
         loop {
             let found = self.own_connection(&keys, owner, name).await?;
-            match self.renew_once(&keys, found).await? {
+            let turn = match task {
+                Task::Renew => self.renew_once(&keys, found).await?,
+                Task::Verify(since) => self.verify_once(&keys, found, since).await?,
+            };
+            match turn {
                 Turn::Ready => return Ok(()),
                 Turn::Again => {}
                 Turn::Wait if self.clock.now() >= patience => {
@@ -162,14 +197,100 @@ impl Kernel {
             Err(error) => return Err(error.into()),
         };
         let answer = match request_of(oauth) {
-            Some(request) => client::ask(self, oauth, request).await,
+            Some(request) => client::ask(self, oauth, None, request).await,
             None => return Err(RenewError::Changed),
         };
         match answer {
-            Ok(tokens) => self.keep(keys, (record, connection), tokens).await,
+            Ok(tokens) => self.keep(keys, (record, connection), tokens, &|connection| connection).await,
             Err(TokenFailure::Rejected(reason)) => self.reject(keys, (record, connection, epoch), reason).await,
             Err(failure) => self.let_go(keys, (&record, connection.name(), epoch), (failure, still_good)).await,
         }
+    }
+
+    async fn verify_once(&self, keys: &TenantKeys, found: Found, since: Timestamp) -> Result<Turn, RenewError> {
+        let Found { record, connection } = found;
+        let staged = match connection.rotation() {
+            Some(Rotation::Staged { verified: Some(_), since: of, .. }) if *of == since => return Ok(Turn::Ready),
+            Some(Rotation::Staged { secrets, since: of, .. }) if *of == since => {
+                secrets.fields().find(|(name, _)| *name == "client_secret").map(|(_, value)| value)
+            }
+            _ => return Err(RenewError::Changed),
+        };
+        let oauth = connection.oauth().ok_or(RenewError::Changed)?;
+        let request = request_of(oauth).ok_or_else(|| {
+            let reason =
+                "there is no refresh token to ask with: connect the connection first, or say that it does not matter";
+            RenewError::Refused(reason.to_owned())
+        })?;
+        let (id, owner, revision) = (record.id, record.owner, record.revision);
+        let epoch = match self.backend.lease_connection(id, owner, revision, LEASE).await {
+            Ok(Some(epoch)) => epoch,
+            Ok(None) => return Ok(Turn::Wait),
+            Err(StoreError::Conflict { .. }) => return Ok(Turn::Again),
+            Err(StoreError::NotFound { .. }) => return Err(RenewError::Changed),
+            Err(error) => return Err(error.into()),
+        };
+        let failure = match client::ask(self, oauth, staged, request).await {
+            Ok(tokens) => {
+                let verified = |connection: Connection| connection.with_verified(since, self.clock.now());
+                return self.keep(keys, (record, connection), tokens, &verified).await;
+            }
+            Err(failure) => failure,
+        };
+        // Whoever renews with the secret in use need not wait.
+        if let Err(error) = self.backend.release_connection(id, owner, epoch, Duration::ZERO).await {
+            tracing::warn!(connection = %id, %error, "the end of a check cannot be written");
+        }
+        Err(match failure {
+            TokenFailure::Transient { reason, retry_after } => RenewError::Transient { reason, retry_after },
+            other => RenewError::Refused(other.to_string()),
+        })
+    }
+
+    /// Erases the secrets that were replaced and whose grace is over.
+    pub(crate) async fn retire_secrets(&self) {
+        loop {
+            let due = match self.backend.due_connections(DUE_BATCH).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::debug!(%error, "connections that are due are not known");
+                    return;
+                }
+            };
+            let full = due.len() == DUE_BATCH as usize;
+            let mut failed = false;
+            for record in due {
+                let id = record.id;
+                match self.retire_secret(record).await {
+                    // Somebody else did it, or changed it: it is looked at again if it is still due.
+                    Ok(()) | Err(RunError::Store(StoreError::Conflict { .. } | StoreError::NotFound { .. })) => {}
+                    Err(error) => {
+                        failed = true;
+                        tracing::warn!(connection = %id, %error, "an old secret cannot be erased yet");
+                    }
+                }
+            }
+            if failed || !full {
+                return;
+            }
+        }
+    }
+
+    async fn retire_secret(&self, record: ConnectionRecord) -> Result<(), RunError> {
+        let keys = self.keyring.tenant(record.owner).await?;
+        let connection = records::open_listed_connection(&keys, &record)?;
+        let over = connection.rotation().and_then(Rotation::retires).is_some_and(|until| until <= self.clock.now());
+        // What is sealed decides; the column only says when to look.
+        let connection =
+            if over { connection.with_rotation(None).map_err(|_| VaultError::Unopenable)? } else { connection };
+        let event = AuditEvent::by(&Actor::new(Identity::Engine), "connection.retire", record.owner, self.clock.now())
+            .with_resource(record.id)
+            .with_detail("name", connection.name())
+            .with_detail("rotation", if over { "retired" } else { "not due" });
+        let audit = [self.seal_event(&keys, &event)?];
+        let precondition = Precondition::Revision(record.revision);
+        let next = self.resealed(&keys, record, &connection)?;
+        Ok(self.backend.write_connection(next, precondition, &audit).await?)
     }
 
     /// Commits new tokens. They may be the only good ones, so the store is asked again and again while the lease lasts.
@@ -178,11 +299,12 @@ impl Kernel {
         keys: &TenantKeys,
         (record, connection): (ConnectionRecord, Connection),
         tokens: OAuthTokens,
+        besides: &(dyn Fn(Connection) -> Connection + Send + Sync),
     ) -> Result<Turn, RenewError> {
         // A connection has no other way to be copied.
         let encoded = ap_crypto::connection::encode_connection(&connection).map_err(RunError::from)?;
         let before = ap_crypto::connection::decode_connection(&encoded).map_err(RunError::from)?;
-        let mut connection = with_tokens(connection, tokens)?;
+        let mut connection = besides(with_tokens(connection, tokens)?);
         let (mut record, until) = (record, self.clock.now().saturating_add(LEASE));
         let (mut wait, mut attempts) = (FIRST_WAIT, 0_u32);
         loop {
@@ -209,7 +331,7 @@ impl Kernel {
                     let new =
                         found.connection.oauth().and_then(|oauth| connection.into_oauth()?.into_tokens_for(oauth));
                     let Some(new) = new else { return Ok(Turn::Again) };
-                    connection = with_tokens(found.connection, new)?;
+                    connection = besides(with_tokens(found.connection, new)?);
                     record = found.record;
                     continue;
                 }
@@ -289,7 +411,8 @@ impl Kernel {
         let revision = record.revision.next();
         let ids = (record.id, record.owner);
         let sealed = records::seal_connection(keys, ids, revision, connection, &*self.entropy)?;
-        Ok(ConnectionRecord { revision, updated: self.clock.now(), sealed, ..record })
+        let due = connection.rotation().and_then(Rotation::retires);
+        Ok(ConnectionRecord { revision, updated: self.clock.now(), due, sealed, ..record })
     }
 }
 
@@ -320,6 +443,8 @@ fn renewal_event(record: &ConnectionRecord, name: &str, at: Timestamp) -> AuditE
 const LEASE: Duration = Duration::from_secs(60);
 /// How long others wait for a holder whose old token is over.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Connections that are looked at at once.
+const DUE_BATCH: u32 = 100;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How long nobody asks a provider again that could not answer.

@@ -201,7 +201,7 @@ async fn write_connection(backend: &MemoryBackend, keys: &TenantKeys, owner: Sco
     let id = ConnectionId::from_u128(number);
     let sealed = seal_connection(keys, (id, owner), Revision::FIRST, &connection, &SystemEntropy).expect("sealed");
     let (name, revision) = (connection_name(keys, &name), Revision::FIRST);
-    let record = ConnectionRecord { id, owner, name, created: AT, updated: AT, revision, sealed };
+    let record = ConnectionRecord { id, owner, name, created: AT, updated: AT, due: None, revision, sealed };
     backend.write_connection(record, Precondition::Absent, &[]).await.expect("written");
 }
 

@@ -172,7 +172,7 @@ impl Session {
         let code = outcome.map_err(failed)?;
         let oauth = used_up.oauth().ok_or_else(unknown)?;
         let request = TokenRequest::Code { code: &code, verifier: &verifier };
-        let tokens = match client::ask(kernel, oauth, request).await {
+        let tokens = match client::ask(kernel, oauth, None, request).await {
             Ok(tokens) => tokens,
             Err(failure) => {
                 let failure = failure.to_string();

@@ -7,7 +7,7 @@ use ap_auth::{
 use ap_core::{
     connection::{
         Connection, ConnectionError, ConnectionStatus, ConnectionTerms, FaultReason, Field, OAuthTokens, Origin,
-        Placement, SecretReference,
+        Placement, Rotation, RotationStatus, SecretReference,
     },
     id::{ConnectionId, FlowId},
     property::Properties,
@@ -54,6 +54,9 @@ pub struct ConnectionSummary {
     pub placements: Vec<Placement>,
     /// The origins its secrets may be sent to.
     pub origins: Vec<Origin>,
+    /// The change of its secrets that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
     /// When it was last written.
     pub updated: Timestamp,
     /// Its revision.
@@ -324,18 +327,12 @@ impl Session {
         event: AuditEvent,
     ) -> Result<ConnectionId, SessionError> {
         let kernel = &self.parts.kernel;
-        for (field, reference) in references(connection) {
-            kernel.secrets.check(reference).map_err(|error| ConnectionError::Field {
-                field: field.to_owned(),
-                // Not repeated: somebody may have written the secret itself.
-                reason: format!("refers to a secret of `{}`: {error}", reference.scheme()),
-            })?;
-        }
+        check_references(self, references(connection))?;
         let now = kernel.clock.now();
         let mut kept = None;
         let (id, created, precondition) = match existing {
             Some(Found { record, connection: old }) => {
-                kept = with_grant_of(owner, old, connection)?;
+                kept = with_what_stays(owner, old, connection)?;
                 (record.id, record.created, Precondition::Revision(record.revision))
             }
             None => {
@@ -347,7 +344,8 @@ impl Session {
         let name = records::connection_name(keys, connection.name());
         let revision = precondition.resulting_revision();
         let sealed = records::seal_connection(keys, (id, owner), revision, connection, &*kernel.entropy)?;
-        let record = ConnectionRecord { id, owner, name, created, updated: now, revision, sealed };
+        let due = connection.rotation().and_then(Rotation::retires);
+        let record = ConnectionRecord { id, owner, name, created, updated: now, due, revision, sealed };
         let event = event
             .with_resource(id)
             .with_detail("name", connection.name())
@@ -415,9 +413,25 @@ pub(super) fn summary(record: &ConnectionRecord, connection: &Connection, now: T
         },
         placements: connection.placements().to_vec(),
         origins: connection.origins().to_vec(),
+        rotation: connection.rotation().map(Rotation::status),
         updated: record.updated,
         revision: record.revision,
     }
+}
+
+/// `new` with what stays of `old`: its tokens, and a rotation that is under way, if `new` has the secrets that are in use.
+fn with_what_stays(owner: Scope, old: Connection, new: &Connection) -> Result<Option<Connection>, SessionError> {
+    if old.rotation().is_none() || !old.has_secrets_of(new) {
+        return with_grant_of(owner, old, new);
+    }
+    // A connection has no other way to be copied.
+    let copy = |connection: &Connection| decode_connection(&encode_connection(connection)?);
+    let rotation = copy(&old)?.into_rotation();
+    let kept = match with_grant_of(owner, old, new)? {
+        Some(kept) => kept,
+        None => copy(new)?,
+    };
+    Ok(Some(kept.with_rotation(rotation)?))
 }
 
 /// `new` with the tokens of `old`, if it brings none and is the same client: whoever writes a definition again, say at every start
@@ -444,6 +458,21 @@ fn with_grant_of(owner: Scope, old: Connection, new: &Connection) -> Result<Opti
 pub(super) fn references(connection: &Connection) -> impl Iterator<Item = (&str, &SecretReference)> {
     let hidden = connection.value().hidden_references().map(|reference| ("client_secret", reference));
     connection.value().references().chain(hidden)
+}
+
+/// Whether the host's resolvers could be asked for them.
+pub(super) fn check_references<'r>(
+    session: &Session,
+    references: impl Iterator<Item = (&'r str, &'r SecretReference)>,
+) -> Result<(), ConnectionError> {
+    for (field, reference) in references {
+        session.parts.kernel.secrets.check(reference).map_err(|error| ConnectionError::Field {
+            field: field.to_owned(),
+            // Not repeated: somebody may have written the secret itself.
+            reason: format!("refers to a secret of `{}`: {error}", reference.scheme()),
+        })?;
+    }
+    Ok(())
 }
 
 pub(super) fn refuse_predefined(connection: &Connection) -> Result<(), SessionError> {

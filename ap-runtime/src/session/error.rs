@@ -58,6 +58,12 @@ pub enum SessionError {
     /// The flow has nothing published, or is disabled.
     #[error("the flow has no published version that is enabled")]
     NotPublished,
+    /// New secrets of a connection are not used. Those that were in use still are.
+    #[error("the new secrets are not used: {reason}")]
+    Rotation {
+        /// What speaks against them.
+        reason: String,
+    },
     /// The flow lets this run pass, because enough of its runs are under way.
     #[error("the run was skipped: enough runs of the flow are under way")]
     Skipped,

@@ -15,6 +15,7 @@ mod platform_connections;
 mod queues;
 mod runs;
 mod scripts;
+mod secret_rotation;
 mod steps;
 
 use std::{fmt, sync::Arc};
@@ -41,6 +42,7 @@ pub use self::{
     keys::KeyAdmin,
     live::{LiveRun, PublishReport},
     runs::RetryStrategy,
+    secret_rotation::{SecretRotation, SecretRotationOptions},
     steps::{StepSource, StepTested},
 };
 use crate::{

@@ -536,4 +536,8 @@ impl SystemStore for SimBackend {
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         other!(self, "sweep", &[], self.shared.store.inner.sweep(limit))
     }
+
+    async fn due_connections(&self, limit: u32) -> Result<Vec<ConnectionRecord>, StoreError> {
+        read!(self, self.shared.store.inner.due_connections(limit))
+    }
 }

@@ -24,6 +24,8 @@ pub struct ConnectionRecord {
     pub created: Timestamp,
     /// When it was last written.
     pub updated: Timestamp,
+    /// When somebody has to look at it again: the end of a grace. What is sealed says what for.
+    pub due: Option<Timestamp>,
     /// Its revision.
     pub revision: Revision,
     /// Name, value, placements, origins and terms, sealed.

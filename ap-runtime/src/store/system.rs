@@ -10,7 +10,7 @@ use ap_core::{
 };
 use async_trait::async_trait;
 
-use super::{Accept, Accepted, ClaimedTrigger, Lease, Route, TriggerFire};
+use super::{Accept, Accepted, ClaimedTrigger, ConnectionRecord, Lease, Route, TriggerFire};
 
 /// A request for runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,4 +158,10 @@ pub trait SystemStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError>;
+
+    /// Connections that are due at the store's time, those that have been so longest first. At most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn due_connections(&self, limit: u32) -> Result<Vec<ConnectionRecord>, StoreError>;
 }

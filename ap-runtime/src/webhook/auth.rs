@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ap_core::time::Timestamp;
 use ap_crypto::signature::{HmacSha256, SignatureEncoding, constant_time_eq};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -18,6 +19,14 @@ pub(super) enum Authentication {
     Hmac { name: HeaderName, key: HmacSha256, encoding: SignatureEncoding, prefix: String },
     /// Anyone who knows the URL.
     None,
+}
+
+/// The authentication of one webhook: the one in use, and while a secret of it is replaced the one of before.
+#[derive(Debug)]
+pub(super) struct Authentications {
+    pub(super) current: Authentication,
+    /// Good until then.
+    pub(super) retiring: Option<(Authentication, Timestamp)>,
 }
 
 /// The sender is not who it should be. One answer whatever the reason.
@@ -77,6 +86,29 @@ impl Authentication {
             headers.remove(name);
         }
         Ok(VerifiedWebhook { headers, body })
+    }
+}
+
+impl Authentications {
+    /// As [`Authentication::precheck`], by any that is good at `now`.
+    pub(super) fn precheck(&self, headers: &HeaderMap, now: Timestamp) -> Result<(), Unauthenticated> {
+        self.good_at(now).map(|one| one.precheck(headers)).fold(Err(Unauthenticated), Result::or)
+    }
+
+    /// As [`Authentication::verify`], by any that is good at `now`.
+    pub(super) fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+        now: Timestamp,
+    ) -> Result<VerifiedWebhook, Unauthenticated> {
+        let tried = self.good_at(now).map(|one| one.verify(headers.clone(), body.clone()));
+        tried.fold(Err(Unauthenticated), Result::or)
+    }
+
+    fn good_at(&self, now: Timestamp) -> impl Iterator<Item = &Authentication> {
+        let retiring = self.retiring.iter().filter(move |(_, until)| now < *until).map(|(one, _)| one);
+        std::iter::once(&self.current).chain(retiring)
     }
 }
 
@@ -174,6 +206,27 @@ mod tests {
         assert!(auth.verify(signed(&signature), Bytes::from_static(b"{\"a\": 1}")).is_err());
         assert!(auth.verify(signed("sha256="), Bytes::from_static(b"{\"a\": 1}")).is_err());
         assert!(auth.verify(HeaderMap::new(), Bytes::new()).is_err());
+    }
+
+    #[test]
+    fn while_a_secret_is_replaced_both_are_good_and_afterwards_one() {
+        let header = |secret: &str| Authentication::Header {
+            name: HeaderName::from_static("x-api-key"),
+            expected: secret.into(),
+        };
+        let until = Timestamp::from_millis(1_000);
+        let both = Authentications { current: header("canary-new"), retiring: Some((header("canary-old"), until)) };
+        let check = |secret: &str, at| {
+            let headers = headers(&[("x-api-key", secret)]);
+            let verified = both.verify(&headers, &Bytes::new(), Timestamp::from_millis(at)).map(|of| of.into_parts().0);
+            assert_eq!(both.precheck(&headers, Timestamp::from_millis(at)).is_ok(), verified.is_ok());
+            // Either is taken out of what the flow sees.
+            assert!(verified.as_ref().map_or(true, HeaderMap::is_empty));
+            verified.is_ok()
+        };
+        assert!(check("canary-new", 999) && check("canary-old", 999) && !check("canary-other", 999));
+        assert!(check("canary-new", 1_000) && !check("canary-old", 1_000));
+        assert!(!format!("{both:?}").contains("canary"));
     }
 
     #[test]

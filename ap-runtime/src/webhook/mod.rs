@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 pub(crate) use self::payload::delivery_id;
 pub(crate) use self::{
     payload::parse_body,
-    route::{Routes, TOKEN_PREFIX, token_hash},
+    route::{Forget, Routes, TOKEN_PREFIX, token_hash},
 };
 use self::{
     response::{Rejection, accepted, outcome, still_running},
@@ -161,13 +161,14 @@ impl Door {
         let receiving = Arc::clone(endpoint);
         let _share = receiving.receiving.try_acquire().map_err(|_| Rejection::Busy)?;
         let (parts, body) = request.into_parts();
-        endpoint.authentication.precheck(&parts.headers).map_err(|_| Rejection::Unauthenticated)?;
+        let now = self.kernel.clock.now();
+        endpoint.authentication.precheck(&parts.headers, now).map_err(|_| Rejection::Unauthenticated)?;
         let body = self.read_body(&parts.headers, body).await?;
         let mut endpoint = Arc::clone(endpoint);
         for _ in 0..ROUTE_ATTEMPTS {
             let verified = endpoint
                 .authentication
-                .verify(parts.headers.clone(), body.clone())
+                .verify(&parts.headers, &body, self.kernel.clock.now())
                 .map_err(|_| Rejection::Unauthenticated)?;
             let query = parts.uri.query().unwrap_or_default();
             let payload = payload::trigger_payload(&parts.method, query, verified)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ap_core::{
-    connection::{Connection, ConnectionStatus, Field},
+    connection::{Connection, ConnectionStatus, Field, Rotation},
     expr::{Key, Template},
     flow::{TriggerKind, ValidFlow, WebhookAuthentication, WebhookSettings},
     id::ProjectId,
@@ -27,7 +27,10 @@ use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
-use super::{auth::Authentication, response::Rejection};
+use super::{
+    auth::{Authentication, Authentications},
+    response::Rejection,
+};
 use crate::{kernel::Kernel, records, store::Route};
 
 /// What every webhook token starts with.
@@ -40,7 +43,7 @@ pub(super) struct Endpoint {
     pub(super) version: ap_core::id::FlowVersionId,
     pub(super) flow: Arc<ValidFlow>,
     pub(super) keys: Arc<TenantKeys>,
-    pub(super) authentication: Authentication,
+    pub(super) authentication: Authentications,
     /// Requests of this webhook being received.
     pub(super) receiving: Semaphore,
 }
@@ -135,7 +138,13 @@ impl Routes {
         }
         let flow = self.kernel.flow_version(version, route.project).await.map_err(|error| internal(&error))?;
         let settings = settings(&flow).ok_or(Rejection::NotFound)?;
-        let authentication = self.resolve(&settings.authentication, route.project, &keys).await?;
+        let of = (route.project, &*keys);
+        let current = self.resolve(&settings.authentication, of, Generation::Current, &mut None).await?;
+        let mut until = None;
+        let before = self.resolve(&settings.authentication, of, Generation::Retiring, &mut until).await;
+        // One of before that is not to be had is no reason to keep everybody out.
+        let retiring = before.ok().and_then(|before| Some((before, until?)));
+        let authentication = Authentications { current, retiring };
         let receiving = Semaphore::new(MAX_RECEIVING_EACH);
         Ok(Endpoint { route, version, flow, keys, authentication, receiving })
     }
@@ -143,23 +152,27 @@ impl Routes {
     async fn resolve(
         &self,
         authentication: &WebhookAuthentication,
-        project: ProjectId,
-        keys: &TenantKeys,
+        (project, keys): (ProjectId, &TenantKeys),
+        generation: Generation,
+        until: &mut Option<Timestamp>,
     ) -> Result<Authentication, Rejection> {
+        if generation == Generation::Retiring && matches!(authentication, WebhookAuthentication::None) {
+            return Ok(Authentication::None);
+        }
         let header = |name: &str| HeaderName::from_bytes(name.as_bytes()).map_err(|error| internal(&error));
         Ok(match authentication {
             WebhookAuthentication::None => Authentication::None,
             WebhookAuthentication::Header { header_name, expected_value } => Authentication::Header {
                 name: header(header_name)?,
-                expected: self.secret(expected_value, project, keys, Wanted::Secret).await?,
+                expected: self.secret(expected_value, project, keys, Wanted::Secret, (generation, until)).await?,
             },
             WebhookAuthentication::Basic { username, password } => Authentication::Basic {
-                username: self.secret(username, project, keys, Wanted::AnyField).await?,
-                password: self.secret(password, project, keys, Wanted::Secret).await?,
+                username: self.secret(username, project, keys, Wanted::AnyField, (generation, until)).await?,
+                password: self.secret(password, project, keys, Wanted::Secret, (generation, until)).await?,
             },
             WebhookAuthentication::Hmac { header_name, secret, base64, prefix } => Authentication::Hmac {
                 name: header(header_name)?,
-                key: HmacSha256::new(&self.secret(secret, project, keys, Wanted::Secret).await?)
+                key: HmacSha256::new(&self.secret(secret, project, keys, Wanted::Secret, (generation, until)).await?)
                     .map_err(|error| internal(&error))?,
                 encoding: if *base64 { SignatureEncoding::Base64 } else { SignatureEncoding::Hex },
                 prefix: prefix.clone(),
@@ -176,6 +189,7 @@ impl Routes {
         project: ProjectId,
         keys: &TenantKeys,
         wanted: Wanted,
+        (generation, until): (Generation, &mut Option<Timestamp>),
     ) -> Result<SecretString, Rejection> {
         if let (Some(serde_json::Value::String(text)), Wanted::AnyField) = (template.as_literal(), wanted) {
             return Ok(SecretString::from(text.clone()));
@@ -187,7 +201,14 @@ impl Routes {
             _ => return Err(internal(&"the trigger's secret is no reference to a connection")),
         };
         let found = self.kernel.find_connection(keys, project, name).await.map_err(|error| internal(&error))?;
-        let connection = found.ok_or_else(|| missing(name))?.connection;
+        let mut connection = found.ok_or_else(|| missing(name))?.connection;
+        if generation == Generation::Retiring {
+            let now = self.kernel.clock.now();
+            if let Some(retires) = connection.rotation().and_then(Rotation::retires).filter(|retires| now < *retires) {
+                *until = Some(until.map_or(retires, |until: Timestamp| until.min(retires)));
+                connection = connection.with_retiring(now).ok_or_else(|| missing(name))?;
+            }
+        }
         let expired = connection.status(self.kernel.clock.now()) == ConnectionStatus::Expired;
         if expired || !connection.allows_piece("webhook") {
             tracing::warn!(
@@ -253,6 +274,14 @@ fn member_names(path: &ap_core::expr::Path) -> Vec<&str> {
             Key::Index(_) => None,
         })
         .collect()
+}
+
+/// Which of its secrets a connection is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    Current,
+    /// Those of before a rotation whose grace is not over, where there is one.
+    Retiring,
 }
 
 /// What a field of a connection is to be used for.

@@ -14,4 +14,5 @@ mod authorization;
 mod certified;
 mod provider;
 mod renewal;
+mod rotation;
 mod world;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -47,6 +48,12 @@ pub(crate) struct State {
     access: BTreeSet<String>,
     /// Whether a used refresh token that comes again gets what it got before.
     pub(crate) grace: bool,
+    /// Secrets of the client that are good, if that matters.
+    pub(crate) client_secrets: Option<BTreeSet<String>>,
+    /// How long the page takes with its answer.
+    pub(crate) me_delay: Duration,
+    /// What the page was asked with last.
+    bearer: String,
     pub(crate) lifetime: u64,
 }
 
@@ -71,6 +78,9 @@ impl Provider {
             used: BTreeSet::new(),
             access: BTreeSet::from(["access-token-0".to_owned()]),
             grace: false,
+            client_secrets: None,
+            me_delay: Duration::ZERO,
+            bearer: String::new(),
             lifetime: 3_600,
         };
         let provider = Self { state: Arc::new(Mutex::new(state)), address: listener.local_addr().unwrap() };
@@ -93,6 +103,15 @@ impl Provider {
         (state.mood, state.times) = (mood, times);
     }
 
+    /// Lets in who has this token.
+    pub(crate) fn accept(&self, token: &str) {
+        self.state.lock().unwrap().access.insert(token.to_owned());
+    }
+
+    pub(crate) fn last_bearer(&self) -> String {
+        self.state.lock().unwrap().bearer.clone()
+    }
+
     pub(crate) fn renewals(&self) -> usize {
         let state = self.state.lock().unwrap();
         state.asked.iter().filter(|(form, _)| form["grant_type"] == "refresh_token").count()
@@ -111,6 +130,12 @@ impl Provider {
             }
             "/me" => {
                 let given = headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
+                let delay = {
+                    let mut state = self.state.lock().unwrap();
+                    state.bearer = given.unwrap_or_default().to_owned();
+                    state.me_delay
+                };
+                tokio::time::sleep(delay).await;
                 let good = given.is_some_and(|token| self.state.lock().unwrap().access.contains(token));
                 Some((
                     if good { 200 } else { 401 },
@@ -141,6 +166,14 @@ impl Provider {
             Mood::Reject(code) => return Some((400, String::new(), format!("{{\"error\":\"{code}\"}}"))),
             Mood::Say(text) => return Some((200, String::new(), text.to_owned())),
             Mood::Good | Mood::AcceptAndDrop => {}
+        }
+        if let Some(known) = &state.client_secrets {
+            let given = headers.get("authorization").and_then(|header| header.strip_prefix("Basic "));
+            let given = given.and_then(|encoded| String::from_utf8(STANDARD.decode(encoded).ok()?).ok());
+            let secret = given.as_deref().and_then(|given| given.split_once(':')).map(|(_, secret)| secret);
+            if !secret.is_some_and(|secret| known.contains(secret)) {
+                return Some((401, String::new(), "{\"error\":\"invalid_client\"}".to_owned()));
+            }
         }
         if let Some(token) = form.get("refresh_token") {
             let again = state.grace && state.used.contains(token);

@@ -23,7 +23,7 @@ use ap_runtime::{
         guard::{EgressPolicy, Guard, SystemResolver},
         http::HttpEgress,
     },
-    runtime::Runtime,
+    runtime::{Runtime, RuntimeBuilder},
     session::{ConnectionSummary, ProjectSession, Session},
     store::Backend,
 };
@@ -62,22 +62,31 @@ pub(crate) struct World {
 impl World {
     /// Several runtimes over one store in memory.
     pub(crate) async fn new(runtimes: usize) -> Self {
+        Self::with(runtimes, |builder| builder).await
+    }
+
+    /// The same, set up otherwise.
+    pub(crate) async fn with(runtimes: usize, options: impl Fn(RuntimeBuilder) -> RuntimeBuilder) -> Self {
         let clock = Arc::new(MovedClock::default());
         let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock) as Arc<dyn Clock>));
-        Self::over(vec![backend as Arc<dyn Backend>; runtimes], clock).await
+        Self::set_up(vec![backend as Arc<dyn Backend>; runtimes], clock, options).await
     }
 
     /// A runtime over each of these views of one store.
+    #[cfg(feature = "postgres")]
     pub(crate) async fn over(backends: Vec<Arc<dyn Backend>>, clock: Arc<MovedClock>) -> Self {
+        Self::set_up(backends, clock, |builder| builder).await
+    }
+
+    async fn set_up(
+        backends: Vec<Arc<dyn Backend>>,
+        clock: Arc<MovedClock>,
+        options: impl Fn(RuntimeBuilder) -> RuntimeBuilder,
+    ) -> Self {
         let mut runtimes = Vec::new();
         for backend in backends {
-            let keys = MemoryKeyProvider::new(root());
-            let here = "127.0.0.1/32".parse().unwrap();
-            let policy = EgressPolicy::new().allow_network(here).unwrap().allow_plain_http_credentials(here).unwrap();
-            let http = HttpEgress::builder(Guard::new(policy, Arc::new(SystemResolver))).build().unwrap();
-            let runtime = Runtime::builder(backend, keys).clock(Arc::clone(&clock) as Arc<dyn Clock>);
-            let runtime = runtime.egress(http).pieces(ap_pieces::standard()).build().await.unwrap();
-            runtimes.push(runtime);
+            let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+            runtimes.push(options(builder(backend, clock)).build().await.unwrap());
         }
         let project = platform_admin(&runtimes[0]).create_project("Test").await.unwrap();
         Self { runtimes, clock, provider: Provider::start().await, project }
@@ -126,6 +135,20 @@ impl World {
         let of = events.iter().filter(|event| event.action() == action);
         of.map(|event| format!("{:?} {}", event.outcome(), event.reason().unwrap_or_default())).collect()
     }
+}
+
+/// A runtime that reaches this machine.
+fn builder(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> RuntimeBuilder {
+    let here = "127.0.0.1/32".parse().unwrap();
+    let policy = EgressPolicy::new().allow_network(here).unwrap().allow_plain_http_credentials(here).unwrap();
+    let http = HttpEgress::builder(Guard::new(policy, Arc::new(SystemResolver))).build().unwrap();
+    let runtime = Runtime::builder(backend, MemoryKeyProvider::new(root())).clock(clock);
+    runtime.egress(http).pieces(ap_pieces::standard())
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) async fn runtime(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Runtime {
+    builder(backend, clock).build().await.unwrap()
 }
 
 pub(crate) fn user(number: u128) -> Principal {

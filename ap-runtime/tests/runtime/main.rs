@@ -31,6 +31,7 @@ mod retry;
 mod rotation;
 mod router;
 mod schedules;
+mod secret_rotation;
 mod spill;
 mod subflow;
 mod subject;

@@ -14,8 +14,8 @@ use super::MemoryBackend;
 use crate::{
     backend::{check_accept, check_fire},
     store::{
-        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, Lease, Route, SystemStore, TriggerFire,
-        WorkerRecord,
+        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, ConnectionRecord, Lease, Route, SystemStore,
+        TriggerFire, WorkerRecord,
     },
 };
 
@@ -116,6 +116,16 @@ impl SystemStore for MemoryBackend {
         state.paces.retain(|_, due| keep(*due, now, limit, &mut paces));
         state.series.retain(|_, series| series.until > now);
         Ok(deliveries.max(paces))
+    }
+
+    async fn due_connections(&self, limit: u32) -> Result<Vec<ConnectionRecord>, StoreError> {
+        let now = self.clock.now();
+        let state = self.lock();
+        let records = state.connections.values().map(|stored| &stored.record);
+        let mut due: Vec<_> = records.filter(|record| record.due.is_some_and(|due| due <= now)).cloned().collect();
+        due.sort_by_key(|record| record.due);
+        due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(due)
     }
 }
 

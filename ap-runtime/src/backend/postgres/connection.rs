@@ -7,6 +7,7 @@ use ap_core::{
     id::{ConnectionId, PlatformId, ProjectId},
     scope::Scope,
     store::{Entity, LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
+    time::Timestamp,
 };
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
@@ -156,6 +157,7 @@ impl Operation for WriteConnection {
             .bind(connection.updated.as_micros())
             .bind(signed(connection.revision.0))
             .bind(connection.sealed.as_bytes().as_ref())
+            .bind(connection.due.map(Timestamp::as_micros))
             .execute(&mut *transaction.connection)
             .await?;
         transaction.insert_audit(&self.audit).await?;
@@ -319,13 +321,14 @@ impl Transaction<'_> {
     }
 }
 
-fn read_connection(columns: &mut Columns<'_>) -> sqlx::Result<ConnectionRecord> {
+pub(super) fn read_connection(columns: &mut Columns<'_>) -> sqlx::Result<ConnectionRecord> {
     Ok(ConnectionRecord {
         id: columns.id()?,
         owner: columns.scope()?,
         name: columns.hash()?,
         created: columns.time()?,
         updated: columns.time()?,
+        due: columns.maybe_time()?,
         revision: columns.revision()?,
         sealed: columns.sealed()?,
     })
@@ -343,14 +346,14 @@ fn read_shared(row: &PgRow) -> sqlx::Result<(SharedConnection, ConnectionRecord)
     Ok((shared, read_connection(&mut columns)?))
 }
 
-const CONNECTION: &str = "SELECT id, scope, name, created, updated, revision, sealed \
+const CONNECTION: &str = "SELECT id, scope, name, created, updated, due, revision, sealed \
     FROM ap_connections WHERE scope = $1 AND name = $2";
-const CONNECTIONS: &str = "SELECT id, scope, name, created, updated, revision, sealed \
+const CONNECTIONS: &str = "SELECT id, scope, name, created, updated, due, revision, sealed \
     FROM ap_connections WHERE scope = $1 AND id >= $2 ORDER BY id LIMIT $3";
-const INSERT_CONNECTION: &str = "INSERT INTO ap_connections (scope, id, name, created, updated, revision, sealed) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7)";
+const INSERT_CONNECTION: &str = "INSERT INTO ap_connections (scope, id, name, created, updated, revision, sealed, due) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 const UPDATE_CONNECTION: &str = "UPDATE ap_connections SET name = $3, created = $4, updated = $5, revision = $6, \
-    leased = NULL, sealed = $7 WHERE scope = $1 AND id = $2";
+    leased = NULL, sealed = $7, due = $8 WHERE scope = $1 AND id = $2";
 const LEASE: &str = "UPDATE ap_connections SET epoch = epoch + 1, leased = $4 \
     WHERE scope = $1 AND id = $2 AND (leased IS NULL OR leased <= $3) RETURNING epoch";
 /// Of another connection of this name the statement fails.
@@ -358,11 +361,11 @@ const SHARE: &str = "INSERT INTO ap_shared_connections (project, connection, own
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (project, connection) DO UPDATE SET owner = excluded.owner, \
     name = excluded.name, sealed = excluded.sealed";
 const SHARED: &str = "SELECT s.project, s.connection, s.owner, s.name, s.sealed, \
-    c.id, c.scope, c.name, c.created, c.updated, c.revision, c.sealed \
+    c.id, c.scope, c.name, c.created, c.updated, c.due, c.revision, c.sealed \
     FROM ap_shared_connections s JOIN ap_connections c ON c.scope = '\\x50'::bytea || uuid_send(s.owner) \
     AND c.id = s.connection WHERE s.project = $1 AND s.name = $2";
 const ALL_SHARED: &str = "SELECT s.project, s.connection, s.owner, s.name, s.sealed, \
-    c.id, c.scope, c.name, c.created, c.updated, c.revision, c.sealed \
+    c.id, c.scope, c.name, c.created, c.updated, c.due, c.revision, c.sealed \
     FROM ap_shared_connections s JOIN ap_connections c ON c.scope = '\\x50'::bytea || uuid_send(s.owner) \
     AND c.id = s.connection WHERE s.project = $1 AND s.connection >= $2 ORDER BY s.connection LIMIT $3";
 const NOT_FOUND: StoreError = StoreError::NotFound { entity: Entity::Connection };

@@ -28,6 +28,7 @@ pub(super) const ALL: &[Migration] = &[
     Migration { version: 3, name: "keys", text: include_str!("migrations/003_keys.sql") },
     Migration { version: 4, name: "connections", text: include_str!("migrations/004_connections.sql") },
     Migration { version: 6, name: "subjects", text: include_str!("migrations/006_subjects.sql") },
+    Migration { version: 7, name: "due connections", text: include_str!("migrations/007_due_connections.sql") },
 ];
 
 /// Applies those of `migrations` that `schema` lacks.
@@ -148,6 +149,7 @@ mod tests {
         include_str!("migrations/released/003.sql"),
         include_str!("migrations/released/004.sql"),
         include_str!("migrations/released/006.sql"),
+        include_str!("migrations/released/007.sql"),
     ];
 
     struct Schema(String, PostgresOptions);

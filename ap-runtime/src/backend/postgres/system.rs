@@ -14,6 +14,7 @@ use sqlx::postgres::PgRow;
 use super::{
     PostgresBackend,
     claim::Claim,
+    connection::read_connection,
     link::{Failure, Transaction, read_all},
     trigger::{ClaimTriggers, Fire},
     value::{Columns, Id, signed, signed_small},
@@ -22,8 +23,8 @@ use super::{
 use crate::{
     backend::{check_accept, check_fire},
     store::{
-        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, Lease, Route, SystemStore, TriggerFire,
-        WorkerRecord,
+        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, ConnectionRecord, Lease, Route, SystemStore,
+        TriggerFire, WorkerRecord,
     },
 };
 
@@ -76,6 +77,12 @@ impl SystemStore for PostgresBackend {
 
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         self.writer.write(Sweep(limit)).await
+    }
+
+    async fn due_connections(&self, limit: u32) -> Result<Vec<ConnectionRecord>, StoreError> {
+        let now = self.connector.given_time().map(Timestamp::as_micros);
+        let query = sqlx::query(DUE_CONNECTIONS).bind(now).bind(i64::from(limit));
+        self.rows(query, |row| read_connection(&mut Columns::of(row))).await
     }
 }
 
@@ -218,6 +225,8 @@ const EXTEND: &str = "WITH held AS ( \
 const WORKERS: &str = "SELECT id, name, started, seen, capacity, running, draining FROM ap_workers \
     WHERE seen >= $1 ORDER BY id";
 const ROUTE: &str = "SELECT project, id, published, enabled, generation FROM ap_flows WHERE webhook = $1";
+const DUE_CONNECTIONS: &str = "SELECT id, scope, name, created, updated, due, revision, sealed FROM ap_connections \
+    WHERE due <= coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) ORDER BY due LIMIT $2";
 const NEXT_DUE: &str = "WITH clock AS MATERIALIZED ( \
         SELECT coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now \
     ) SELECT min(at) FROM ( \

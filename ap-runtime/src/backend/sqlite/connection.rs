@@ -7,6 +7,7 @@ use ap_core::{
     id::{ConnectionId, PlatformId, ProjectId},
     scope::Scope,
     store::{Entity, LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
+    time::Timestamp,
 };
 use async_trait::async_trait;
 use rusqlite::params;
@@ -45,14 +46,14 @@ impl ConnectionStore for SqliteBackend {
     }
 
     async fn connection(&self, name: LookupHash, owner: Scope) -> Result<ConnectionRecord, StoreError> {
-        let sql = "SELECT id, scope, name, created, updated, revision, sealed \
+        let sql = "SELECT id, scope, name, created, updated, due, revision, sealed \
             FROM ap_connections WHERE scope = ? AND name = ?";
         let read = move |open: &_| connect::row(open, sql, params![owner.to_bytes(), name.0], read_connection);
         self.readers.read(read).await?.ok_or(NOT_FOUND)
     }
 
     async fn connections(&self, owner: Scope, page: &PageRequest) -> Result<Page<ConnectionRecord>, StoreError> {
-        let sql = "SELECT id, scope, name, created, updated, revision, sealed \
+        let sql = "SELECT id, scope, name, created, updated, due, revision, sealed \
             FROM ap_connections WHERE scope = ? AND id > ? ORDER BY id LIMIT ?";
         self.page(sql, [owner.to_bytes().to_vec()], page, read_connection, |record| record.id.as_u128()).await
     }
@@ -106,7 +107,7 @@ impl ConnectionStore for SqliteBackend {
         project: ProjectId,
     ) -> Result<(SharedConnection, ConnectionRecord), StoreError> {
         let sql = "SELECT s.project, s.connection, s.owner, s.name, s.sealed, \
-            c.id, c.scope, c.name, c.created, c.updated, c.revision, c.sealed \
+            c.id, c.scope, c.name, c.created, c.updated, c.due, c.revision, c.sealed \
             FROM ap_shared_connections s JOIN ap_connections c ON c.scope = unhex('50' || hex(s.owner)) \
             AND c.id = s.connection WHERE s.project = ? AND s.name = ?";
         let read = move |open: &_| connect::row(open, sql, params![project.as_bytes(), name.0], read_shared);
@@ -119,7 +120,7 @@ impl ConnectionStore for SqliteBackend {
         page: &PageRequest,
     ) -> Result<Page<(SharedConnection, ConnectionRecord)>, StoreError> {
         let sql = "SELECT s.project, s.connection, s.owner, s.name, s.sealed, \
-            c.id, c.scope, c.name, c.created, c.updated, c.revision, c.sealed \
+            c.id, c.scope, c.name, c.created, c.updated, c.due, c.revision, c.sealed \
             FROM ap_shared_connections s JOIN ap_connections c ON c.scope = unhex('50' || hex(s.owner)) \
             AND c.id = s.connection WHERE s.project = ? AND s.connection > ? ORDER BY s.connection LIMIT ?";
         let of = [project.as_bytes().to_vec()];
@@ -143,7 +144,7 @@ impl Operation for WriteConnection {
     }
 
     fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
-        let ConnectionRecord { id, owner, name, created, updated, revision, sealed } = &self.connection;
+        let ConnectionRecord { id, owner, name, created, updated, due, revision, sealed } = &self.connection;
         if let Some(project) = owner.project() {
             require_project(transaction, project)?;
         }
@@ -162,16 +163,17 @@ impl Operation for WriteConnection {
             return Err(StoreError::AlreadyExists { entity: Entity::Connection }.into());
         }
         transaction.run(
-            "INSERT INTO ap_connections (scope, id, name, created, updated, revision, sealed) \
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, id) DO UPDATE SET name = excluded.name, \
-             created = excluded.created, updated = excluded.updated, revision = excluded.revision, leased = NULL, \
-             sealed = excluded.sealed",
+            "INSERT INTO ap_connections (scope, id, name, created, updated, due, revision, sealed) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, id) DO UPDATE SET name = excluded.name, \
+             created = excluded.created, updated = excluded.updated, due = excluded.due, revision = excluded.revision, \
+             leased = NULL, sealed = excluded.sealed",
             params![
                 owner.to_bytes(),
                 id.as_bytes(),
                 name.0,
                 created.as_micros(),
                 updated.as_micros(),
+                due.map(Timestamp::as_micros),
                 uint(revision.0)?,
                 sealed.as_bytes().as_ref()
             ],
@@ -337,13 +339,14 @@ fn check_revision(
     Ok(check_precondition(Entity::Connection, precondition, precondition.resulting_revision(), stored)?)
 }
 
-fn read_connection(columns: &mut Columns<'_>) -> rusqlite::Result<ConnectionRecord> {
+pub(super) fn read_connection(columns: &mut Columns<'_>) -> rusqlite::Result<ConnectionRecord> {
     Ok(ConnectionRecord {
         id: columns.id(ConnectionId::from_slice)?,
         owner: read_scope(columns.bytes()?)?,
         name: columns.hash()?,
         created: columns.time()?,
         updated: columns.time()?,
+        due: columns.maybe_time()?,
         revision: columns.revision()?,
         sealed: columns.sealed()?,
     })

@@ -16,6 +16,7 @@ use super::{
     accept::AcceptRun,
     claim::Claim,
     connect,
+    connection::read_connection,
     row::{Columns, uint},
     run::is_signaled,
     trigger::{ClaimTriggers, FireTrigger},
@@ -24,8 +25,8 @@ use super::{
 use crate::{
     backend::{check_accept, check_fire},
     store::{
-        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, Lease, Route, SystemStore, TriggerFire,
-        WorkerRecord,
+        Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, ConnectionRecord, Lease, Route, SystemStore,
+        TriggerFire, WorkerRecord,
     },
 };
 
@@ -79,6 +80,13 @@ impl SystemStore for SqliteBackend {
 
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         self.writer.write(Sweep(limit)).await
+    }
+
+    async fn due_connections(&self, limit: u32) -> Result<Vec<ConnectionRecord>, StoreError> {
+        let sql = "SELECT id, scope, name, created, updated, due, revision, sealed \
+            FROM ap_connections WHERE due <= ? ORDER BY due LIMIT ?";
+        let of = (self.clock.now().as_micros(), limit);
+        self.readers.read(move |open| connect::rows(open, sql, of, read_connection)).await
     }
 }
 
