@@ -11,6 +11,9 @@ use url::Url;
 
 use super::world::World;
 
+/// Whoever counts what the provider is asked, asks it alone.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A browser that knows cookies and redirects, and nothing else.
 #[derive(Default)]
 struct Browser {
@@ -71,20 +74,10 @@ async fn a_certified_provider_is_connected_and_renewed() {
         );
         return;
     };
+    let _alone = ALONE.lock().await;
     let world = World::new(3).await;
-    let json = format!(
-        r#"{{ "type": "OAUTH2", "value": {{ "client_id": "ap-tests", "client_secret": "canary-secret-of-the-certified-client",
-            "token_url": "{issuer}/token", "authorization_url": "{issuer}/auth", "scope": "openid", "issuer": "{issuer}",
-            "redirect_url": "https://host.example/callback" }}, "origins": ["{issuer}"],
-            "validation": {{ "url": "{issuer}/me" }} }}"#
-    );
-    world.put(&json).await;
-    let renewals = async || -> u32 {
-        let url = Url::parse(&format!("{issuer}/tests/renewals")).unwrap();
-        let (_, _, body) = Browser::default().get(&url).await;
-        // A chunked body has its length around it.
-        body.lines().find_map(|line| line.trim().parse().ok().filter(|_| !line.is_empty())).unwrap()
-    };
+    world.put(&definition(&issuer)).await;
+    let renewals = async || renewals(&issuer).await;
     let start = world.admin().authorize_connection("api").await.unwrap();
     let back = Browser::default().follow(&start.url).await;
     let before = renewals().await;
@@ -106,4 +99,53 @@ async fn a_certified_provider_is_connected_and_renewed() {
         }
         assert_eq!(renewals().await - before, round, "not one renewal per end of a token");
     }
+}
+
+fn definition(issuer: &str) -> String {
+    format!(
+        r#"{{ "type": "OAUTH2", "value": {{ "client_id": "ap-tests", "client_secret": "canary-secret-of-the-certified-client",
+            "token_url": "{issuer}/token", "authorization_url": "{issuer}/auth", "scope": "openid", "issuer": "{issuer}",
+            "redirect_url": "https://host.example/callback" }}, "origins": ["{issuer}"],
+            "validation": {{ "url": "{issuer}/me" }} }}"#
+    )
+}
+
+/// How often it was asked to renew tokens.
+async fn renewals(issuer: &str) -> u32 {
+    let url = Url::parse(&format!("{issuer}/tests/renewals")).unwrap();
+    let (_, _, body) = Browser::default().get(&url).await;
+    // A chunked body has its length around it.
+    body.lines().find_map(|line| line.trim().parse().ok().filter(|_| !line.is_empty())).unwrap()
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certified_provider_is_asked_once_by_twenty_in_three_processes() {
+    use super::processes::{Shared, twenty_at_once};
+
+    let Ok(issuer) = std::env::var("AP_TEST_OIDC_ISSUER") else {
+        eprintln!("not run: `AP_TEST_OIDC_ISSUER` is not set; see the test above");
+        return;
+    };
+    let _alone = ALONE.lock().await;
+    let shared = Shared::new("certified").await;
+    shared.world.put(&definition(&issuer)).await;
+    let start = shared.world.admin().authorize_connection("api").await.unwrap();
+    let back = Browser::default().follow(&start.url).await;
+    shared.world.admin().complete_authorization(back.query().unwrap()).await.unwrap();
+    let mut processes = vec![shared.process().await, shared.process().await, shared.process().await];
+    let before = renewals(&issuer).await;
+    for round in 1..=3 {
+        for process in &mut processes {
+            process.forward(Duration::from_secs(7_200)).await;
+        }
+        assert_eq!(twenty_at_once(&mut processes).await, Vec::<String>::new());
+        assert_eq!(renewals(&issuer).await - before, round, "not one renewal per end of a token");
+    }
+    let summary = shared.world.summary().await;
+    assert_eq!((summary.status, summary.fault), (ConnectionStatus::Active, None));
+    for process in processes {
+        process.end().await;
+    }
+    shared.end().await;
 }

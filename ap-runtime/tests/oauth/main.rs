@@ -12,6 +12,8 @@
 
 mod authorization;
 mod certified;
+#[cfg(feature = "postgres")]
+mod processes;
 mod provider;
 mod renewal;
 mod rotation;

@@ -41,7 +41,8 @@ const CLOCKS: &[&str] = &[
 ];
 
 /// Programs in the guise of a test, which another test starts as a child process and kills.
-const CHILDREN: &[&str] = &["ap-runtime/tests/crash/child.rs", "ap-runtime/tests/crash/rotation.rs"];
+const CHILDREN: &[&str] =
+    &["ap-runtime/tests/crash/child.rs", "ap-runtime/tests/crash/rotation.rs", "ap-runtime/tests/oauth/processes.rs"];
 
 const UNSAFE_ROOM: &str = "ap-runtime/src/sandbox/";
 const MOST_PRODUCTION_LINES: usize = 600;
