@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use ap_auth::{authorizer::Authorizer, principal::Principal};
 use ap_core::{
+    connection::Origin,
     flow::FlowLimits,
     id::{PlatformId, WorkerId},
     piece::{Piece, PieceSet},
@@ -26,6 +27,7 @@ use crate::{
     flow_cache::FlowCache,
     kernel::Kernel,
     learn::LearningBackend,
+    oauth::provider::Providers,
     replies::ReplyHub,
     resume::ResumeDoor,
     sandbox::CodeSandbox,
@@ -72,6 +74,7 @@ impl Runtime {
             egress: None,
             secrets: Vec::new(),
             secrets_kept_for: KEPT_FOR,
+            providers: Vec::new(),
             flow_limits: FlowLimits::default(),
             run_limits: RunLimits::default(),
             worker: WorkerOptions::default(),
@@ -132,6 +135,7 @@ pub struct RuntimeBuilder {
     egress: Option<Egress>,
     secrets: Vec<Arc<dyn SecretResolver>>,
     secrets_kept_for: Duration,
+    providers: Vec<(Origin, Origin)>,
     flow_limits: FlowLimits,
     run_limits: RunLimits,
     worker: WorkerOptions,
@@ -185,6 +189,17 @@ impl RuntimeBuilder {
         let (least, most) = (Duration::from_secs(10), Duration::from_secs(3_600));
         self.secrets_kept_for = config::in_range("time secrets are kept for", time, least, most)?;
         Ok(self)
+    }
+
+    /// Says that a provider of OAuth 2.0 which sends owners to a page at `authorization` has its token endpoint at `token`. Needed
+    /// only where both are not under one registered name, and not known to be one provider's, such as Google's.
+    ///
+    /// # Security
+    /// Who writes a project's connection says where the codes of its owners' consent go. Without this they go to the provider of the
+    /// page, or to the issuer that the callback names. Connections of the platform and predefined ones are not held to it.
+    pub fn oauth_provider(mut self, authorization: Origin, token: Origin) -> Self {
+        self.providers.push((authorization, token));
+        self
     }
 
     /// Sets what a flow may consist of.
@@ -277,6 +292,7 @@ impl RuntimeBuilder {
             sandbox: self.sandbox,
             egress,
             secrets: SecretSources::new(self.secrets, self.secrets_kept_for),
+            providers: Providers::new(self.providers),
             flow_limits: self.flow_limits,
             run_limits: self.run_limits,
             worker_options: self.worker,

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `request`, `response`, `state` | what is sent and what comes back: pure functions |
 //! | `client` | one exchange with a token endpoint, through the egress guard |
+//! | `provider` | whether a token endpoint belongs to the page that owners are sent to |
 //! | `renew` | renewal that asks the provider once and never gives a grant up on a guess |
 //!
 //! # What a provider can do to a grant
@@ -15,6 +16,7 @@
 //! `invalid_grant`, to the holder of the last lease, at a revision that nobody has changed, puts the connection in error.
 
 pub(crate) mod client;
+pub(crate) mod provider;
 mod renew;
 pub(crate) mod request;
 mod response;

@@ -43,7 +43,9 @@ impl Providers {
     }
 
     fn has_approved(&self, page: &Url, token: &Url) -> bool {
-        let (Ok(page), Ok(token)) = (Origin::of_url(page.as_str()), Origin::of_url(token.as_str())) else { return false };
+        let (Ok(page), Ok(token)) = (Origin::of_url(page.as_str()), Origin::of_url(token.as_str())) else {
+            return false;
+        };
         self.0.iter().any(|(of_page, of_token)| *of_page == page && *of_token == token)
     }
 }

@@ -38,8 +38,8 @@ impl ProjectSession {
     /// tokens that are there stay until new ones are committed.
     ///
     /// # Errors
-    /// [`SessionError::InvalidArgument`] for a connection that is not connected this way;
-    /// [`StoreError::NotFound`](ap_core::store::StoreError::NotFound); [`SessionError`] lists the rest.
+    /// [`SessionError::InvalidArgument`] for a connection that is not connected this way; [`SessionError::InvalidConnection`] if its
+    /// token endpoint is at another provider than its page; [`StoreError::NotFound`](ap_core::store::StoreError::NotFound); [`SessionError`] lists the rest.
     pub async fn authorize_connection(&self, name: &str) -> Result<AuthorizationStart, SessionError> {
         let proof = self.authorize::<ConnectionWrite, _>(())?;
         let keys = self.keys().await?;
@@ -103,6 +103,8 @@ impl Session {
         if app.grant != OAuthGrant::AuthorizationCode {
             return Err(wrong());
         }
+        // One that was stored before anybody asked.
+        self.check_provider(proof.scope(), &connection)?;
         let text = state::seal(keys, proof.scope(), name, &*kernel.entropy)?;
         let verifier = state::verifier(&*kernel.entropy)?;
         let url = request::authorization_url(app, &text, &verifier).ok_or_else(wrong)?;

@@ -94,7 +94,8 @@ impl ProjectSession {
     /// endpoint and grant).
     ///
     /// # Errors
-    /// [`SessionError::InvalidArgument`] for a predefined connection, which is the platform's to write, and for one that refers to
+    /// [`SessionError::InvalidConnection`] if the token endpoint of an OAuth 2.0 client is at another provider than the page that
+    /// owners are sent to; [`SessionError::InvalidArgument`] for a predefined connection, which is the platform's to write, and for one that refers to
     /// secrets of the host;
     /// [`StoreError::Conflict`] if somebody else wrote it at the same time; [`SessionError`] lists the rest.
     pub async fn put_connection(&self, connection: &Connection) -> Result<ConnectionId, SessionError> {
@@ -114,6 +115,7 @@ impl ProjectSession {
         if let Some(Found { connection, .. }) = &existing {
             refuse_predefined(connection)?;
         }
+        self.session.check_provider(owner, connection)?;
         let was_revealed = existing.as_ref().is_some_and(|found| found.connection.terms().reveal_to_code);
         let event = AuditEvent::of(&proof, self.session.parts.kernel.clock.now());
         let event = if connection.terms().reveal_to_code || was_revealed {
@@ -305,6 +307,14 @@ impl ProjectSession {
 }
 
 impl Session {
+    /// Whether a project's owners may be sent where this connection sends them; the platform's own word counts.
+    pub(super) fn check_provider(&self, owner: Scope, connection: &Connection) -> Result<(), ConnectionError> {
+        let of_project = owner.project().is_some() && !connection.terms().predefined;
+        let Some(app) = connection.oauth().and_then(|oauth| oauth.app()).filter(|_| of_project) else { return Ok(()) };
+        let checked = self.parts.kernel.providers.check(app);
+        checked.map_err(|reason| ConnectionError::Field { field: "tokenUrl".to_owned(), reason })
+    }
+
     /// What `owner` itself has under this name.
     pub(super) async fn own(&self, keys: &TenantKeys, owner: Scope, name: &str) -> Result<Option<Found>, SessionError> {
         match self.parts.kernel.backend.connection(records::connection_name(keys, name), owner).await {

@@ -3,13 +3,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ap_auth::role::Role;
-use ap_core::connection::{Connection, ConnectionStatus};
+use ap_core::{
+    connection::{Connection, ConnectionStatus, Origin},
+    time::Timestamp,
+};
 use ap_runtime::{clock::Clock, session::SessionError};
 use url::Url;
 
 use super::{
     provider::Mood,
-    world::{World, user},
+    world::{World, platform_admin, user},
 };
 
 fn query_of(url: &str) -> BTreeMap<String, String> {
@@ -191,4 +194,30 @@ async fn what_is_not_connected_this_way_is_refused() {
     let refused = world.admin().authorize_connection("api").await;
     assert!(matches!(refused, Err(SessionError::InvalidArgument { .. })), "{refused:?}");
     assert!(world.admin().authorize_connection("other").await.is_err());
+}
+
+#[tokio::test]
+async fn what_an_owner_consents_to_is_not_sent_to_another_provider() {
+    let (page, elsewhere) = ("https://login.acme.com", "https://tokens.elsewhere.example");
+    let json = |token: &str| {
+        format!(
+            r#"{{ "type": "OAUTH2", "value": {{ "client_id": "c", "client_secret": "canary-client-secret",
+                "token_url": "{token}/token", "authorization_url": "{page}/auth", "redirect_url": "https://host.example/back" }} }}"#
+        )
+    };
+    let world = World::new(1).await;
+    world.put(&json("https://api.acme.com")).await;
+    world.admin().authorize_connection("api").await.unwrap();
+    let refused = world.admin().put_connection_json("api", json(elsewhere).as_bytes()).await.unwrap_err();
+    let SessionError::InvalidConnection(refused) = refused else { panic!("{refused:?}") };
+    let refused = refused.to_string();
+    assert!(refused.contains("`tokenUrl`") && refused.contains("`tokens.elsewhere.example`"), "{refused}");
+    // The host's word counts, for one connection of its own or for a provider.
+    let connection = Connection::from_json("theirs", json(elsewhere).as_bytes(), None, Timestamp::EPOCH).unwrap();
+    platform_admin(&world.runtimes[0]).provision_connection(world.project, connection).await.unwrap();
+    world.admin().authorize_connection("theirs").await.unwrap();
+    let origin = |url: &str| Origin::of_url(url).unwrap();
+    let world = World::with(1, |builder| builder.oauth_provider(origin(page), origin(elsewhere))).await;
+    world.put(&json(elsewhere)).await;
+    world.admin().authorize_connection("api").await.unwrap();
 }
