@@ -3,7 +3,7 @@
 //! What comes back is kept until the step has begun and no longer. A failed expression fails the step only if it is really
 //! resolved: one in a branch that is not looked at harms nobody.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use ap_core::{
     expr::{Evaluated, ResolveError, Script, ScriptBatch},
@@ -68,7 +68,7 @@ impl ScriptResult {
 
 /// Results by expression, while their step begins.
 #[derive(Default)]
-pub(super) struct Results<'a>(HashMap<&'a str, &'a ScriptResult>);
+pub(super) struct Results<'a>(BTreeMap<&'a str, &'a ScriptResult>);
 
 impl<'a> Results<'a> {
     /// `None` if these are not the results of that call.

@@ -197,3 +197,13 @@ async fn connections_stay_placeholders_in_expressions_and_work_where_they_are_pu
     let shown = serde_json::to_string(&view).unwrap();
     assert!(shown.contains("Bearer ‹api") && !shown.contains(CANARY), "{shown}");
 }
+
+#[tokio::test]
+async fn a_script_in_typescript_loses_its_types() {
+    let world = world(7).await;
+    let code = "interface P { n?: number }\nexport const code = (p: P): number => (p.n as number) ?? 7";
+    let script = json!({ "name": "typed", "type": "code", "settings": { "language": "typescript", "sourceCode": { "code": code } },
+        "input": { "n": "{{trigger.n * 2}}" } });
+    let view = run(&world, json!([script]), json!({ "n": 4 })).await;
+    assert_eq!((view.status, output(&view, "typed")), (RunStatus::Succeeded, json!(8)), "{:?}", view.error);
+}
