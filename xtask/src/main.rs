@@ -54,6 +54,8 @@ Usage: cargo xtask <command>
                      measures durable execution on SQLite and a private PostgreSQL beside the floor of each
   bench fairness [options]
                      measures what forty-nine tenants feel of a fiftieth that sends a hundred times as much
+  bench sandbox [--quick]
+                     measures code steps and expressions beside a bare WebAssembly instance and a native QuickJS
   bench vault [options]
                      measures sealing, opening and redaction beside the bare cipher
   soak kill|disk|sim [options]

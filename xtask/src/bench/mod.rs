@@ -7,6 +7,7 @@ use crate::{services::Services, tool};
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     match arguments {
         ["door", rest @ ..] => benchmark("bench-door", &[], rest),
+        ["sandbox", rest @ ..] => sandbox(rest),
         ["vault", rest @ ..] => benchmark("bench-vault", &[], rest),
         [what @ ("engine" | "fairness"), rest @ ..] => {
             let services = if needs_postgres(rest) { Some(Services::start()?) } else { None };
@@ -15,9 +16,9 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
             benchmark("bench-engine", &variables, &arguments)
         }
         [other, ..] => {
-            Err(format!("there is no benchmark `{other}`; there are `door`, `engine`, `fairness` and `vault`"))
+            Err(format!("there is no benchmark `{other}`; there are `door`, `engine`, `fairness`, `sandbox` and `vault`"))
         }
-        [] => Err("name a benchmark: `door`, `engine`, `fairness` or `vault`".to_owned()),
+        [] => Err("name a benchmark: `door`, `engine`, `fairness`, `sandbox` or `vault`".to_owned()),
     }
 }
 
@@ -35,6 +36,13 @@ fn benchmark(package: &str, variables: &[(String, String)], arguments: &[&str]) 
     let run = ["run", "--release", "--package", package, "--"];
     let variables = variables.iter().map(|(name, value)| (name, value));
     tool::run(tool::cargo(&root, &run).args(arguments).envs(variables))
+}
+
+/// As [`benchmark`]; its package stands outside the workspace and shares its directory of outputs.
+fn sandbox(arguments: &[&str]) -> Result<(), String> {
+    let root = tool::root()?;
+    let run = ["run", "--release", "--locked", "--manifest-path", "xtask/bench-sandbox/Cargo.toml", "--target-dir", "target", "--"];
+    tool::run(tool::cargo(&root, &run).args(arguments))
 }
 
 #[cfg(test)]

@@ -1,0 +1,30 @@
+//! A host that answers at once.
+
+use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
+use ap_runtime::sandbox::CodeHost;
+use async_trait::async_trait;
+use bytes::Bytes;
+use secrecy::SecretString;
+
+/// Answers every request with a little JSON; has no keys.
+#[derive(Debug)]
+pub struct Echo;
+
+#[async_trait]
+impl CodeHost for Echo {
+    async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+        Ok(HttpResponse { status: 200, headers: Vec::new(), body: Bytes::from_static(br#"{"echo":1}"#) })
+    }
+
+    fn key(&self, _: &str) -> Option<Result<SecretString, HttpError>> {
+        None
+    }
+
+    fn mentions(&self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+}
