@@ -153,8 +153,15 @@ impl Step {
     }
 
     fn finish_turn(&mut self, outcome: Result<Outcome, CodeError>) -> Turn {
-        let fuel = self.fuel.and_then(|fuel| Some(fuel.saturating_sub(self.store.get_fuel().ok()?)));
+        let fuel = self.fuel.and_then(|fuel| Some((fuel, fuel.checked_sub(self.store.get_fuel().ok()?)?)));
         let state = self.store.data_mut();
+        // The engine looks at its fuel here and there, the last time before the end.
+        if let (Some((given, used)), Ok(_)) = (fuel, &outcome)
+            && used == given
+        {
+            return Turn::Ended(Err(CodeError::FuelExhausted { limit: given.saturating_sub(1) }));
+        }
+        let fuel = fuel.map(|(_, used)| used);
         Turn::Ended(match outcome {
             Ok(Outcome::Waiting) => return Turn::Waiting,
             Ok(Outcome::Returned) => state.value().and_then(output::parse).map(|value| CodeOutput {

@@ -69,9 +69,7 @@ async fn what_does_not_compile_names_its_place() {
     let javascript = check(module("export const code = () => {\n  return 1 +;\n};", CodeLanguage::JavaScript)).await;
     let Err(CodeError::InvalidSource { message, place: Some(place) }) = javascript else { panic!("{javascript:?}") };
     assert_eq!(place.line, 2, "{message}");
-    let typescript =
-        check(module("const a: number = 1;\nexport const code = () => {\n  return 1 +;\n};", CodeLanguage::TypeScript))
-            .await;
+    let typescript = check(module("const a: number = 1;\n\nconst b = ;", CodeLanguage::TypeScript)).await;
     let Err(CodeError::InvalidSource { place: Some(SourcePlace { line: 3, .. }), .. }) = typescript else {
         panic!("{typescript:?}")
     };

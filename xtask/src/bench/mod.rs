@@ -15,9 +15,9 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
             let arguments: Vec<&str> = std::iter::once(*what).chain(rest.iter().copied()).collect();
             benchmark("bench-engine", &variables, &arguments)
         }
-        [other, ..] => {
-            Err(format!("there is no benchmark `{other}`; there are `door`, `engine`, `fairness`, `sandbox` and `vault`"))
-        }
+        [other, ..] => Err(format!(
+            "there is no benchmark `{other}`; there are `door`, `engine`, `fairness`, `sandbox` and `vault`"
+        )),
         [] => Err("name a benchmark: `door`, `engine`, `fairness`, `sandbox` or `vault`".to_owned()),
     }
 }
@@ -41,7 +41,16 @@ fn benchmark(package: &str, variables: &[(String, String)], arguments: &[&str]) 
 /// As [`benchmark`]; its package stands outside the workspace and shares its directory of outputs.
 fn sandbox(arguments: &[&str]) -> Result<(), String> {
     let root = tool::root()?;
-    let run = ["run", "--release", "--locked", "--manifest-path", "xtask/bench-sandbox/Cargo.toml", "--target-dir", "target", "--"];
+    let run = [
+        "run",
+        "--release",
+        "--locked",
+        "--manifest-path",
+        "xtask/bench-sandbox/Cargo.toml",
+        "--target-dir",
+        "target",
+        "--",
+    ];
     tool::run(tool::cargo(&root, &run).args(arguments))
 }
 
