@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use ap_runtime::sandbox::{CodeError, CodeSandbox as _, SandboxCapacity, WasmSandbox};
+use ap_core::id::ProjectId;
+use ap_runtime::sandbox::{CodeError, CodeLimits, CodeSandbox as _, ExpressionRequest, SandboxCapacity, WasmSandbox};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -187,6 +188,106 @@ const MODULES: &[(&str, &str, End)] = &[
     ("a zero in the source", "export const code = () => 1;\0while (true) {}", Refused),
     ("nothing but a shebang", "#!/bin/sh", Refused),
 ];
+
+/// Expressions that mean harm; the end is that of the expression.
+const EXPRESSIONS: &[(&str, End)] = &[
+    ("(() => { for (;;); })()", Timeout),
+    ("(function f() { return f() + 1; })()", Throws("RangeError")),
+    ("/^(a+)+$/.test('a'.repeat(40) + '!')", Timeout),
+    ("'x'.repeat(2 ** 30)", Refused),
+    ("Array(1e9).fill(0)", Memory),
+    ("[...Array(3e6).keys()].sort((a, b) => b - a).length", Timeout),
+    ("9n ** 9999999n", Timeout),
+    ("item.constructor.constructor('return this')() === globalThis", Gives("true")),
+    ("constructor.constructor('return process')().env", Refused),
+    ("Object.getPrototypeOf(item).polluted = 1, ({}).polluted", Gives("1")),
+    ("({}).polluted ?? 'clean'", Gives("\"clean\"")),
+    ("eval('1 + 1')", Gives("2")),
+    ("Function('return 7')()", Gives("7")),
+    ("import('fs')", Refused),
+    ("require('fs')", Refused),
+    ("fetch('https://api.example')", Refused),
+    ("setTimeout(() => 1, 10)", Refused),
+    ("crypto.randomUUID()", Refused),
+    ("console.log('x')", Refused),
+    ("globalThis.item = 2, item", Gives("2")),
+    ("item.id", Gives("1")),
+    ("new Promise(() => {})", Gives("{}")),
+    ("(async () => 1)()", Gives("{}")),
+    ("({ toJSON() { for (;;); } })", Timeout),
+    ("({ get a() { throw new TypeError('mine') } })", Throws("TypeError")),
+    ("new Proxy({}, { ownKeys() { throw new SyntaxError('mine') } })", Throws("SyntaxError")),
+    ("JSON.parse('['.repeat(100000))", Throws("RangeError")),
+    ("Array(200).fill().reduce((inner) => [inner], 1)", Refused),
+    ("Symbol.iterator", Refused),
+    ("(() => { throw { toString() { for (;;); } } })()", Timeout),
+    ("WebAssembly", Throws("ReferenceError")),
+    ("SharedArrayBuffer", Throws("ReferenceError")),
+    ("arguments", Refused),
+    ("new.target", Refused),
+    ("await 1", Refused),
+    ("yield", Refused),
+    ("this", Refused),
+];
+
+#[tokio::test]
+async fn every_hostile_expression_is_contained() {
+    let mut surprises = Vec::new();
+    for (text, end) in EXPRESSIONS {
+        let sandbox = TARGET.lock().await;
+        let request = ExpressionRequest {
+            project: ProjectId::from_u128(1),
+            expressions: vec![(*text).into()],
+            variables: r#"{"item":{"id":1}}"#.into(),
+            now: crate::NOW,
+            seed: [1; 32],
+            limits: CodeLimits::default().with_timeout(DEADLINE).unwrap(),
+        };
+        let started = Instant::now();
+        let result = sandbox.evaluate(request).await.unwrap().remove(0);
+        assert!(started.elapsed() < DEADLINE + SLACK, "{text} took {:?}", started.elapsed());
+        let as_expected = match (&result, end) {
+            (Err(CodeError::Timeout { .. }), Timeout | Memory | Refused) => true,
+            (Err(CodeError::MemoryLimit { .. }), Memory | Refused) => true,
+            (Err(CodeError::Thrown { name, .. }), Throws(expected)) => name == expected,
+            (Ok(value), Gives(json)) => *value == serde_json::from_str::<Value>(json).unwrap(),
+            (Err(CodeError::Busy | CodeError::Bug { .. }), _) => false,
+            (Err(_), Refused) => true,
+            _ => false,
+        };
+        if !as_expected {
+            surprises.push(format!("{text} should end as {end:?}, but: {result:?}"));
+        }
+        let next = sandbox.run(crate::request(WELL_MEANING, "[1,2]")).await;
+        assert_eq!(next.unwrap().value, "2,4", "after {text}");
+    }
+    assert!(surprises.is_empty(), "{surprises:#?}");
+}
+
+/// Storms of calls to the host; each ends with its own limit.
+#[tokio::test]
+async fn storms_of_host_calls_end_with_their_limit() {
+    let storms = [
+        "for (;;) crypto.getRandomValues(new Uint8Array(1));",
+        "for (;;) require('crypto').createHash('sha256').update('x').digest();",
+        "for (;;) new URL('https://a.example/');",
+        "for (;;) { setTimeout(() => {}, 1e6); }",
+        "const all = []; for (;;) all.push(fetch('https://a.example/').catch(() => {}));",
+        "const again = () => { setTimeout(again, 0); setTimeout(again, 0); }; again(); await new Promise(() => {});",
+    ];
+    for body in storms {
+        let mut request = request(&step(body), "{}");
+        request.limits = request.limits.with_host_calls(2_000).unwrap().with_timeout(LONG_DEADLINE).unwrap();
+        let result = TARGET.lock().await.run(request).await;
+        let ended = match &result {
+            Err(CodeError::HostCallLimit { .. }) => true,
+            // What the platform itself says to too many timers.
+            Err(CodeError::Thrown { .. }) => true,
+            _ => false,
+        };
+        assert!(ended, "{body}: {result:?}");
+    }
+}
 
 #[tokio::test]
 async fn every_hostile_body_is_contained() {

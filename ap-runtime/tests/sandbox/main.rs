@@ -2,6 +2,8 @@
 #![cfg(feature = "code")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test support")]
 
+mod extraction;
+mod guide;
 mod hostile;
 mod language;
 mod limits;
