@@ -17,6 +17,8 @@ pub(crate) struct LoadedEngine {
     pub(crate) engine: Engine,
     pub(crate) guest: InstancePre<StepState>,
     pub(crate) exports: Exports,
+    /// Whether it runs on fuel, which then must be given.
+    pub(crate) on_fuel: bool,
 }
 
 /// Where the guest's exports are.
@@ -67,7 +69,10 @@ impl Engines {
 
     /// The engine that counts fuel, if it can be loaded.
     pub(crate) fn metered(&self) -> Option<&LoadedEngine> {
-        let load = || match LoadedEngine::load_as(Layout::Metered, self.instances) {
+        if self.timed.on_fuel {
+            return Some(&self.timed);
+        }
+        let load = || match LoadedEngine::load_as(Layout::Compact, self.instances) {
             Ok(engine) => Some(engine),
             Err(error) => {
                 tracing::error!(error = %format_args!("{error:#}"), "code sandbox cannot load the engine that counts fuel");
@@ -101,7 +106,7 @@ impl LoadedEngine {
             evaluate: export("evaluate")?,
         };
         let guest = guest::linker(&engine)?.instantiate_pre(&module)?;
-        Ok(Self { engine, guest, exports })
+        Ok(Self { engine, guest, exports, on_fuel: layout == Layout::Compact })
     }
 }
 
@@ -136,7 +141,6 @@ fn machine_code(layout: Layout) -> &'static [u8] {
     match layout {
         Layout::Roomy => include_bytes!(concat!(env!("OUT_DIR"), "/engine.roomy.cwasm")),
         Layout::Compact => include_bytes!(concat!(env!("OUT_DIR"), "/engine.compact.cwasm")),
-        Layout::Metered => include_bytes!(concat!(env!("OUT_DIR"), "/engine.metered.cwasm")),
     }
 }
 

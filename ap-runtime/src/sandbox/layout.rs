@@ -9,17 +9,15 @@ use wasmtime::Config;
 pub(crate) enum Layout {
     /// Reserves 4 GiB of addresses per instance, so that no access needs a bounds check.
     Roomy,
-    /// Reserves only what a step may use and checks each access: about 30 % slower on long computations. For processes
-    /// whose address space is limited.
+    /// Reserves only what a step may use, checks each access, and counts fuel: about half as fast on long computations. For
+    /// steps whose fuel is limited, and for processes whose address space is.
     Compact,
-    /// As compact, and counts fuel.
-    Metered,
 }
 
 impl Layout {
     /// Every layout.
     #[cfg_attr(not(test), allow(dead_code, reason = "read by the build script"))]
-    pub(crate) const ALL: [Self; 3] = [Self::Roomy, Self::Compact, Self::Metered];
+    pub(crate) const ALL: [Self; 2] = [Self::Roomy, Self::Compact];
 
     /// The name the build script gives to the machine code.
     #[cfg_attr(not(test), allow(dead_code, reason = "called by the build script"))]
@@ -27,7 +25,6 @@ impl Layout {
         match self {
             Self::Roomy => "engine.roomy.cwasm",
             Self::Compact => "engine.compact.cwasm",
-            Self::Metered => "engine.metered.cwasm",
         }
     }
 
@@ -35,11 +32,11 @@ impl Layout {
     pub(crate) fn configure(self, config: &mut Config) {
         let (reservation, guard) = match self {
             Self::Roomy => (4 << 30, 32 << 20),
-            Self::Compact | Self::Metered => (MAX_MEMORY_BYTES as u64, 1 << 16),
+            Self::Compact => (MAX_MEMORY_BYTES as u64, 1 << 16),
         };
         config
             .epoch_interruption(true)
-            .consume_fuel(self == Self::Metered)
+            .consume_fuel(self == Self::Compact)
             .memory_reservation(reservation)
             .memory_guard_size(guard)
             .memory_may_move(false)

@@ -42,7 +42,12 @@ impl Step {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(StepState::on_epoch);
         let fuel = match metering {
-            Metering::Clock => None,
+            Metering::Clock => {
+                if engine.on_fuel {
+                    store.set_fuel(u64::MAX).map_err(|error| trap(&format!("{error:#}")))?;
+                }
+                None
+            }
             Metering::Fuel(fuel) => {
                 // The engine stops a guest that has used up everything; all of the fuel may be used.
                 let fuel = fuel.saturating_add(1);

@@ -31,7 +31,7 @@ use super::{
 /// Runs steps in QuickJS-ng inside WebAssembly, a fresh instance each, on threads of its own.
 ///
 /// Make one per process and share it: it owns its threads, and reserves 4 GiB of addresses (not of memory) for each instance.
-/// Where so much cannot be had it uses 64 MiB, and computes about 30 % slower. Dropping it waits for its threads, which takes a
+/// Where so much cannot be had it uses 64 MiB, and computes about half as fast. Dropping it waits for its threads, which takes a
 /// few milliseconds at most.
 ///
 /// A step that waits for its host (`fetch`, a timer) keeps its instance, about 200 KiB, and no thread. Its timers and its
