@@ -48,7 +48,8 @@ enum outcome {
 };
 enum unit { MODULE = 0, EXPRESSION = 1 };
 
-extern const char prelude_js[];
+// Cleared once it is compiled.
+extern char prelude_js[];
 extern const size_t prelude_js_length;
 extern void __wasm_call_ctors(void);
 
@@ -477,23 +478,126 @@ static void add_function(JSValueConst object, const char *name, JSCFunction *fun
     JS_SetPropertyStr(context, object, name, JS_NewCFunction(context, function, name, length));
 }
 
+// Memory that is zero again when it is freed, and then takes no room in the snapshot. Its size stands before each block.
+#define HEADER 16
+
+static void *tidy_malloc(void *opaque, size_t size) {
+    char *block = malloc(HEADER + size);
+    if (!block)
+        return NULL;
+    memcpy(block, &size, sizeof size);
+    return block + HEADER;
+}
+
+static size_t tidy_size(const void *at) {
+    size_t size = 0;
+    if (at)
+        memcpy(&size, (const char *)at - HEADER, sizeof size);
+    return size;
+}
+
+static void tidy_free(void *opaque, void *at) {
+    if (!at)
+        return;
+    size_t size = tidy_size(at);
+    char *block = (char *)at - HEADER;
+    memset(block, 0, HEADER + size);
+    __asm__ volatile("" ::"r"(block) : "memory"); // or the compiler drops the writes before `free`
+    free(block);
+}
+
+static void *tidy_calloc(void *opaque, size_t count, size_t size) {
+    void *at = tidy_malloc(opaque, count * size);
+    return at ? memset(at, 0, count * size) : NULL;
+}
+
+static void *tidy_realloc(void *opaque, void *at, size_t size) {
+    void *moved = tidy_malloc(opaque, size);
+    if (moved && at) {
+        size_t old = tidy_size(at);
+        memcpy(moved, at, old < size ? old : size);
+        tidy_free(opaque, at);
+    }
+    return moved;
+}
+
+// The prelude as bytecode, from a runtime of its own: what compiling leaves behind is gone, and so is the source, of which
+// the engine keeps a copy for each function.
+static uint8_t *compile_prelude(size_t *length) {
+    const JSMallocFunctions tidy = {tidy_calloc, tidy_malloc, tidy_free, tidy_realloc, tidy_size};
+    runtime = JS_NewRuntime2(&tidy, NULL);
+    if (!runtime)
+        __builtin_trap();
+    JS_SetMaxStackSize(runtime, STACK_SIZE - STACK_RESERVE);
+    context = new_context();
+    JSValue compiled = JS_Eval(context, prelude_js, prelude_js_length, PLATFORM_SCRIPT,
+                               JS_EVAL_TYPE_GLOBAL | JS_EVAL_FLAG_STRICT | JS_EVAL_FLAG_COMPILE_ONLY);
+    uint8_t *written = NULL, *bytecode = NULL;
+    if (JS_IsException(compiled))
+        fail(INVALID_SOURCE); // the builder prints it
+    else
+        written = JS_WriteObject(context, length, compiled, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    if (written && (bytecode = malloc(*length)))
+        memcpy(bytecode, written, *length);
+    if (!bytecode)
+        __builtin_trap();
+    js_free(context, written);
+    JS_FreeValue(context, compiled);
+    JS_FreeContext(context);
+    JS_FreeRuntime(runtime);
+    memset(prelude_js, 0, prelude_js_length);
+    return bytecode;
+}
+
+// Consumes the bytecode.
+static JSValue evaluate_prelude(uint8_t *bytecode, size_t length) {
+    JSValue read = JS_ReadObject(context, bytecode, length, JS_READ_OBJ_BYTECODE);
+    memset(bytecode, 0, length);
+    __asm__ volatile("" ::"r"(bytecode) : "memory");
+    free(bytecode);
+    return JS_IsException(read) ? read : JS_EvalFunction(context, read);
+}
+
+// Takes what is free between the blocks of the snapshot for good: a step's own blocks then lie side by side behind them, on few
+// pages, each of which costs a copy.
+static void close_gaps(void) {
+    char *behind = malloc(1 << 20); // larger than any gap
+    __asm__ volatile("" : "+r"(behind));
+    if (!behind)
+        __builtin_trap();
+    for (size_t size = 1 << 16; size >= 8; size -= size > 1024 ? 1024 : 8) {
+        for (;;) {
+            char *block = malloc(size);
+            __asm__ volatile("" : "+r"(block)); // or the compiler drops blocks that nobody uses
+            if (!block)
+                __builtin_trap();
+            if (block < behind)
+                continue;
+            free(block);
+            break;
+        }
+    }
+    free(behind);
+}
+
 AP_EXPORT(init) void guest_init(void) {
     __wasm_call_ctors(); // called here, the linker does not wrap it around every export
+    size_t length;
+    uint8_t *bytecode = compile_prelude(&length);
     runtime = JS_NewRuntime();
     if (!runtime)
         __builtin_trap();
     JS_SetMaxStackSize(runtime, STACK_SIZE - STACK_RESERVE);
     JS_SetModuleLoaderFunc(runtime, module_name, load_module, NULL);
     context = new_context();
-    JSValue setup =
-        JS_Eval(context, prelude_js, prelude_js_length, PLATFORM_SCRIPT, JS_EVAL_TYPE_GLOBAL | JS_EVAL_FLAG_STRICT);
+    JSValue setup = evaluate_prelude(bytecode, length);
     JSValue host = JS_NewObject(context);
     add_function(host, "write", js_console, 2);
     add_function(host, "call", js_call, 1);
     add_function(host, "start", js_start, 2);
     add_function(host, "encode", js_encode, 1);
     add_function(host, "decode", js_decode, 3);
-    JSValue prelude = JS_Call(context, setup, JS_UNDEFINED, 1, (JSValueConst *)&host);
+    JSValue prelude = JS_IsException(setup) ? setup : JS_Call(context, setup, JS_UNDEFINED, 1, (JSValueConst *)&host);
     if (JS_IsException(prelude)) {
         fail(THREW); // the builder prints it
         __builtin_trap();
@@ -506,7 +610,9 @@ AP_EXPORT(init) void guest_init(void) {
     JS_FreeValue(context, host);
     JS_FreeValue(context, setup);
     JS_RunGC(runtime);
-    JS_SetGCThreshold(runtime, GC_THRESHOLD);
+    close_gaps();
+    // A collection touches every object of the snapshot: the step may allocate first.
+    JS_SetGCThreshold(runtime, runtime->malloc_state.malloc_size + GC_THRESHOLD);
 }
 
 AP_EXPORT(alloc) char *guest_alloc(size_t length) { return malloc(length); }

@@ -8,6 +8,7 @@ mod hostile;
 mod language;
 mod limits;
 mod metering;
+mod platform;
 mod steps;
 
 use std::sync::{Arc, LazyLock};

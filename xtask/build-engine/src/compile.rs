@@ -17,7 +17,7 @@ pub fn guest(package: &Path, engine_dir: &Path, build_dir: &Path) -> Result<Vec<
 
     let quickjs = quickjs_package(package)?;
     let prelude = build_dir.join("prelude.c");
-    fs::write(&prelude, embed(&fs::read(engine_dir.join("prelude.js")).context("reading prelude.js")?))?;
+    fs::write(&prelude, embed(read_prelude(&engine_dir.join("prelude"))?.as_bytes()))?;
 
     let mut sources = vec![engine_dir.join("guest.c"), prelude, quickjs.join("wasm-shim/shim.c")];
     sources.extend(["libregexp.c", "libunicode.c", "dtoa.c"].map(|name| quickjs.join("quickjs").join(name)));
@@ -76,8 +76,23 @@ fn quickjs_package(package: &Path) -> Result<PathBuf> {
         .context("`cargo metadata` does not list rquickjs-sys")
 }
 
+/// The files of the prelude in the order of their names, as the body of one function. They stand in a block, where two
+/// functions of one name are an error.
+fn read_prelude(directory: &Path) -> Result<String> {
+    let listed = fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?;
+    let mut paths = listed.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "js"));
+    paths.sort();
+    ensure!(!paths.is_empty(), "no scripts in {}", directory.display());
+    let mut script = String::from("(function (host) {\n\"use strict\";\n{\n");
+    for path in paths {
+        script += &fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    }
+    Ok(script + "\nreturn platform;\n}\n})\n")
+}
+
 fn embed(prelude: &[u8]) -> String {
-    let mut c = String::from("#include <stddef.h>\nconst char prelude_js[] = {");
+    let mut c = String::from("#include <stddef.h>\nchar prelude_js[] = {");
     for byte in prelude {
         let _ = write!(c, "{byte},"); // a `String` takes every write
     }
