@@ -1,5 +1,6 @@
 //! What a step may ask of its host: decoding the guest's calls, and carrying them out.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub(crate) struct HostCalls {
     crypto: CryptoState,
     limit: usize,
     made: usize,
-    under_way: usize,
+    under_way: HashSet<u32>,
     started: Vec<Started>,
     cancelled: Vec<u32>,
 }
@@ -62,7 +63,7 @@ impl HostCalls {
             crypto: CryptoState::new(host, seed),
             limit,
             made: 0,
-            under_way: 0,
+            under_way: HashSet::new(),
             started: Vec::new(),
             cancelled: Vec::new(),
         }
@@ -80,7 +81,8 @@ impl HostCalls {
         let third = arguments.get(2).copied().unwrap_or_default();
         Ok(match operation {
             CANCEL => {
-                if let Some(id) = text(first).and_then(|text| text.parse().ok()) {
+                if let Some(id) = text(first).and_then(|text| text.parse().ok()).filter(|id| self.under_way.remove(id))
+                {
                     self.cancelled.push(id);
                 }
                 Ok(Vec::new())
@@ -95,8 +97,9 @@ impl HostCalls {
     /// Notes a call that ends later.
     pub(crate) fn start(&mut self, id: u32, operation: u32, arguments: &[&[u8]]) -> Result<(), Interrupt> {
         self.count()?;
-        self.under_way += 1;
-        if self.under_way > MAX_UNDER_WAY {
+        // The prelude gives every call a number of its own; a guest that does not gets no answer to one of them.
+        self.under_way.insert(id);
+        if self.under_way.len() > MAX_UNDER_WAY {
             return Err(Interrupt::HostCalls { what: "host calls under way", limit: MAX_UNDER_WAY });
         }
         let first = arguments.first().copied().unwrap_or_default();
@@ -115,8 +118,8 @@ impl HostCalls {
     }
 
     /// Notes that a call has ended.
-    pub(crate) fn ended(&mut self) {
-        self.under_way = self.under_way.saturating_sub(1);
+    pub(crate) fn ended(&mut self, id: u32) {
+        self.under_way.remove(&id);
     }
 
     fn count(&mut self) -> Result<(), Interrupt> {
@@ -260,7 +263,7 @@ mod tests {
         let mut one_ends = calls(10_000);
         for id in 0..1_000 {
             one_ends.start(id, TIMER, &[b"5"]).unwrap();
-            one_ends.ended();
+            one_ends.ended(id);
         }
     }
 

@@ -325,13 +325,11 @@ async fn next_settled(
     step: &mut Step,
 ) -> Option<Settled> {
     loop {
-        let ended = under_way.next().await?;
+        let Ok(settled) = under_way.next().await? else { continue };
         if let Some(calls) = &mut step.state_mut().calls {
-            calls.ended();
+            calls.ended(settled.0);
         }
-        if let Ok(settled) = ended {
-            return Some(settled);
-        }
+        return Some(settled);
     }
 }
 

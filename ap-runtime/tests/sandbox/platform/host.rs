@@ -158,7 +158,9 @@ async fn requests_can_be_aborted() {
         ("{ signal: AbortSignal.abort() }", "AbortError"),
         ("{ signal: AbortSignal.any([new AbortController().signal, AbortSignal.timeout(5)]) }", "TimeoutError"),
     ] {
-        let code = format!("await fetch('https://a.example/never', {options}).catch((error) => {{ throw new Error(error.name); }});");
+        let code = format!(
+            "await fetch('https://a.example/never', {options}).catch((error) => {{ throw new Error(error.name); }});"
+        );
         assert_eq!(thrown_by(&code).await.1, name, "{options}");
     }
     gives(

@@ -46,7 +46,8 @@ async fn modules_are_imported_by_name_and_as_a_whole() {
             assert.strictEqual === strictEqual, typeof once, new EventEmitter().on.name, join('a', '..', 'b'), parse('a=1').a,
             new StringDecoder('hex').end(Buffer.from('a')), typeof wait, Url === URL, process.env === globalThis.process.env, mask.email === email,
         ];";
-    let expected = json!([true, true, true, "[ 1 ]", true, "function", "on", "b", "1", "61", "function", true, true, true]);
+    let expected =
+        json!([true, true, true, "[ 1 ]", true, "function", "on", "b", "1", "61", "function", true, true, true]);
     assert_eq!(run(source).await.unwrap().value, expected);
 }
 
@@ -98,7 +99,10 @@ async fn functions_of_crypto_that_are_not_there_say_what_to_use() {
 
 #[tokio::test]
 async fn the_context_comes_second_and_has_store_and_files() {
-    let value = evaluate("return [ctx.run.id, ctx.step.name, Object.keys(ctx), Object.keys(ctx.store), Object.keys(ctx.files)];").await;
+    let value = evaluate(
+        "return [ctx.run.id, ctx.step.name, Object.keys(ctx), Object.keys(ctx.store), Object.keys(ctx.files)];",
+    )
+    .await;
     let expected = json!(["run_1", "code", ["run", "step", "store", "files"], ["get", "put", "delete"], ["read"]]);
     assert_eq!(value, expected);
 }
@@ -137,7 +141,8 @@ async fn personal_data_is_masked_as_the_text_piece_does() {
         ("password", "hunter2", "[REDACTED]"),
         ("password", "", ""),
     ] {
-        let value = evaluate(&format!("return [require('@ap/mask').{kind}(\"{text}\"), mask.{kind}(\"{text}\")];")).await;
+        let value =
+            evaluate(&format!("return [require('@ap/mask').{kind}(\"{text}\"), mask.{kind}(\"{text}\")];")).await;
         assert_eq!(value, json!([expected, expected]), "{kind} {text}");
     }
     let value = evaluate("return [mask.ssn(123456789), mask.email(undefined), mask.creditCard(null)];").await;

@@ -65,8 +65,14 @@ const REPLACE_EVERYTHING: &str = r"
 #[tokio::test]
 async fn the_platform_works_on_replaced_prototypes() {
     for (use_it, expected) in [
-        ("const hash = createHash('sha1'); hash.update('abc'); return hash.digest('hex');", json!("a9993e364706816aba3e25717850c26c9cd0d89d")),
-        ("const hmac = createHmac('sha256', 'Jefe'); hmac.update('what do ya want for nothing?'); return hmac.digest('base64');", json!("W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmd7FizlsmQM4M=")),
+        (
+            "const hash = createHash('sha1'); hash.update('abc'); return hash.digest('hex');",
+            json!("a9993e364706816aba3e25717850c26c9cd0d89d"),
+        ),
+        (
+            "const hmac = createHmac('sha256', 'Jefe'); hmac.update('what do ya want for nothing?'); return hmac.digest('base64');",
+            json!("W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmd7FizlsmQM4M="),
+        ),
         ("return randomUUID().length;", json!(36)),
         ("const bytes = from('aGk=', 'base64'); return bytes.length;", json!(2)),
         ("await new Promise((resolve) => timeout(resolve, 1)); return 'waited';", json!("waited")),
