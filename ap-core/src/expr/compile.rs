@@ -506,7 +506,11 @@ mod tests {
                 drop(Template::compile(&json!(text)));
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(24), "136 strings of up to 64 KiB took {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(24),
+            "136 strings of up to 64 KiB took {:?}",
+            started.elapsed()
+        );
     }
 
     proptest! {
