@@ -96,7 +96,7 @@ pub struct RotationReport {
     /// Cells that were sealed anew.
     pub resealed: u64,
     /// Cells that no key opens, and did not before: they were altered in the store, or moved. They are left as they are, and the
-    /// log (target `ap_crypto`) names each.
+    /// log (target `ap_crypto`) names each. A retired key that one of them names is not deleted.
     pub damaged: u64,
     /// Keys that were retired.
     pub retired: u32,

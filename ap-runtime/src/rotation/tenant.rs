@@ -1,9 +1,10 @@
 //! The key of one tenant.
 
-use std::{slice, time::Duration};
+use std::{collections::BTreeSet, slice, time::Duration};
 
 use ap_core::{id::KeyId, scope::Scope, store::StoreError, time::Timestamp};
 use ap_crypto::{
+    envelope,
     error::{KeyError, VaultError},
     keyring::{KeyKind, WrappedKey},
     vault::TenantKeys,
@@ -77,7 +78,7 @@ pub(crate) async fn status(kernel: &Kernel, scope: Scope) -> Result<KeyStatus, R
 
 /// Tenants whose rotation is under way or was cut off, of all that there are.
 pub(crate) async fn unfinished(kernel: &Kernel) -> Result<Vec<Scope>, RunError> {
-    let (mut seen, mut found) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
     let mut behind = None;
     loop {
         let page = kernel.backend.key_page(behind, PAGE).await?;
@@ -99,20 +100,26 @@ async fn finish(
     events: Events<'_>,
 ) -> Result<RotationReport, RunError> {
     let mut report = RotationReport { key: KeyId::from_u128(0), resealed: 0, damaged: 0, retired: 0, deleted: 0 };
-    // Somebody may hold what this process, or the one before it, replaced just now.
-    let mut last_change = kernel.clock.now();
+    // Somebody may hold what this process, or the one before it, replaced just now. By our own clock: that of whoever made the key
+    // may have been ahead.
+    let (mut last_change, mut current) = (kernel.clock.now(), None);
     loop {
         kernel.keyring.reload(scope).await?;
         let rows = kernel.backend.keys(scope).await?;
         let keys = data_keys(&rows);
         let Some((newest, older)) = keys.split_last() else { return Err(KeyError::NoKey { scope }.into()) };
-        let settled = last_change.max(newest.created).saturating_add(options.grace);
+        if current.replace(newest.id) != Some(newest.id) {
+            last_change = kernel.clock.now();
+        }
+        let settled = last_change.saturating_add(options.grace);
         let is_settled = kernel.clock.now() >= settled;
         let pass = sweep(kernel, scope, newest.id, options.batch).await?;
         (report.key, report.damaged) = (newest.id, pass.damaged);
         report.resealed += pass.resealed;
         if pass.changed() {
             last_change = kernel.clock.now();
+            // As long as others write under the old key there is something to be found; to look for it all the time helps nobody.
+            kernel.clock.sleep_until(last_change.saturating_add(options.grace.min(PAUSE))).await;
             continue;
         }
         if !older.is_empty() {
@@ -124,7 +131,7 @@ async fn finish(
             // Once more: what was written late is found under the retired key.
             continue;
         }
-        report.deleted += delete_old(kernel, &rows, events).await?;
+        report.deleted += delete_old(kernel, &rows, &pass.named, events).await?;
         tracing::info!(%scope, key = %report.key, resealed = report.resealed, damaged = report.damaged, "a rotation is done");
         return Ok(report);
     }
@@ -137,6 +144,8 @@ struct Pass {
     /// Written by somebody else in the meantime.
     missed: u64,
     damaged: u64,
+    /// The keys that damaged cells name.
+    named: BTreeSet<KeyId>,
 }
 
 impl Pass {
@@ -162,6 +171,7 @@ async fn sweep(kernel: &Kernel, scope: Scope, current: KeyId, batch: u32) -> Res
                     Err(VaultError::Unopenable) => {
                         tracing::error!(%scope, table = table.as_str(), key = ?cell.key, "a rotation leaves a damaged cell");
                         pass.damaged += 1;
+                        pass.named.extend(envelope::key_id(&cell.sealed));
                     }
                     Err(error) => return Err(RunError::Seal(error)),
                 }
@@ -209,10 +219,20 @@ async fn retire(kernel: &Kernel, older: &[&WrappedKey], events: Events<'_>) -> R
     Ok(retired)
 }
 
-async fn delete_old(kernel: &Kernel, rows: &[WrappedKey], events: Events<'_>) -> Result<u32, RunError> {
+/// Deletes keys that were retired long ago, but for those that damaged cells name: who puts back what was there can still have it.
+async fn delete_old(
+    kernel: &Kernel,
+    rows: &[WrappedKey],
+    named: &BTreeSet<KeyId>,
+    events: Events<'_>,
+) -> Result<u32, RunError> {
     let latest = kernel.clock.now().saturating_sub(RETIRED_KEPT);
     let mut deleted = 0;
     for key in rows.iter().filter(|row| row.kind == KeyKind::Retired && row.created <= latest) {
+        if named.contains(&key.id) {
+            tracing::warn!(scope = %key.scope, key = %key.id, "a retired key is kept: damaged cells name it");
+            continue;
+        }
         let audit = kernel.audit_record(&events("deleted", Some(key.id))).await?;
         match kernel.backend.delete_key(key, slice::from_ref(&audit)).await {
             Ok(()) => deleted += 1,
@@ -241,3 +261,5 @@ fn count(number: usize) -> u32 {
 
 /// Keys read at once.
 const PAGE: u32 = 500;
+/// How long a rotation rests after a pass that found something.
+const PAUSE: Duration = Duration::from_secs(1);

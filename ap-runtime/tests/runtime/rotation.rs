@@ -428,3 +428,52 @@ async fn only_an_administrator_of_the_platform_rotates_keys() {
     let missing = keys_of(&world.runtime).rotate(ProjectId::from_u128(404)).await.unwrap_err();
     assert!(matches!(missing, SessionError::Store(_)), "{missing}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_damaged_cells_name_is_kept_until_they_are_mended() {
+    let full = Full::new(721).await;
+    let world = &full.world;
+    let before = full.read().await;
+    let (keys, scope) = (keys_of(&world.runtime), Scope::Project(world.project));
+    let old = keys.status(world.project).await.unwrap().current;
+    // Two cells that change places, and one that is put back later.
+    let cells = world.backend.cells(CellTable::FlowVersions, ap_core::id::KeyId::from_u128(0), None, 10, scope).await;
+    let cells = cells.unwrap();
+    let swap = |at: usize, from: usize, old: &Sealed| ResealedCell {
+        key: cells[at].key.clone(),
+        old: old.clone(),
+        new: cells[from].sealed.clone(),
+    };
+    let damage = [swap(0, 1, &cells[0].sealed), swap(1, 0, &cells[1].sealed)];
+    assert_eq!(world.backend.reseal_cells(&damage, scope).await.unwrap(), 2);
+    assert_eq!(keys.rotate(world.project).await.unwrap().damaged, 2);
+    for round in 0..2 {
+        tokio::time::sleep(RETIRED_KEPT + Duration::from_secs(1)).await;
+        let report = keys.rotate(world.project).await.unwrap();
+        assert_eq!((report.damaged, report.deleted), (2, u32::from(round > 0)), "round {round}");
+        assert!(key_names(world).await.contains(&(KeyKind::Retired, old.as_u128())), "the key is gone");
+    }
+    let mend = [swap(0, 0, &cells[1].sealed), swap(1, 1, &cells[0].sealed)];
+    assert_eq!(world.backend.reseal_cells(&mend, scope).await.unwrap(), 2);
+    let report = keys.rotate(world.project).await.unwrap();
+    assert_eq!(report.damaged, 0);
+    assert!(report.deleted > 0, "{report:?}");
+    assert!(!key_names(world).await.contains(&(KeyKind::Retired, old.as_u128())));
+    assert_eq!(full.read().await, before);
+}
+
+/// A key whose maker's clock was a day ahead does not hold a rotation up for a day.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_does_not_delay_a_rotation() {
+    let full = Full::new(723).await;
+    let world = &full.world;
+    let ahead = world.clock.now().saturating_add(Duration::from_secs(86_400));
+    let ring = Keyring::new(root_key(), world.backend.clone());
+    let id = ap_core::id::KeyId::from_u128(77);
+    let row = ring.new_data_key(world.project.into(), id, ahead, &SeededEntropy::new(724)).unwrap();
+    world.backend.insert_key(row, &[]).await.unwrap();
+    let began = world.clock.now();
+    let report = keys_of(&world.runtime).rotate(world.project).await.unwrap();
+    assert_eq!((report.key, report.retired), (id, 1));
+    assert!(world.clock.now() < began.saturating_add(Duration::from_secs(60)), "it waited for the other clock");
+}
