@@ -90,7 +90,8 @@ impl Keyring {
         self.wrap_again(row, KeyKind::Data, at, entropy)
     }
 
-    /// The keys of `scope`, the retired ones among them: for what a rotation finds left over, and nothing else.
+    /// The keys of `scope`, the retired ones among them: for what a rotation finds left over, and for what was sealed before it and is
+    /// kept outside, by whoever was given it.
     ///
     /// # Errors
     /// As [`Keyring::tenant`].

@@ -134,7 +134,14 @@ impl Session {
             // Another process may have sealed it, under a key that is new.
             kernel.keyring.learn(owner, [&sealed]).await?;
         }
-        let name = state::open(keys, owner, &callback.state).ok_or_else(unknown)?;
+        let name = match state::open(keys, owner, &callback.state) {
+            Some(name) => name,
+            // It may have been sealed before a rotation that has retired its key: nobody seals a state anew.
+            None => {
+                let retired = kernel.keyring.with_retired(owner).await?;
+                state::open(&retired, owner, &callback.state).ok_or_else(unknown)?
+            }
+        };
         let Found { record, connection } = self.own(keys, owner, &name).await?.ok_or_else(unknown)?;
         let oauth = connection.oauth().ok_or_else(unknown)?;
         let pending = oauth.pending().ok_or_else(unknown)?;
