@@ -162,11 +162,6 @@ impl Driver {
         }
     }
 
-    /// What the run's own payloads are sealed under.
-    pub(super) fn sealing(&self) -> RunKeys<'_> {
-        RunKeys::new(&self.keys, self.subject.as_deref())
-    }
-
     /// Runs until the run ends or is let go of.
     ///
     /// # Errors
@@ -490,34 +485,6 @@ impl Driver {
         };
         self.kernel.replies.publish(self.lease.run, outcome);
         Ok(Stopped::Ended)
-    }
-
-    fn redacted(&self, outcome: AttemptOutcome) -> AttemptOutcome {
-        if self.kernel.egress.scrubs() {
-            attempt::redact(outcome, self.credentials.current().redactor())
-        } else {
-            outcome
-        }
-    }
-
-    /// Makes a file of an output that is too large for the journal.
-    fn kept(&mut self, outcome: AttemptOutcome) -> Result<AttemptOutcome, RunError> {
-        let AttemptOutcome::Succeeded { output, console, .. } = outcome else { return Ok(outcome) };
-        let ids = (self.lease.project, self.lease.run);
-        let bytes = ap_core::json::size_of(&output);
-        let spilled = match self.kernel.spill(self.sealing(), ids, bytes, &*output) {
-            Ok(spilled) => spilled,
-            Err(RunError::Seal(_)) => {
-                let error = StepError::new(StepErrorKind::Limit, "the output is too large to be kept");
-                return Ok(AttemptOutcome::failed(error, None));
-            }
-            Err(error) => return Err(error),
-        };
-        let spilled = spilled.map(|(file, spilled)| {
-            self.carry.files.push(file);
-            spilled
-        });
-        Ok(AttemptOutcome::Succeeded { output, spilled, console })
     }
 
     /// The process stops: makes durable what is known, and leaves the run to whoever comes next. What was under way is cut

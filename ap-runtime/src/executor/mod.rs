@@ -2,7 +2,8 @@
 //!
 //! [`driver`](self) takes one run from event to event under its lease; `worker` holds what this process executes and is the
 //! one file of the executor that spawns tasks; `loops` claims, keeps leases alive, listens for hints and fires triggers;
-//! `evaluate` has the expressions of templates evaluated; `admission` says which runs need not queue, `report` what the store hears of the worker.
+//! `evaluate` has the expressions of templates evaluated; `admission` says which runs need not queue, `report` what the store hears of the worker,
+//! `keep` what is kept of a run.
 
 mod admission;
 mod attempt;
@@ -10,6 +11,7 @@ mod carry;
 mod credential;
 mod driver;
 mod evaluate;
+mod keep;
 mod loops;
 mod outside;
 mod pause;

@@ -14,7 +14,6 @@ use ap_core::{
     audit::AuditRecord,
     flow::{Overlap, TriggerKind, ValidFlow},
     id::{ProjectId, RunId, WorkerId},
-    run::RunStatus,
     store::StoreError,
     time::Timestamp,
 };
@@ -33,7 +32,7 @@ use crate::{
     engine::RunState,
     journal::RunError,
     kernel::Kernel,
-    store::{Accept, Accepted, ClaimRequest, Claimed, ClaimedTrigger, Lease, RunChange, RunCommit},
+    store::{Accept, Accepted, ClaimRequest, Claimed, ClaimedTrigger, Lease},
     trigger::{self, TRIGGER_LEASE},
     wakeup::Hint,
 };
@@ -409,39 +408,6 @@ impl Worker {
         let gated = self.kernel.flows.get(claimed.version, project).is_none_or(|flow| is_gated(&flow));
         let held = self.admission().count(project);
         gated || held >= self.room(project).await || self.total_room() != usize::MAX
-    }
-
-    /// Ends a run whose journal cannot be read: nothing can be appended to it, so only its status changes. The run that may
-    /// wait for it is told.
-    async fn end_broken(&self, lease: Lease, lost: &CancellationToken) {
-        let change = RunChange::End { status: RunStatus::InternalError, at: self.kernel.clock.now() };
-        let mut commit = RunCommit::new(lease, change);
-        match self.kernel.broken_child_ended(lease).await {
-            Ok(told) => commit.signals.extend(told),
-            Err(RunError::Store(error)) => {
-                // Whoever claims the run when its lease has expired ends it.
-                tracing::error!(run = %lease.run, %error, "a broken run could not be ended");
-                return;
-            }
-            Err(error) => tracing::error!(run = %lease.run, %error, "nobody can be told of the end of a broken run"),
-        }
-        let parent = commit.signals.first().map(|signal| signal.run);
-        if let Err(error) = self.kernel.commit(commit, &[], lost).await {
-            tracing::error!(run = %lease.run, %error, "the status of a broken run could not be written");
-            return;
-        }
-        parent.into_iter().for_each(|parent| self.kernel.wakeup.notify(Hint::Signaled(parent)));
-        self.kernel.wakeup.notify(Hint::Ended(lease.run));
-    }
-
-    /// Ends a run whose key is destroyed: nothing can be appended to it. Whoever waits for it is about the same subject.
-    async fn end_erased(&self, lease: Lease, lost: &CancellationToken) {
-        let change = RunChange::End { status: RunStatus::Canceled, at: self.kernel.clock.now() };
-        match self.kernel.commit(RunCommit::new(lease, change), &[], lost).await {
-            Ok(()) => self.kernel.wakeup.notify(Hint::Ended(lease.run)),
-            // Whoever claims the run when its lease has expired ends it.
-            Err(error) => tracing::error!(run = %lease.run, %error, "an erased run could not be ended"),
-        }
     }
 
     fn hold(self: &Arc<Self>, lease: Lease, permit: Permit) -> Hold {
