@@ -221,3 +221,18 @@ async fn what_an_owner_consents_to_is_not_sent_to_another_provider() {
     world.put(&json(elsewhere)).await;
     world.admin().authorize_connection("api").await.unwrap();
 }
+
+/// A rotation may begin and end while the owner is at the provider's: the state is older than the key by then.
+#[tokio::test]
+async fn a_rotation_does_not_end_an_authorization() {
+    let world = World::new(1).await;
+    world.put(&world.json("")).await;
+    let state = query_of(&world.admin().authorize_connection("api").await.unwrap().url)["state"].clone();
+    let options = ap_runtime::rotation::RotationOptions::default().with_grace(Duration::from_secs(1)).unwrap();
+    let keys = super::world::platform_admin(&world.runtimes[0]).keys().unwrap().with_options(options);
+    let report = keys.rotate(world.project).await.unwrap();
+    assert_eq!((report.retired, report.damaged), (1, 0));
+    let callback = format!("code=the-code&state={state}");
+    assert_eq!(world.admin().complete_authorization(&callback).await.unwrap(), "api");
+    assert_eq!(world.summary().await.status, ConnectionStatus::Active);
+}
