@@ -71,7 +71,7 @@ async fn the_platform_works_on_replaced_prototypes() {
         ),
         (
             "const hmac = createHmac('sha256', 'Jefe'); hmac.update('what do ya want for nothing?'); return hmac.digest('base64');",
-            json!("W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmd7FizlsmQM4M="),
+            json!("W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmDnexYuWTsOEM="),
         ),
         ("return randomUUID().length;", json!(36)),
         ("const bytes = from('aGk=', 'base64'); return bytes.length;", json!(2)),
@@ -99,7 +99,7 @@ async fn hostile_values_are_printed_or_said_not_to_be() {
          for (const value of [new Proxy({}, { get() { throw new Error('no'); }, ownKeys() { throw new Error('no'); } }), revoked.proxy, deep,
              { get a() { throw new Error('no'); } }, { [Symbol.for('nodejs.util.inspect.custom')]() { throw new Error('no'); } },
              { [Symbol.toStringTag]: { toString() { throw new Error('no'); } } }, Object.create(null), new (class { constructor() { this.constructor = 1; } }),
-             Object.assign(new Error('x'), { stack: 1 }), Object.assign(() => {}, { name: 1 }), new Proxy(class {}, {}), Symbol('s'), 1n])
+             Object.assign(new Error('x'), { name: Symbol('n') }), Object.defineProperty(() => {}, 'name', { value: 1 }), new Proxy(class {}, {}), Symbol('s'), 1n])
              console.log(value, '%s', value);
          const sparse = []; sparse[4294967290] = 1;
          const wide = Array.from({ length: 1e5 }, () => Array.from({ length: 20 }, () => ({})));

@@ -148,13 +148,13 @@ async fn key_derivation() {
         (
             "PBKDF2",
             "return crypto.pbkdf2Sync('passwd', 'salt', 1, 64, 'sha256').toString('hex');",
-            "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbcca49ccca9f179b645991664b39d77ef317c71b845b1e30bd509112041d3a1978",
+            "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc49ca9cccf179b645991664b39d77ef317c71b845b1e30bd509112041d3a19783",
         ),
         (
             "PBKDF2 by Web Crypto",
             "const key = await crypto.subtle.importKey('raw', Buffer.from('passwd'), 'PBKDF2', false, ['deriveBits']);
              return Buffer.from(await crypto.subtle.deriveBits({ name: 'PBKDF2', hash: 'SHA-256', salt: Buffer.from('salt'), iterations: 1 }, key, 512)).toString('hex');",
-            "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbcca49ccca9f179b645991664b39d77ef317c71b845b1e30bd509112041d3a1978",
+            "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc49ca9cccf179b645991664b39d77ef317c71b845b1e30bd509112041d3a19783",
         ),
         (
             "scrypt",
