@@ -74,11 +74,10 @@ impl RunStore for SqliteBackend {
         project: ProjectId,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
-        let Some(sql) = listing(&filter) else { return self.live_runs(project, page).await };
         let mut of = vec![project.as_bytes().to_vec()];
         of.extend(filter.parent.map(|parent| parent.as_bytes().to_vec()));
         of.extend(filter.flow.map(|flow| flow.as_bytes().to_vec()));
-        self.page(sql, of, page, read_run, |run| run.id.as_u128()).await
+        self.page(listing(&filter), of, page, read_run, |run| run.id.as_u128()).await
     }
 
     async fn journal(&self, id: RunId, project: ProjectId) -> Result<Vec<JournalEntry>, StoreError> {
@@ -91,46 +90,21 @@ impl RunStore for SqliteBackend {
     }
 }
 
-impl SqliteBackend {
-    /// A page of all live runs of a project: what the flows have, in the order of the ids. No index has them in that order,
-    /// because every run would write to it.
-    async fn live_runs(&self, project: ProjectId, page: &PageRequest) -> Result<Page<RunRecord>, StoreError> {
-        let after = page.start_after().map(|id| id.to_be_bytes().to_vec()).unwrap_or_default();
-        // One more than asked for tells whether there are more.
-        let limit = page.limit().saturating_add(1);
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let found = self.readers.read(move |open| {
-            let flows = connect::rows(open, FLOWS, [project.as_bytes()], |columns| columns.id(FlowId::from_slice))?;
-            let mut found: Vec<RunRecord> = Vec::new();
-            for flow in flows {
-                // Only what does not come after the last of those that are enough.
-                let last = found.get(most.saturating_sub(1)).map_or(RunId::from_u128(u128::MAX), |run| run.id);
-                let arguments = params![project.as_bytes(), flow.as_bytes(), after, last.as_bytes(), limit];
-                let more = connect::rows(open, LIVE_BEFORE, arguments, read_run)?;
-                found.extend(more);
-                found.sort_unstable_by_key(|run| run.id);
-                found.truncate(most);
-            }
-            Ok(found)
-        });
-        Ok(Page::from_rows(found.await?, page, |run| run.id.as_u128()))
-    }
-}
-
 /// A journal: one statement, hence one state of the database. A run without entries is one row without a sequence number.
 pub(super) const JOURNAL: &str = "SELECT entry.seq, entry.sealed FROM ap_runs AS run \
     LEFT JOIN ap_journal AS entry ON entry.run = run.number WHERE run.project = ? AND run.id = ? ORDER BY entry.seq";
 pub(super) const APPEND_ENTRY: &str = "INSERT INTO ap_journal (run, seq, sealed) VALUES (?, ?, ?)";
 pub(super) const FORGET_SLOTS: &str = "DELETE FROM ap_slots WHERE project = ? AND run = ?";
-/// The flows of a project.
-const FLOWS: &str = "SELECT id FROM ap_flows WHERE project = ?";
-/// Live runs of one flow.
-pub(super) const LIVE_BEFORE: &str = "SELECT id, project, flow, version, parent, status, created, finished, subject FROM ap_runs \
-    INDEXED BY ap_runs_live WHERE project = ? AND flow = ? AND finished IS NULL AND id > ? AND id <= ? ORDER BY id LIMIT ?";
+/// All live runs of a project: of each flow as many as are asked for, and of those the first. No index has them in the order
+/// of their ids, because every run would write to it.
+pub(super) const LIVE: &str = "SELECT run.id, run.project, run.flow, run.version, run.parent, run.status, run.created, \
+    run.finished, run.subject FROM ap_flows AS owner CROSS JOIN ap_runs AS run WHERE owner.project = ?1 AND run.number IN (\
+    SELECT number FROM ap_runs INDEXED BY ap_runs_live WHERE project = ?1 AND flow = owner.id AND finished IS NULL AND id > ?2 \
+    ORDER BY id LIMIT ?3) ORDER BY run.id LIMIT ?3";
 
 /// The listing that a filter asks for: its arguments are the project, the parent and the flow, as far as they are asked for,
-/// the id to start behind and the number of rows. `None`: see [`SqliteBackend::live_runs`].
-pub(super) fn listing(filter: &RunFilter) -> Option<&'static str> {
+/// the id to start behind and the number of rows.
+pub(super) const fn listing(filter: &RunFilter) -> &'static str {
     macro_rules! of {
         ($index:literal, $condition:literal) => {
             concat!(
@@ -147,9 +121,9 @@ pub(super) fn listing(filter: &RunFilter) -> Option<&'static str> {
         };
     }
     // By name: the key of the table starts with the project too, and to SQLite that looks as good.
-    Some(match (filter.parent.is_some(), filter.flow.is_some(), filter.live) {
+    match (filter.parent.is_some(), filter.flow.is_some(), filter.live) {
         (false, false, false) => listing!("", ""),
-        (false, false, true) => return None,
+        (false, false, true) => LIVE,
         (false, true, false) => concat!(
             of!("INDEXED BY ap_runs_live", "AND flow = ?2 AND finished IS NULL AND id > ?3"),
             " UNION ALL ",
@@ -163,7 +137,7 @@ pub(super) fn listing(filter: &RunFilter) -> Option<&'static str> {
         (true, true, true) => {
             listing!("INDEXED BY ap_runs_parent", "AND parent = ? AND flow = ? AND finished IS NULL")
         }
-    })
+    }
 }
 
 struct Reopen {

@@ -373,12 +373,12 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
         (gate::NEXT, "ap_runs_gate (project=? AND gate=? AND passed=?)"),
         (gate::HOLDERS, "COVERING INDEX ap_runs_gate (project=? AND gate=? AND passed=?)"),
         (accept::WAITING_FOR_QUIET, "ap_runs_debounce (project=? AND debounce=? AND debounce_until>?)"),
-        (all.expect("a listing"), "sqlite_autoindex_ap_runs_1 (project=? AND id>?)"),
-        (parent.expect("a listing"), "ap_runs_parent (project=? AND parent=? AND id>?)"),
-        (of_flow.expect("a listing"), "ap_runs_live (flow=? AND id>?)"),
-        (of_flow.expect("a listing"), "ap_runs_ended (flow=? AND id>?)"),
-        (live.expect("a listing"), "ap_runs_live (flow=? AND id>?)"),
-        (run::LIVE_BEFORE, "ap_runs_live (flow=? AND id>? AND id<?)"),
+        (all, "sqlite_autoindex_ap_runs_1 (project=? AND id>?)"),
+        (parent, "ap_runs_parent (project=? AND parent=? AND id>?)"),
+        (of_flow, "ap_runs_live (flow=? AND id>?)"),
+        (of_flow, "ap_runs_ended (flow=? AND id>?)"),
+        (live, "ap_runs_live (flow=? AND id>?)"),
+        (run::LIVE, "ap_runs_live (flow=? AND id>?)"),
         (project::AUDIT, "key USING PRIMARY KEY (scope=? AND id>?)"),
         (run::JOURNAL, "sqlite_autoindex_ap_journal_1 (run=?)"),
         (queue::OLDEST, "ap_jobs_queue (project=? AND queue=? AND state=?)"),
@@ -400,10 +400,10 @@ async fn claims_timers_sweeps_and_recovery_use_their_indexes() {
     ] {
         let plan = plan(&backend, sql).await;
         let table = |line: &String| line.starts_with("SCAN ap_") && !line.contains("INDEX");
-        // Counting what runs, a handful, and ranking the triggers that are due may sort.
+        // Counting what runs, a handful, and ranking the triggers that are due may sort, and so may live runs of many flows.
         let sorts = plan.iter().any(|line| line.contains("TEMP B-TREE") && !line.contains("LAST"));
         let indexed = plan.iter().any(|line| line.contains(index)) && !plan.iter().any(table);
-        if !indexed || (sorts && ![claim::RUNNING, trigger::DUE_TRIGGERS].contains(&sql)) {
+        if !indexed || (sorts && ![claim::RUNNING, trigger::DUE_TRIGGERS, run::LIVE].contains(&sql)) {
             slow.push((sql, plan));
         }
     }
