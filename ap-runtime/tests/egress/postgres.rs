@@ -226,6 +226,19 @@ async fn results_are_limited_one_below_at_and_above() {
         let read = sql.query(statement("SELECT repeat('x', 100) AS v", json!([]))).await;
         assert_eq!(read.is_ok(), fits, "{bytes}: {read:?}");
     }
+    // So large that it is not read to its end.
+    let roots = TrustRoots::default().with_pem(std::fs::read(variable("AP_TEST_POSTGRES_CA")).expect("a file"));
+    for (text, encrypted) in
+        [("repeat('x', 200000)", false), ("repeat('x', 200000)", true), ("repeat('x', 66000)", true)]
+    {
+        let variable = if encrypted { "AP_TEST_POSTGRES_TLS_URL" } else { "AP_TEST_POSTGRES_URL" };
+        let server = Server::of(variable);
+        let builder = SqlEgress::builder(plain_loopback()).with_max_result_bytes(100).with_trust_roots(roots.clone());
+        let more: &[(&str, &str)] = if encrypted { &[] } else { &[("sslmode", "disable")] };
+        let sql = builder.build().expect("built").for_run(server.credentials(&server.password, more));
+        let refused = sql.query(statement(&format!("SELECT {text} AS v"), json!([]))).await;
+        assert_eq!(refused.err(), Some(ExchangeError::TooLarge { what: "the result in bytes", limit: 100 }), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -127,3 +127,46 @@ async fn rows_are_limited_one_below_at_and_above() {
         }
     }
 }
+
+#[tokio::test]
+async fn values_are_limited_before_they_are_made() {
+    let directory = Directory::new();
+    let egress = SqlEgress::builder(closed()).with_sqlite_directory(directory.0.path()).with_max_result_bytes(100_000);
+    let sql = egress.build().expect("built").for_run(run(&[("file", "a.db")], &[]));
+    // The name of the column counts.
+    for (text, fits) in [
+        ("SELECT printf('%.*c', 99998, 'x') AS v", true),
+        ("SELECT printf('%.*c', 99999, 'x') AS v", true),
+        ("SELECT printf('%.*c', 100000, 'x') AS v", false),
+        // In base64 it is a third larger.
+        ("SELECT zeroblob(74997) AS v", true),
+        ("SELECT zeroblob(75000) AS v", false),
+    ] {
+        let read = sql.query(statement(text, json!([]))).await;
+        match read {
+            Ok(_) => assert!(fits, "{text}"),
+            Err(error) => {
+                let counted = error == ExchangeError::TooLarge { what: "the result in bytes", limit: 100_000 };
+                assert!(counted || error.to_string().contains("larger than this host allows"), "{text}: {error}");
+                assert!(!fits, "{text}");
+            }
+        }
+    }
+    // Larger than a result may be: SQLite itself does not make it.
+    for text in ["SELECT length(printf('%.*c', 100001, 'x')) AS v", "SELECT length(hex(zeroblob(60000))) AS v"] {
+        let refused = sql.query(statement(text, json!([]))).await.expect_err(text);
+        assert!(refused.to_string().contains("larger than this host allows"), "{refused}");
+    }
+    // What is written is bounded as well, by how large the file may become.
+    let egress = SqlEgress::builder(closed()).with_sqlite_directory(directory.0.path());
+    let egress = egress.with_max_sqlite_file_bytes(64 << 10).build().expect("built");
+    let sql = egress.for_run(run(&[("file", "a.db")], &[]));
+    let insert = |bytes: u32| statement("INSERT INTO t (v) VALUES (zeroblob($1))", json!([bytes]));
+    sql.execute(insert(30_000)).await.expect("written");
+    let refused = sql.execute(insert(40_000)).await.expect_err("too much");
+    assert!(refused.to_string().contains("as large as this host allows"), "{refused}");
+    assert!(std::fs::metadata(directory.0.path().join("a.db")).expect("a file").len() <= 64 << 10);
+    sql.execute(insert(1)).await.expect("written");
+    let temporary = sql.execute(statement("CREATE TEMP TABLE x AS SELECT 1 AS a", json!([]))).await;
+    assert!(matches!(temporary, Err(ExchangeError::Refused { .. })), "{temporary:?}");
+}

@@ -8,6 +8,7 @@
 //! Every statement has a connection and a transaction of its own.
 
 mod bind;
+mod bounded;
 mod cell;
 mod cell_time;
 mod postgres;
@@ -44,7 +45,16 @@ struct Shared {
     tls: TlsClient,
     limits: SqlLimits,
     #[cfg(feature = "sqlite")]
-    files: Option<PathBuf>,
+    files: Option<Files>,
+}
+
+/// The SQLite files that connections may name.
+#[cfg(feature = "sqlite")]
+#[derive(Clone, Debug)]
+struct Files {
+    directory: PathBuf,
+    /// Unit: bytes.
+    max_bytes: u64,
 }
 
 /// What a host allows, whatever a statement asks for.
@@ -86,7 +96,7 @@ pub struct SqlEgressBuilder {
     roots: TrustRoots,
     limits: SqlLimits,
     #[cfg(feature = "sqlite")]
-    files: Option<PathBuf>,
+    files: Option<Files>,
 }
 
 impl SqlEgressBuilder {
@@ -104,7 +114,10 @@ impl SqlEgressBuilder {
         self
     }
 
-    /// Sets the largest result. Unit: bytes as the database sends them. Default: 8 MiB.
+    /// Sets the largest result. Unit: bytes as the database sends them, names of columns included. Default: 8 MiB.
+    ///
+    /// A message of PostgreSQL that announces more than this and 64 KiB is not read, and neither is a larger value of a SQLite
+    /// file.
     #[must_use]
     pub const fn with_max_result_bytes(mut self, max_result_bytes: usize) -> Self {
         self.limits.max_result_bytes = max_result_bytes;
@@ -125,7 +138,17 @@ impl SqlEgressBuilder {
     #[cfg(feature = "sqlite")]
     #[must_use]
     pub fn with_sqlite_directory(mut self, directory: impl AsRef<Path>) -> Self {
-        self.files = Some(directory.as_ref().to_owned());
+        let max_bytes = self.files.map_or(DEFAULT_MAX_FILE_BYTES, |files| files.max_bytes);
+        self.files = Some(Files { directory: directory.as_ref().to_owned(), max_bytes });
+        self
+    }
+
+    /// Sets how large a SQLite file may become, in the directory of [`SqlEgressBuilder::with_sqlite_directory`], which comes
+    /// before this. Unit: bytes, in whole pages; a file that is larger already grows no more. Default: 1 GiB.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn with_max_sqlite_file_bytes(mut self, max_bytes: u64) -> Self {
+        self.files = self.files.map(|files| Files { max_bytes, ..files });
         self
     }
 
@@ -234,8 +257,8 @@ impl RunSql {
         access: Access,
         bounds: Bounds,
     ) -> Result<SqlOutcome, ExchangeError> {
-        let Some(directory) = &self.egress.shared.files else { return Err(no_files()) };
-        sqlite::run(directory, file, statement, access, bounds).await
+        let Some(files) = &self.egress.shared.files else { return Err(no_files()) };
+        sqlite::run(files, file, statement, access, bounds).await
     }
 
     #[cfg(not(feature = "sqlite"))]
@@ -314,6 +337,8 @@ fn check_columns<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), Exchang
 
 const DEFAULT_MAX_ROWS: usize = 10_000;
 const DEFAULT_MAX_RESULT_BYTES: usize = 8 << 20;
+#[cfg(feature = "sqlite")]
+const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_millis(500);

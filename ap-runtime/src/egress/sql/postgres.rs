@@ -11,10 +11,7 @@ use futures_util::{
     future::{Either, select},
 };
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::{
     Client, Config, Connection, Row, Statement,
     config::SslMode,
@@ -23,7 +20,13 @@ use tokio_postgres::{
 };
 use url::Url;
 
-use super::{Access, Bounds, Gathered, Shared, bind::Bound, cell, check_columns, tls_stream::Encrypt};
+use super::{
+    Access, Bounds, Gathered, Shared,
+    bind::Bound,
+    bounded::{Allowance, Bounded},
+    cell, check_columns,
+    tls_stream::Encrypt,
+};
 use crate::egress::{
     credential::{CredentialUse, Place},
     server::{Opened, Ordered},
@@ -80,12 +83,13 @@ impl<'a> Target<'a> {
         ordered: &Ordered,
     ) -> Result<SqlOutcome, ExchangeError> {
         let stream = shared.guard.connect(&self.host, self.port, self.encrypted).await?;
-        let job = Job { statement, access, bounds, ordered };
+        let allowance = Allowance::of(bounds);
+        let job = Job { statement, access, bounds, ordered, allowance: allowance.clone() };
         if self.encrypted {
-            let tls = Encrypt { tls: &shared.tls, host: &self.host };
+            let tls = Encrypt { tls: &shared.tls, host: &self.host, allowance };
             job.over(self.config(SslMode::Require), stream, tls).await
         } else {
-            job.over(self.config(SslMode::Disable), stream, NoTls).await
+            job.over(self.config(SslMode::Disable), Bounded::new(stream, allowance), NoTls).await
         }
     }
 
@@ -105,12 +109,14 @@ struct Job<'a> {
     access: Access,
     bounds: Bounds,
     ordered: &'a Ordered,
+    allowance: Allowance,
 }
 
 impl Job<'_> {
-    async fn over<T>(&self, config: Config, stream: TcpStream, tls: T) -> Result<SqlOutcome, ExchangeError>
+    async fn over<S, T>(&self, config: Config, stream: S, tls: T) -> Result<SqlOutcome, ExchangeError>
     where
-        T: TlsConnect<TcpStream>,
+        S: AsyncRead + AsyncWrite + Unpin,
+        T: TlsConnect<S>,
     {
         let connected = config.connect_raw(stream, tls).await;
         let (client, connection) = connected.map_err(|error| self.failed(error))?;
@@ -168,6 +174,9 @@ impl Job<'_> {
     }
 
     fn failed(&self, error: tokio_postgres::Error) -> ExchangeError {
+        if self.allowance.is_exceeded() && !self.ordered.is_set() {
+            return ExchangeError::TooLarge { what: "the result in bytes", limit: self.bounds.max_bytes };
+        }
         match error.as_db_error() {
             // After COMMIT only what is said of constraints and of serialisation undoes it: the rest may come from something
             // between us that lost the database.

@@ -21,22 +21,23 @@ use rusqlite::{
 };
 use serde_json::Value;
 
-use super::{Access, Bounds, Gathered, SqlRow, cell, check_columns};
+use super::{Access, Bounds, Files, Gathered, SqlRow, cell, check_columns};
 
 /// Carries out one statement on a thread that may block.
 pub(super) async fn run(
-    directory: &Path,
+    files: &Files,
     file: &str,
     statement: &SqlStatement,
     access: Access,
     bounds: Bounds,
 ) -> Result<SqlOutcome, ExchangeError> {
-    let path = path_of(directory, file)?;
+    let path = path_of(&files.directory, file)?;
+    let open = Open { path, access, max_value_bytes: bounds.max_bytes, max_file_bytes: files.max_bytes };
     let (text, parameters) = (statement.text.clone(), statement.parameters.clone());
     let stop = Arc::new(AtomicBool::new(false));
     // Whoever stops waiting, by the time limit or otherwise, stops the statement.
     let _stopping = StopOnDrop(Arc::clone(&stop));
-    let work = tokio::task::spawn_blocking(move || carry_out(&path, &text, &parameters, access, bounds, stop));
+    let work = tokio::task::spawn_blocking(move || carry_out(&open, &text, &parameters, bounds, stop));
     work.await
         .unwrap_or_else(|_| Err(ExchangeError::Interrupted { reason: "the database failed unexpectedly".to_owned() }))
 }
@@ -60,17 +61,24 @@ fn path_of(directory: &Path, file: &str) -> Result<PathBuf, ExchangeError> {
     Ok(directory.join(file))
 }
 
+/// How a file is opened.
+struct Open {
+    path: PathBuf,
+    access: Access,
+    max_value_bytes: usize,
+    max_file_bytes: u64,
+}
+
 fn carry_out(
-    path: &Path,
+    open: &Open,
     text: &str,
     parameters: &[Value],
-    access: Access,
     bounds: Bounds,
     stop: Arc<AtomicBool>,
 ) -> Result<SqlOutcome, ExchangeError> {
-    let mut connection = open(path, access, stop).map_err(|error| failed(&error))?;
+    let mut connection = open.connection(stop).map_err(|error| failed(&error))?;
     // Changes are counted before and after: the count of the last statement survives statements that change nothing.
-    let begin = if access == Access::Read { "BEGIN" } else { "BEGIN IMMEDIATE" };
+    let begin = if open.access == Access::Read { "BEGIN" } else { "BEGIN IMMEDIATE" };
     connection.execute_batch(begin).map_err(|error| failed(&error))?;
     let before = connection.total_changes();
     // From here on nothing but the author's statement is prepared. After an error the connection is dropped, which undoes all.
@@ -82,23 +90,37 @@ fn carry_out(
     Ok(SqlOutcome { affected, rows })
 }
 
-fn open(path: &Path, access: Access, stop: Arc<AtomicBool>) -> rusqlite::Result<Connection> {
-    let mode = match access {
-        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
-        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
-    };
-    let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
-    connection.progress_handler(PROGRESS_STEPS, Some(move || stop.load(Ordering::Relaxed)))?;
-    Ok(connection)
+impl Open {
+    fn connection(&self, stop: Arc<AtomicBool>) -> rusqlite::Result<Connection> {
+        let mode = match self.access {
+            Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        };
+        let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let mut connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        // No value of a result is made that is larger than the result may be. What is written may be larger than what is read.
+        let longest = match self.access {
+            Access::Read => i32::try_from(self.max_value_bytes).unwrap_or(MAX_VALUE_BYTES),
+            Access::Write => MAX_VALUE_BYTES,
+        };
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, longest.clamp(MIN_VALUE_BYTES, MAX_VALUE_BYTES))?;
+        if self.access == Access::Write {
+            let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+            let most = i64::try_from(self.max_file_bytes).unwrap_or(i64::MAX);
+            let pages = (most / page.max(1)).clamp(1, MAX_PAGES);
+            connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        }
+        connection.progress_handler(PROGRESS_STEPS, Some(move || stop.load(Ordering::Relaxed)))?;
+        Ok(connection)
+    }
 }
 
-/// Tables, their columns and functions; nothing of other files, of settings, or of the transaction around it.
+/// Tables, their columns and functions; nothing of other files, temporary ones included, of settings, or of the transaction
+/// around it.
 fn authorize(context: AuthContext<'_>) -> Authorization {
     match context.action {
         AuthAction::Attach { .. }
@@ -106,6 +128,10 @@ fn authorize(context: AuthContext<'_>) -> Authorization {
         | AuthAction::Pragma { .. }
         | AuthAction::Transaction { .. }
         | AuthAction::Savepoint { .. }
+        | AuthAction::CreateTempIndex { .. }
+        | AuthAction::CreateTempTable { .. }
+        | AuthAction::CreateTempTrigger { .. }
+        | AuthAction::CreateTempView { .. }
         | AuthAction::CreateVtable { .. }
         | AuthAction::DropVtable { .. }
         | AuthAction::Unknown { .. } => Authorization::Deny,
@@ -151,15 +177,19 @@ fn rows_of(
     let mut gathered = Gathered::new(bounds);
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next().map_err(|error| failed(&error))? {
-        let (mut members, mut bytes) = (SqlRow::new(), 0);
+        let at = |index| row.get_ref(index).map_err(|error| failed(&error));
+        let mut bytes = 0_usize;
         for (index, name) in names.iter().enumerate() {
-            let value = row.get_ref(index).map_err(|error| failed(&error))?;
-            let value =
-                value_of(value).ok_or_else(|| invalid(format!("column `{name}` holds text that is no UTF-8")))?;
-            bytes += name.len() + value.as_str().map_or(8, str::len);
+            bytes = bytes.saturating_add(name.len()).saturating_add(size_of_cell(at(index)?));
+        }
+        // Before anything of it is copied.
+        gathered.admit(bytes)?;
+        let mut members = SqlRow::new();
+        for (index, name) in names.iter().enumerate() {
+            let value = value_of(at(index)?);
+            let value = value.ok_or_else(|| invalid(format!("column `{name}` holds text that is no UTF-8")))?;
             members.insert(name.clone(), value);
         }
-        gathered.admit(bytes)?;
         gathered.rows.push(members);
     }
     Ok(gathered.rows)
@@ -180,6 +210,16 @@ fn bound(value: &Value, number: usize) -> Result<Cell, ExchangeError> {
     })
 }
 
+/// How large the value of a cell is. Unit: bytes.
+const fn size_of_cell(cell: ValueRef<'_>) -> usize {
+    match cell {
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 8,
+        ValueRef::Text(text) => text.len(),
+        // In base64.
+        ValueRef::Blob(bytes) => bytes.len().div_ceil(3).saturating_mul(4),
+    }
+}
+
 fn value_of(cell: ValueRef<'_>) -> Option<Value> {
     Some(match cell {
         ValueRef::Null => Value::Null,
@@ -195,6 +235,10 @@ fn failed(error: &rusqlite::Error) -> ExchangeError {
     let code = error.sqlite_error_code();
     let reason = match (code, error) {
         (Some(ErrorCode::CannotOpen), _) => "there is no such database file".to_owned(),
+        (Some(ErrorCode::TooBig), _) => "a value is larger than this host allows".to_owned(),
+        (Some(ErrorCode::DiskFull), _) => {
+            "the database file is as large as this host allows, or the disk is full".to_owned()
+        }
         (Some(ErrorCode::OperationInterrupted), _) => "the statement took longer than the time allowed".to_owned(),
         (Some(ErrorCode::AuthorizationForStatementDenied), _) => {
             return ExchangeError::Refused { reason: "the statement does more than read and change tables".to_owned() };
@@ -211,8 +255,12 @@ fn failed(error: &rusqlite::Error) -> ExchangeError {
 }
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// So that the tables of a file can be read, which are described in text. Unit: bytes.
+const MIN_VALUE_BYTES: i32 = 64 << 10;
 /// Unit: bytes.
 const MAX_VALUE_BYTES: i32 = 16 << 20;
+/// SQLite's own limit.
+const MAX_PAGES: i64 = 4_294_967_294;
 /// Steps of SQLite's machine between two looks at whether anybody still waits: well under a millisecond.
 const PROGRESS_STEPS: i32 = 1_000;
 /// Functions that reach files or load code, should the library be built with them.

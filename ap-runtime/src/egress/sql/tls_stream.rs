@@ -14,12 +14,14 @@ use tokio::{
 };
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
+use super::bounded::{Allowance, Bounded};
 use crate::egress::tls::TlsClient;
 
 /// Speaks TLS with the server of this name, once it has agreed to.
 pub(super) struct Encrypt<'a> {
     pub(super) tls: &'a TlsClient,
     pub(super) host: &'a str,
+    pub(super) allowance: Allowance,
 }
 
 impl<'a> TlsConnect<TcpStream> for Encrypt<'a> {
@@ -28,12 +30,15 @@ impl<'a> TlsConnect<TcpStream> for Encrypt<'a> {
     type Future = Pin<Box<dyn Future<Output = Result<Encrypted, ExchangeError>> + Send + 'a>>;
 
     fn connect(self, stream: TcpStream) -> Self::Future {
-        Box::pin(async move { self.tls.connect(self.host, stream).await.map(Encrypted) })
+        Box::pin(async move {
+            let stream = self.tls.connect(self.host, stream).await?;
+            Ok(Encrypted(Bounded::new(stream, self.allowance)))
+        })
     }
 }
 
 /// An encrypted stream. No channel binding: the certificate was checked by name, and the password does not pass the wire.
-pub(super) struct Encrypted(tokio_rustls::client::TlsStream<TcpStream>);
+pub(super) struct Encrypted(Bounded<tokio_rustls::client::TlsStream<TcpStream>>);
 
 impl TlsStream for Encrypted {
     fn channel_binding(&self) -> ChannelBinding {
