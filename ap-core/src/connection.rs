@@ -3,6 +3,7 @@
 //! Flow code, pieces and journals never hold a value of a secret field; they hold placeholder text. The values live in
 //! `secrecy` types, wiped on drop, with no way to print or serialise them by accident.
 
+mod bucket;
 pub mod definition;
 mod oauth;
 mod origin;
@@ -14,8 +15,10 @@ mod terms;
 use std::{collections::BTreeMap, fmt};
 
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 pub use self::{
+    bucket::bucket_endpoint,
     oauth::{ClientAuth, OAuth2, OAuthApp, OAuthGrant, OAuthTokens, PendingGrant, Renewal},
     origin::Origin,
     placement::{HmacAlgorithm, JwtAlgorithm, KeyEncoding, MacEncoding, Placement, RESERVED_HEADERS},
@@ -44,7 +47,8 @@ impl Connection {
     /// access key of an object store, which is only ever signed with); `origins`
     /// empty means what the value's clear fields name, and otherwise nowhere: `url`, `base_url` or `endpoint`; else `host`
     /// with `port`, which is a database if there is a field `database`, else a mail server (`smtps` on port 465); else, with
-    /// a field `secretAccessKey`, the object store of Amazon in `region`.
+    /// a field `secretAccessKey`, the object store of Amazon in `region`. Of an object store it is the bucket's own origin, if
+    /// there is a field `bucket` and [`bucket_endpoint`] has one.
     ///
     /// # Errors
     /// [`ConnectionError`] names the part at fault.
@@ -257,21 +261,31 @@ impl ConnectionValue {
                 Field::Clear(_) | Field::Secret(_) => None,
             })
         };
-        if let Some(url) = clear("url").or_else(|| clear("base_url")).or_else(|| clear("endpoint")) {
+        let is_store = fields.iter().any(|(name, _)| *name == "secretAccessKey");
+        let of_store = |endpoint: &str| {
+            let path_style = clear("forcePathStyle").map(|text| text != "false");
+            let bucket = Url::parse(endpoint).ok().zip(clear("bucket").filter(|_| is_store));
+            let own = bucket.and_then(|(endpoint, bucket)| bucket_endpoint(&endpoint, bucket, path_style));
+            Ok(vec![Origin::of_url(own.as_ref().map_or(endpoint, Url::as_str))?])
+        };
+        if let Some(url) = clear("url").or_else(|| clear("base_url")) {
             return Ok(vec![Origin::of_url(url)?]);
+        }
+        if let Some(endpoint) = clear("endpoint") {
+            return of_store(endpoint);
         }
         if let Some(host) = clear("host") {
             let (scheme, port) = server_of(clear("database").is_some(), clear("port"))?;
             return Ok(vec![Origin::of_server(scheme, host, port)?]);
         }
-        let amazon = clear("region").filter(|_| fields.iter().any(|(name, _)| *name == "secretAccessKey"));
+        let amazon = clear("region").filter(|_| is_store);
         if amazon.is_some_and(|region| !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')) {
             return Err(ConnectionError::Field {
                 field: "region".to_owned(),
                 reason: "must be the name of a region, such as `eu-west-1`".to_owned(),
             });
         }
-        amazon.map_or(Ok(vec![]), |region| Ok(vec![Origin::of_url(&format!("https://s3.{region}.amazonaws.com"))?]))
+        amazon.map_or(Ok(vec![]), |region| of_store(&format!("https://s3.{region}.amazonaws.com")))
     }
 }
 
@@ -527,6 +541,22 @@ mod tests {
             (&[("url", "postgres://db.example/app")], "password", "postgres://db.example"),
             (&[("endpoint", "https://s3.example/x")], "secretAccessKey", "https://s3.example"),
             (&[("region", "eu-west-1")], "secretAccessKey", "https://s3.eu-west-1.amazonaws.com"),
+            (
+                &[("region", "eu-west-1"), ("bucket", "own")],
+                "secretAccessKey",
+                "https://own.s3.eu-west-1.amazonaws.com",
+            ),
+            (
+                &[("region", "eu-west-1"), ("bucket", "own"), ("forcePathStyle", "true")],
+                "secretAccessKey",
+                "https://s3.eu-west-1.amazonaws.com",
+            ),
+            (
+                &[("endpoint", "https://s3.example"), ("bucket", "own"), ("forcePathStyle", "false")],
+                "secretAccessKey",
+                "https://own.s3.example",
+            ),
+            (&[("endpoint", "https://s3.example"), ("bucket", "own")], "secretAccessKey", "https://s3.example"),
         ] {
             assert_eq!(origins(fields, secret).as_deref(), Ok(&[expected.to_owned()][..]));
         }

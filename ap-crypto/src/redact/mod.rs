@@ -94,6 +94,18 @@ impl Redactor {
         Ok(Self { secrets: vec![Secrets::new(markers, Matcher::new(forms))], shapes: false })
     }
 
+    /// The same, which also masks `secrets`: those that came into being later, such as signatures made with one.
+    ///
+    /// # Errors
+    /// As [`Redactor::new`].
+    pub fn with_secrets<'a>(
+        &self,
+        secrets: impl IntoIterator<Item = (&'a str, &'a SecretString)>,
+    ) -> Result<Self, RedactError> {
+        let more = Self::new(secrets)?;
+        Ok(Self { secrets: self.secrets.iter().cloned().chain(more.secrets).collect(), shapes: self.shapes })
+    }
+
     /// Masks nothing but what looks like a token, whoever's it is: see [`Redactor::with_token_shapes`].
     #[must_use]
     pub fn token_shapes() -> &'static Self {

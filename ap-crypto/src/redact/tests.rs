@@ -437,3 +437,21 @@ proptest! {
         prop_assert_eq!(matcher.by_filter(text.as_bytes()), matcher.by_automaton(text.as_bytes()));
     }
 }
+
+#[test]
+fn secrets_that_come_later_are_masked_beside_the_first() {
+    let (first, second): (SecretString, SecretString) = ("canary-of-the-run".into(), "canary-made-later".into());
+    let run = Redactor::new([("crm", &first)]).unwrap();
+    let exchange = run.with_secrets([("mac", &second)]).unwrap();
+    let text = "canary-of-the-run, canary-made-later";
+    assert_eq!(exchange.redact_str(text), "‹redacted:crm›, ‹redacted:mac›");
+    assert_eq!(run.redact_str(text), "‹redacted:crm›, canary-made-later");
+    assert_eq!(Redactor::default().with_secrets([("mac", &second)]).unwrap().redact_str(text).matches('‹').count(), 1);
+    assert!(run.with_secrets([]).unwrap().redact_str(text).contains("‹redacted:crm›"));
+    // A log knows of them as long as the exchange lasts.
+    assert!(Redactor::live().contains(second.expose_secret().as_bytes()));
+    drop(exchange);
+    assert!(!Redactor::live().contains(second.expose_secret().as_bytes()));
+    let short = "short".into();
+    assert!(matches!(run.with_secrets([("mac", &short)]), Err(RedactError::TooShort { .. })));
+}

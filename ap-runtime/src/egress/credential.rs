@@ -71,6 +71,8 @@ pub struct PreparedRequest {
     pub body: Option<Bytes>,
     /// Placeholder of the connection whose placements are to be applied.
     pub credential: Option<String>,
+    /// The signatures that were made for it, by connection: whoever has one may send the request again.
+    pub signatures: Vec<(String, SecretString)>,
 }
 
 /// One secret that was put into a request: what the audit records.
@@ -198,8 +200,7 @@ impl RunCredentials {
                 "a credential stands in the {place}; it may go to a header, a query value or a JSON body"
             )))
         };
-        // The parser lower-cases hosts, and paths may be percent-encoded.
-        let host = url.host_str().unwrap_or_default();
+        let host = url.host_str().unwrap_or_default(); // Lower-cased by the parser; paths may be percent-encoded.
         let lower = |text: &str| text.contains(CredentialRef::PREFIX) && self.any_in_lower_case(text);
         if lower(host) {
             return elsewhere("host");
@@ -659,6 +660,7 @@ pub(crate) mod tests {
                 .collect(),
             body: body.map(|text| Bytes::copy_from_slice(text.as_bytes())),
             credential: None,
+            signatures: Vec::new(),
         }
     }
 

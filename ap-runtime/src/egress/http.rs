@@ -1,6 +1,7 @@
 //! [`HttpEgress`] and [`RunHttp`]: the HTTP client pieces get. The only file that names the client library.
 
 use std::{
+    borrow::Cow,
     error::Error,
     fmt, io,
     net::IpAddr,
@@ -27,6 +28,7 @@ use super::{
     credential::PreparedRequest,
     header::{parse_headers, parse_method},
     place::prefixed_value,
+    sign::sigv4_signature,
 };
 use super::{
     credential::{CredentialUse, RunCredentials},
@@ -40,6 +42,7 @@ use crate::clock::{Clock, SystemClock};
 use ap_crypto::sigv4::SignedField;
 #[cfg(feature = "objects")]
 use secrecy::ExposeSecret;
+use secrecy::SecretString;
 
 /// Sends HTTP requests for the runs of one runtime. Cheap to clone; clones share the connection pool.
 ///
@@ -98,7 +101,7 @@ impl HttpEgress {
         let limit = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         let run = self.for_run(Arc::clone(credentials));
         let outcome = tokio::time::timeout(limit, run.exchange_signed(request, max_bytes)).await;
-        outcome.unwrap_or(Err(HttpError::Timeout { limit })).map_err(|error| run.scrub(error))
+        outcome.unwrap_or(Err(HttpError::Timeout { limit })).map_err(|error| scrub(error, credentials.redactor()))
     }
 
     /// Judges a URL as if it were to be sent to.
@@ -150,6 +153,8 @@ impl HttpEgress {
 /// A request of another layer, ready to be sent but for its signature's place in the head.
 #[cfg(feature = "objects")]
 pub(super) struct SignedRequest<'a> {
+    /// The name of the connection it is signed with.
+    pub(super) connection: &'a str,
     pub(super) method: &'a str,
     pub(super) url: &'a str,
     pub(super) headers: Vec<(String, String)>,
@@ -303,7 +308,15 @@ impl RunHttp {
         Err(HttpError::Refused { reason: "the host is not among the flow's `allowedHosts`: add it there".to_owned() })
     }
 
+    /// As [`RunHttp::follow`]; what was signed on the way is in no error either.
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let mut redactor = Cow::Borrowed(self.credentials.redactor());
+        let outcome = self.follow(request, &mut redactor).await;
+        outcome.map_err(|error| scrub(error, &redactor))
+    }
+
+    /// Sends `request`, and after it what redirects ask for. `redactor` learns the signatures that are made for it.
+    async fn follow(&self, request: HttpRequest, redactor: &mut Cow<'_, Redactor>) -> Result<HttpResponse, HttpError> {
         let shared = &self.egress.shared;
         let limit_bytes = request.max_response_bytes.min(shared.max_response_bytes);
         let max_redirects = request.max_redirects;
@@ -313,18 +326,19 @@ impl RunHttp {
             let mut filled = hop.fill(&self.credentials, shared.clock.now())?;
             filled.confidential |= self.confidential;
             self.uses.lock().unwrap_or_else(PoisonError::into_inner).extend(filled.uses.iter().cloned());
+            learn(redactor, &filled.request.signatures)?;
             let method = filled.method.clone();
             let number = hop.number();
             let response = self.egress.dispatch(filled).await.map_err(|error| after_redirects(error, number))?;
             check_head(response.headers())?;
             if hop.number() < max_redirects
                 && let Some(next) =
-                    hop.follow(response.status(), response.headers(), &shared.policy, &self.credentials)?
+                    hop.follow((response.status(), response.headers()), &shared.policy, &self.credentials, redactor)?
             {
                 hop = next;
                 continue;
             }
-            return self.read(response, &method, limit_bytes).await;
+            return self.read(response, &method, limit_bytes, redactor).await;
         }
     }
 
@@ -332,6 +346,9 @@ impl RunHttp {
     async fn exchange_signed(&self, request: SignedRequest<'_>, max_bytes: usize) -> Result<HttpResponse, HttpError> {
         let url = CheckedUrl::parse(request.url, &self.egress.shared.policy)?;
         let (method, mut headers) = (parse_method(request.method)?, parse_headers(&request.headers)?);
+        let signatures = vec![(request.connection.to_owned(), sigv4_signature(&request.signed).into())];
+        let mut redactor = Cow::Borrowed(self.credentials.redactor());
+        learn(&mut redactor, &signatures)?;
         for (name, value) in request.signed {
             let value = prefixed_value("", value.expose_secret());
             let value = value.map_err(|error| HttpError::InvalidRequest { reason: error.to_string() })?;
@@ -339,14 +356,14 @@ impl RunHttp {
         }
         let at = self.egress.shared.clock.now();
         let (body, credential) = (request.body, None);
-        let prepared = PreparedRequest { method: method.clone(), at, url, headers, body, credential };
+        let prepared = PreparedRequest { method: method.clone(), at, url, headers, body, credential, signatures };
         let filled =
             FilledHop { method: method.clone(), request: prepared, uses: Vec::new(), confidential: true, tls13: false };
         let response = self.egress.dispatch(filled).await?;
         check_head(response.headers())?;
         // What an error says has room, however small what was asked for may be.
         let max_bytes = if response.status().is_success() { max_bytes } else { max_bytes.max(MAX_ERROR_BYTES) };
-        self.read(response, &method, max_bytes.min(self.egress.shared.max_response_bytes)).await
+        self.read(response, &method, max_bytes.min(self.egress.shared.max_response_bytes), &redactor).await
     }
 
     async fn read(
@@ -354,6 +371,7 @@ impl RunHttp {
         mut response: reqwest::Response,
         method: &Method,
         limit_bytes: usize,
+        redactor: &Redactor,
     ) -> Result<HttpResponse, HttpError> {
         // The answer to a HEAD has no body, whatever it says of one.
         let encoded =
@@ -382,7 +400,7 @@ impl RunHttp {
             response.headers_mut().remove(header::CONTENT_ENCODING);
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
-        let redactor = if self.egress.shared.scrub { self.credentials.redactor() } else { &Redactor::default() };
+        let redactor = if self.egress.shared.scrub { redactor } else { &Redactor::default() };
         let headers = response.headers().iter().map(|(name, value)| {
             let value = redactor.redact_bytes(value.as_bytes());
             (redactor.redact_str(name.as_str()).into_owned(), String::from_utf8_lossy(&value).into_owned())
@@ -390,23 +408,10 @@ impl RunHttp {
         let headers = headers.collect();
         let body = body.freeze();
         let body = match redactor.redact_bytes(&body) {
-            std::borrow::Cow::Borrowed(_) => body.clone(),
-            std::borrow::Cow::Owned(masked) => Bytes::from(masked),
+            Cow::Borrowed(_) => body.clone(),
+            Cow::Owned(masked) => Bytes::from(masked),
         };
         Ok(HttpResponse { status: response.status().as_u16(), headers, body })
-    }
-
-    /// Masks what an error could repeat of a request: header names and the like are the author's, but cheap to search.
-    fn scrub(&self, error: HttpError) -> HttpError {
-        let mask = |reason: String| self.credentials.redactor().redact_str(&reason).into_owned();
-        match error {
-            HttpError::Credential { reason } => HttpError::Credential { reason: mask(reason) },
-            HttpError::InvalidRequest { reason } => HttpError::InvalidRequest { reason: mask(reason) },
-            HttpError::Refused { reason } => HttpError::Refused { reason: mask(reason) },
-            HttpError::Unreachable { reason } => HttpError::Unreachable { reason: mask(reason) },
-            HttpError::Interrupted { reason } => HttpError::Interrupted { reason: mask(reason) },
-            other => other,
-        }
     }
 }
 
@@ -417,7 +422,7 @@ impl HttpClient for RunHttp {
         let outcome = tokio::time::timeout(limit, self.exchange(request)).await;
         let error = match outcome {
             Ok(Ok(response)) => return Ok(response),
-            Ok(Err(error)) => self.scrub(error),
+            Ok(Err(error)) => error,
             Err(_) => HttpError::Timeout { limit },
         };
         if matches!(error, HttpError::Refused { .. } | HttpError::Credential { .. }) {
@@ -456,6 +461,33 @@ enum LookupError {
     PlainCredential,
     #[error(transparent)]
     Resolve(ResolveError),
+}
+
+/// Lets `redactor` mask `signatures`, too.
+fn learn(redactor: &mut Cow<'_, Redactor>, signatures: &[(String, SecretString)]) -> Result<(), HttpError> {
+    if signatures.is_empty() {
+        return Ok(());
+    }
+    let named = signatures.iter().map(|(name, signature)| (name.as_str(), signature));
+    let more = redactor.with_secrets(named).map_err(|error| {
+        let reason = format!("the signature could not be searched for in the answer: {error}");
+        HttpError::Credential { reason }
+    })?;
+    *redactor = Cow::Owned(more);
+    Ok(())
+}
+
+/// Masks what an error could repeat of a request: header names and the like are the author's, but cheap to search.
+fn scrub(error: HttpError, redactor: &Redactor) -> HttpError {
+    let mask = |reason: String| redactor.redact_str(&reason).into_owned();
+    match error {
+        HttpError::Credential { reason } => HttpError::Credential { reason: mask(reason) },
+        HttpError::InvalidRequest { reason } => HttpError::InvalidRequest { reason: mask(reason) },
+        HttpError::Refused { reason } => HttpError::Refused { reason: mask(reason) },
+        HttpError::Unreachable { reason } => HttpError::Unreachable { reason: mask(reason) },
+        HttpError::Interrupted { reason } => HttpError::Interrupted { reason: mask(reason) },
+        other => other,
+    }
 }
 
 /// Says who must act, in our words: those of the library name addresses and URLs.

@@ -4,6 +4,7 @@ use ap_core::{
     capability::{HttpError, HttpRequest},
     time::Timestamp,
 };
+use ap_crypto::redact::Redactor;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
@@ -50,6 +51,7 @@ impl Hop {
             headers,
             body: request.body,
             credential: request.credential,
+            signatures: Vec::new(),
         };
         Ok(Self { method, request, tls13, dropped: false, in_play: false, number: 0 })
     }
@@ -73,13 +75,14 @@ impl Hop {
         Ok(FilledHop { method: self.method.clone(), request, uses, confidential, tls13: self.tls13 })
     }
 
-    /// The hop that follows a response with this status and head; `None` if the response is no redirect.
+    /// The hop that follows a response with this status and head; `None` if the response is no redirect. `redactor` knows
+    /// every secret of the exchange.
     pub(super) fn follow(
         &self,
-        status: StatusCode,
-        head: &HeaderMap,
+        (status, head): (StatusCode, &HeaderMap),
         policy: &EgressPolicy,
         credentials: &RunCredentials,
+        redactor: &Redactor,
     ) -> Result<Option<Self>, HttpError> {
         let Some(location) = head.get(header::LOCATION).filter(|_| REDIRECTS.contains(&status.as_u16())) else {
             return Ok(None);
@@ -95,7 +98,7 @@ impl Hop {
         if self.in_play && self.request.url.origin().is_https() && !url.origin().is_https() {
             return Err(lost("the redirect leads from HTTPS to plain HTTP in an exchange that carried a credential"));
         }
-        if !stays && credentials.redactor().contains(location.as_bytes()) {
+        if !stays && redactor.contains(location.as_bytes()) {
             return Err(lost("the redirect would carry a credential to another origin"));
         }
         let mut next = Self {
@@ -175,7 +178,8 @@ mod tests {
 
     fn follow(hop: &Hop, status: u16, location: &str, run: &RunCredentials) -> Result<Option<Hop>, HttpError> {
         let head = [(header::LOCATION, location.parse().expect("value"))].into_iter().collect();
-        hop.follow(StatusCode::from_u16(status).expect("status"), &head, &EgressPolicy::new(), run)
+        let answer = (StatusCode::from_u16(status).expect("status"), &head);
+        hop.follow(answer, &EgressPolicy::new(), run, run.redactor())
     }
 
     fn first(request: HttpRequest) -> Hop {
@@ -257,7 +261,7 @@ mod tests {
         for status in [200, 201, 300, 304, 305, 306, 309, 400] {
             assert!(follow(&hop, status, "/x", &run).expect("no redirect").is_none(), "{status}");
         }
-        let bare = hop.follow(StatusCode::FOUND, &HeaderMap::new(), &EgressPolicy::new(), &run);
+        let bare = hop.follow((StatusCode::FOUND, &HeaderMap::new()), &EgressPolicy::new(), &run, &Redactor::default());
         assert!(bare.expect("no redirect").is_none());
         for status in REDIRECTS {
             assert!(follow(&hop, status, "/x", &run).expect("a redirect").is_some(), "{status}");

@@ -57,9 +57,21 @@ impl<'a> Opened<'a> {
         })
     }
 
+    /// Whether the connection is bound to `origin`.
+    #[cfg(feature = "objects")]
+    pub(super) fn is_bound_to(&self, origin: &Origin) -> bool {
+        self.bound.connection.origins().contains(origin)
+    }
+
     /// Refuses to go to `origin` unless the connection is bound to it; says what the audit records otherwise.
     pub(super) fn bound_to(&self, origin: &Origin, place: Place) -> Result<CredentialUse, ExchangeError> {
         Ok(self.bound.used(origin, place)?)
+    }
+
+    /// The name of the connection.
+    #[cfg(feature = "objects")]
+    pub(super) fn name(&self) -> &'a str {
+        self.bound.connection.name()
     }
 
     /// An error about this connection.

@@ -7,7 +7,7 @@ use ap_core::{
 };
 use ap_crypto::{
     signature::{HmacSha256, hmac_sha512},
-    sigv4::{Payload, RequestToSign, SigV4, canonical_query},
+    sigv4::{Payload, RequestToSign, SigV4, SignedField, canonical_query},
 };
 use base64::{
     Engine,
@@ -30,6 +30,7 @@ impl RunConnection {
         match placement {
             Placement::Hmac { header, timestamp_header, prefix, .. } => {
                 let code = self.mac(placement, request)?;
+                self.keep(request, &code);
                 let prefix = String::from_utf8_lossy(&expanded(prefix, request)).into_owned();
                 self.put(request, header, &prefix, &code)?;
                 if let Some(name) = timestamp_header {
@@ -40,6 +41,7 @@ impl RunConnection {
             }
             Placement::Jwt { .. } => {
                 let token = self.token(placement, request.at)?;
+                self.keep(request, token.rsplit('.').next().unwrap_or_default());
                 self.put(request, header::AUTHORIZATION.as_str(), "Bearer ", &token)
             }
             Placement::SigV4 { access_key_id, field, session_token, region, service } => {
@@ -156,10 +158,16 @@ impl RunConnection {
             payload: Payload::Bytes(request.body.as_deref().unwrap_or_default()),
         };
         let fields = signer.sign(&to_sign, request.at).map_err(|error| self.unsigned(&error.to_string()))?;
+        self.keep(request, sigv4_signature(&fields));
         if !query.is_empty() {
             request.url = request.url.clone().with_query(&canonical_query(&query))?;
         }
         fields.iter().try_for_each(|(name, value)| self.put(request, name, "", value.expose_secret()))
+    }
+
+    /// Remembers what was made, so that it is masked in whatever comes back.
+    fn keep(&self, request: &mut PreparedRequest, signature: &str) {
+        request.signatures.push((self.connection.name().to_owned(), signature.into()));
     }
 
     fn put(&self, request: &mut PreparedRequest, name: &str, prefix: &str, value: &str) -> Result<(), HttpError> {
@@ -180,6 +188,12 @@ impl RunConnection {
     fn unsigned(&self, problem: &str) -> HttpError {
         refuse(format!("the request cannot be signed with connection `{}`: {problem}", self.connection.name()))
     }
+}
+
+/// What of the fields that were added is good for nobody else to have.
+pub(super) fn sigv4_signature(fields: &[SignedField]) -> &str {
+    let authorization = fields.iter().find(|(name, _)| *name == "authorization");
+    authorization.and_then(|(_, value)| value.expose_secret().rsplit('=').next()).unwrap_or_default()
 }
 
 /// A template with what the request has in the place of its tokens.

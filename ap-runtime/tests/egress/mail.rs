@@ -25,10 +25,15 @@ use super::{
     support::{CANARY, Untouched, closed, loopback, placeholder, plain_loopback, run, run_bound},
 };
 
+/// Whose mailbox is full.
+const FULL: &str = "full@one.example";
+
 /// What a server does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     Honest,
+    /// Says the password behind so many characters, to the message and to the recipient [`FULL`].
+    Says(usize),
     /// Offers no STARTTLS.
     Plain,
     /// Speaks TLS from the first byte.
@@ -140,7 +145,10 @@ where
                 if *manner == Manner::Silent {
                     std::future::pending::<()>().await;
                 }
-                "250 2.0.0 queued as 4711".to_owned()
+                match manner {
+                    Manner::Says(at) => format!("250 {}{CANARY}", "x".repeat(*at)),
+                    _ => "250 2.0.0 queued as 4711".to_owned(),
+                }
             }
             "EHLO" if *manner == Manner::LoginOnly => "250-mail.example\r\n250-STARTTLS\r\n250 AUTH=LOGIN".to_owned(),
             "EHLO" if tls || *manner == Manner::Plain => {
@@ -161,6 +169,12 @@ where
             "AUTH" => "235 welcome".to_owned(),
             "RCPT" if matches!(manner, Manner::Refuses(domain) if line.contains(domain)) => {
                 "550 5.1.1 no such user".to_owned()
+            }
+            "RCPT"
+                if line.contains(FULL)
+                    && let Manner::Says(at) = manner =>
+            {
+                format!("550 {}{CANARY}", "x".repeat(*at))
             }
             "MAIL" | "RCPT" => "250 ok".to_owned(),
             "DATA" => {
@@ -280,6 +294,20 @@ async fn credentials_do_not_come_back() {
     ] {
         let refused = server.send(loopback(), &[], misplaced).await;
         assert!(matches!(refused, Err(ExchangeError::Credential { .. })), "{refused:?}");
+    }
+}
+
+/// A reply is shown cut; the password is masked before, or its beginning would be shown.
+#[tokio::test]
+async fn a_credential_is_masked_before_a_reply_is_cut() {
+    for at in [480, 495, 499] {
+        let server = MailServer::start(Manner::Says(at)).await;
+        let receipt = server.send(loopback(), &[], message()).await.expect("sent");
+        let error = server.send(loopback(), &[], MailMessage { to: vec![FULL.to_owned()], ..message() }).await;
+        let error = error.expect_err("refused").to_string();
+        for said in [receipt.reply, error] {
+            assert!(said.contains("xxxx") && !said.contains("xc"), "{at}: {said}");
+        }
     }
 }
 

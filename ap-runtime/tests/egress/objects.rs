@@ -330,8 +330,9 @@ async fn objects_are_written_read_listed_and_deleted() {
         matches!(&again, ExchangeError::Rejected { code, transient: false, .. } if code == "PreconditionFailed"),
         "{again:?}"
     );
-    let other = ObjectTarget { bucket: Some("other.bucket".to_owned()), ..target("x") };
-    objects.put(ObjectPut::new(other.clone(), Bytes::new())).await.expect("written");
+    // To name it is to name no other.
+    let own = ObjectTarget { bucket: Some("own-bucket".to_owned()), ..target("x") };
+    objects.put(ObjectPut::new(own, Bytes::new())).await.expect("written");
     for number in 0..3 {
         objects.put(ObjectPut::new(target(&format!("n/{number}")), Bytes::from_static(b"x"))).await.expect("written");
     }
@@ -439,9 +440,20 @@ async fn names_cannot_lead_elsewhere() {
     for key in ["", "..", "a/../b", "./a", "a/.", &"x".repeat(1_025)] {
         assert!(matches!(objects.head(target(key)).await, Err(ExchangeError::InvalidRequest { .. })), "{key}");
     }
+    // Whoever made the connection said which bucket it is for.
+    let named = |bucket: &str| ObjectTarget { bucket: Some(bucket.to_owned()), ..target("a") };
+    for bucket in ["other-bucket", "own-bucket.", "own-bucket/a", ""] {
+        let refused = objects.head(named(bucket)).await;
+        assert!(
+            matches!(&refused, Err(ExchangeError::Credential { reason }) if reason.contains("for the bucket `own-bucket`")),
+            "{bucket}: {refused:?}"
+        );
+    }
+    let endpoint = store.endpoint();
+    let clear = [("endpoint", endpoint.as_str()), ("region", "eu-west-1"), ("accessKeyId", "AKIDEXAMPLE")];
+    let any = self::objects(plain_loopback()).for_run(run(&clear, &[("secretAccessKey", CANARY)]));
     for bucket in ["a/b", "..", "A", "a@b.example", ""] {
-        let elsewhere = ObjectTarget { bucket: Some(bucket.to_owned()), ..target("a") };
-        assert!(matches!(objects.head(elsewhere).await, Err(ExchangeError::InvalidRequest { .. })), "{bucket}");
+        assert!(matches!(any.head(named(bucket)).await, Err(ExchangeError::InvalidRequest { .. })), "{bucket}");
     }
     assert!(store.requests().is_empty());
     assert!(objects.head(target(&"x".repeat(1_024))).await.is_ok());
@@ -475,4 +487,38 @@ async fn refused_stores_get_no_packet() {
         objects(super::support::loopback()).for_run(fields(&endpoint("127.0.0.1"), &[])).head(target("a")).await;
     assert!(matches!(asked, Err(ExchangeError::Credential { .. })), "{asked:?}");
     peer.check().await;
+}
+
+#[tokio::test]
+async fn keys_are_bound_to_where_the_bucket_is() {
+    let egress = ObjectEgress::new(HttpEgress::builder(closed()).build().expect("built"));
+    let presign = async |more: &[(&str, &str)], origins: &[&str]| {
+        let clear = [&[("region", "eu-west-1"), ("accessKeyId", "AKIDEXAMPLE")], more].concat();
+        let credentials = run_bound(&clear, &[("secretAccessKey", CANARY)], vec![], origins);
+        let target = ObjectTarget { bucket: Some("own-bucket".to_owned()), ..target("a") };
+        let presign = ObjectPresign { target, access: ObjectAccess::Read, expires_in: Duration::from_secs(60) };
+        egress.for_run(credentials).presign(presign).await
+    };
+    let (amazon, own) = ("https://s3.eu-west-1.amazonaws.com", "https://own-bucket.s3.eu-west-1.amazonaws.com");
+    for (more, origins, expected) in [
+        (&[("bucket", "own-bucket")][..], &[][..], Some(own)),
+        (&[("bucket", "own-bucket")], &[own], Some(own)),
+        // Bound to the endpoint alone: the bucket is reached there.
+        (&[("bucket", "own-bucket")], &[amazon], Some(amazon)),
+        (&[], &[], Some(amazon)),
+        (&[("bucket", "own-bucket"), ("forcePathStyle", "true")], &[], Some(amazon)),
+        // Elsewhere than where it has to be.
+        (&[("bucket", "own-bucket"), ("forcePathStyle", "false")], &[amazon], None),
+        (&[("bucket", "own-bucket"), ("forcePathStyle", "true")], &[own], None),
+        (&[("bucket", "own-bucket")], &["https://other-bucket.s3.eu-west-1.amazonaws.com"], None),
+    ] {
+        let url = presign(more, origins).await;
+        match (&url, expected) {
+            (Ok(url), Some(expected)) => {
+                assert!(url.url.starts_with(&format!("{expected}/")), "{more:?} {origins:?}: {}", url.url);
+            }
+            (Err(ExchangeError::Credential { reason }), None) => assert!(reason.contains("not bound"), "{reason}"),
+            _ => panic!("{more:?} {origins:?}: {url:?}"),
+        }
+    }
 }

@@ -19,7 +19,10 @@ use tokio::{
 
 use super::*;
 use crate::egress::{
-    credential::tests::{CANARY, one, placeholder},
+    credential::{
+        RunConnection, Stands,
+        tests::{CANARY, one, placeholder},
+    },
     guard::Resolver,
 };
 

@@ -26,7 +26,7 @@ use self::{
 use super::{
     credential::{CredentialUse, Place, RunCredentials},
     guard::Guard,
-    server::{Opened, Ordered, Uses, refuse_placeholders, scrub},
+    server::{Opened, Ordered, Uses, refuse_placeholders, scrub, shortened},
     tls::{TlsClient, TlsSetupError},
     trust::TrustRoots,
 };
@@ -175,7 +175,7 @@ impl MailClient for RunMail {
         let outcome = tokio::time::timeout(limit, self.exchange(&message, &ordered)).await;
         let error = match outcome {
             Ok(Ok(receipt)) => {
-                let reply = self.credentials.redactor().redact_str(&receipt.reply).into_owned();
+                let reply = shortened(&self.credentials.redactor().redact_str(&receipt.reply));
                 return Ok(MailReceipt { reply, ..receipt });
             }
             Ok(Err(ExchangeError::Interrupted { reason })) => ordered.lost(&reason),

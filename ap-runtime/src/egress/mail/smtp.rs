@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use crate::egress::server::{Ordered, shortened};
+use crate::egress::server::Ordered;
 
 /// One side of a conversation.
 pub(super) struct Smtp<S> {
@@ -235,12 +235,13 @@ impl Reply {
         ExchangeError::Rejected { code: self.code.to_string(), reason: self.text(), transient }
     }
 
+    /// All of it: whoever shortens it masks it first, or a part of a credential would stay.
     fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.lines {
             let _ = write!(text, "{}{line}", if text.is_empty() { "" } else { " " });
         }
-        shortened(&text)
+        text
     }
 }
 

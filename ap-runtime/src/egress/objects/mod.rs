@@ -1,7 +1,7 @@
 //! [`ObjectEgress`] and [`RunObjects`]: the object stores pieces get: S3, and what speaks like it.
 //!
 //! A connection for an object store has clear fields `accessKeyId`, perhaps `region` (`us-east-1`), `endpoint` (Amazon's for the
-//! region), `bucket` and `forcePathStyle`, and secret fields `secretAccessKey` and perhaps `sessionToken`. The keys sign requests
+//! region), `bucket` (then no request may name another one) and `forcePathStyle`, and secret fields `secretAccessKey` and perhaps `sessionToken`. The keys sign requests
 //! and are never sent; a session token is.
 
 mod place;
@@ -123,7 +123,14 @@ impl RunObjects {
         }
         headers.retain(|(name, _)| name != "host");
         let response = self.egress.http.send_signed(
-            SignedRequest { method: ask.method, url: url.as_str(), headers, signed, body: ask.body },
+            SignedRequest {
+                connection: store.connection(),
+                method: ask.method,
+                url: url.as_str(),
+                headers,
+                signed,
+                body: ask.body,
+            },
             (ask.timeout, ask.max_bytes),
             &self.credentials,
         );

@@ -1,9 +1,12 @@
 //! Where a connection's object store is, and the URLs of its objects.
 
-use ap_core::{capability::ExchangeError, connection::Origin};
+use ap_core::{
+    capability::ExchangeError,
+    connection::{Origin, bucket_endpoint},
+};
 use ap_crypto::sigv4::{SigV4, encoded_key};
 use secrecy::SecretString;
-use url::{Host, Url};
+use url::Url;
 
 use crate::egress::{
     credential::{CredentialUse, Place},
@@ -13,7 +16,8 @@ use crate::egress::{
 /// A bucket of a store, and the keys to it.
 pub(super) struct Store<'a> {
     opened: Opened<'a>,
-    endpoint: Url,
+    /// With the bucket in its host, unless that stands in the path.
+    base: Url,
     region: &'a str,
     pub(super) bucket: String,
     path_style: bool,
@@ -23,7 +27,7 @@ pub(super) struct Store<'a> {
 }
 
 impl<'a> Store<'a> {
-    /// Reads the fields of a connection, which must be bound to the endpoint they name.
+    /// Reads the fields of a connection, which must be bound to where its bucket is.
     pub(super) fn of(opened: Opened<'a>, bucket: Option<&str>) -> Result<(Self, CredentialUse), ExchangeError> {
         let region = opened.clear(&["region"])?.unwrap_or("us-east-1");
         let endpoint = match opened.clear(&["endpoint"])? {
@@ -34,35 +38,48 @@ impl<'a> Store<'a> {
         if endpoint.path() != "/" || endpoint.query().is_some() || endpoint.fragment().is_some() {
             return Err(opened.wrong("its `endpoint` must be `https://host` or `https://host:port`, without a path"));
         }
-        let origin =
-            Origin::of_parsed(&endpoint).ok_or_else(|| opened.wrong("its `endpoint` must be an `https` URL"))?;
-        let used = opened.bound_to(&origin, Place::Signature)?;
-        let bucket = match bucket {
-            Some(bucket) => bucket,
-            None => {
-                opened.clear(&["bucket"])?.ok_or_else(|| opened.wrong("neither it nor the request names a bucket"))?
+        let bucket = match (opened.clear(&["bucket"])?, bucket) {
+            // Whoever made the connection said which bucket its keys are for.
+            (Some(own), Some(bucket)) if own != bucket => {
+                return Err(opened.wrong(&format!("it is for the bucket `{own}`, and the request names another one")));
             }
+            (Some(bucket), _) | (None, Some(bucket)) => bucket,
+            (None, None) => return Err(opened.wrong("neither it nor the request names a bucket")),
         };
         if !is_bucket(bucket) {
             let reason = "a bucket has 3 to 63 lower-case letters, digits, `-` and inner `.`".to_owned();
             return Err(ExchangeError::InvalidRequest { reason });
         }
-        let amazon = endpoint.host_str().is_some_and(|host| host.ends_with(".amazonaws.com"));
-        let path_style = match opened.clear(&["forcePathStyle"])? {
-            None => !amazon,
-            Some("true") => true,
-            Some("false") => false,
+        let asked = match opened.clear(&["forcePathStyle"])? {
+            None => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
             Some(_) => return Err(opened.wrong("its field `forcePathStyle` must be `true` or `false`")),
         };
-        // A wildcard certificate covers one label; an address has none.
-        let named = matches!(endpoint.host(), Some(Host::Domain(_)));
-        let path_style = path_style || bucket.contains('.') || !named;
+        let origin_of =
+            |url: &Url| Origin::of_parsed(url).ok_or_else(|| opened.wrong("its `endpoint` must be an `https` URL"));
+        let in_host = bucket_endpoint(&endpoint, bucket, asked);
+        let own_origin = in_host.as_ref().map(origin_of).transpose()?;
+        // Bound to the endpoint alone, it reaches the bucket there, unless that was ruled out.
+        let (base, origin, path_style) = match (in_host, own_origin) {
+            (Some(base), Some(origin)) if asked.is_some() || opened.is_bound_to(&origin) => (base, origin, false),
+            _ => {
+                let origin = origin_of(&endpoint)?;
+                (endpoint, origin, true)
+            }
+        };
+        let used = opened.bound_to(&origin, Place::Signature)?;
         let access_key_id = opened.required(&["accessKeyId"])?;
         let secret = opened.secret(&["secretAccessKey"]);
         let secret = secret.ok_or_else(|| opened.wrong("it needs a secret field `secretAccessKey`"))?;
         let session_token = opened.secret(&["sessionToken"]);
         let bucket = bucket.to_owned();
-        Ok((Self { opened, endpoint, region, bucket, path_style, access_key_id, secret, session_token }, used))
+        Ok((Self { opened, base, region, bucket, path_style, access_key_id, secret, session_token }, used))
+    }
+
+    /// The name of the connection.
+    pub(super) fn connection(&self) -> &'a str {
+        self.opened.name()
     }
 
     pub(super) fn signer(&self) -> Result<SigV4<'_>, ExchangeError> {
@@ -82,12 +99,8 @@ impl<'a> Store<'a> {
             Ok(encoded_key(key))
         });
         let key = key.transpose()?.unwrap_or_default();
-        let mut url = self.endpoint.clone();
+        let mut url = self.base.clone();
         let path = if self.path_style { format!("/{}/{key}", self.bucket) } else { format!("/{key}") };
-        if !self.path_style {
-            let host = format!("{}.{}", self.bucket, url.host_str().unwrap_or_default());
-            url.set_host(Some(&host)).map_err(|_| invalid("the bucket makes no host name"))?;
-        }
         url.set_path(&path);
         if url.path() == path { Ok(url) } else { Err(invalid("the key of the object has no form in a URL")) }
     }

@@ -41,6 +41,7 @@ fn request(method: Method, url: &str, body: Option<&'static str>) -> PreparedReq
         headers: HeaderMap::new(),
         body: body.map(|body| body.as_bytes().into()),
         credential: Some(placeholder('w')),
+        signatures: Vec::new(),
     }
 }
 

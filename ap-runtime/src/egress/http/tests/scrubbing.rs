@@ -1,5 +1,10 @@
 //! What peers send back of a credential.
 
+use ap_core::{
+    connection::{Connection, ConnectionValue, FieldValue, Origin},
+    id::ConnectionId,
+};
+
 use super::*;
 
 fn echoes() -> Vec<(&'static str, Vec<u8>)> {
@@ -102,5 +107,65 @@ async fn compressed_bodies_are_decoded_or_refused() {
         ["/br", "/deflate", "/zstd", "/compress", "/x-unknown", "/twice", "/two-lines", "/one-of-two", "/broken"]
     {
         assert!(matches!(send("GET", path).await, Err(HttpError::Interrupted { .. })), "{path}");
+    }
+}
+
+/// What was made with a key is good for whoever has it, as long as the peer takes it.
+#[tokio::test]
+async fn an_echoed_signature_is_masked() {
+    let signing = [
+        serde_json::json!({ "type": "hmac", "field": "token", "header": "X-Mac", "prefix": "v1=" }),
+        serde_json::json!({ "type": "jwt", "field": "token", "issuer": "me" }),
+        serde_json::json!({ "type": "sigV4", "accessKeyId": "id", "field": "token", "region": "r", "service": "s" }),
+    ];
+    // Given as a field of its own, in base64 and behind percent escapes.
+    let peer = Peer::start(|request| {
+        let field = |name: &str| {
+            let line = request.lines().find(|line| line.to_ascii_lowercase().starts_with(name));
+            line.and_then(|line| line.split_once(": ")).map(|(_, value)| value.to_owned())
+        };
+        let shown = field("x-mac: ").or_else(|| field("authorization: ")).expect("a signature");
+        let signature = shown.rsplit(['=', '.']).find(|part| !part.is_empty()).expect("a signature").to_owned();
+        let escaped: String = signature.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let location = format!("http://127.0.0.1:8080/?said={signature}");
+        let body = format!("{shown} {} {escaped}", STANDARD.encode(&signature));
+        if request.contains("/moved") {
+            redirect("307 Moved", &location)
+        } else {
+            Act::Reply(reply("200 OK", &format!("x-said: {shown}\r\n"), body))
+        }
+    })
+    .await;
+    for placement in signing {
+        let kind = placement["type"].clone();
+        let placement = serde_json::from_value(placement).expect("a placement");
+        let fields = [
+            ("token", FieldValue::Secret("canary/S3cr3t+v4lue-of-32-bytes!".into())),
+            ("id", FieldValue::Clear("AKIDEXAMPLE".to_owned())),
+        ];
+        let value = ConnectionValue::CustomAuth { fields: fields.map(|(name, field)| (name.to_owned(), field)).into() };
+        let origins = vec![Origin::of_url(&peer.origin()).expect("an origin")];
+        let connection = Connection::new("api", value, vec![placement], origins).expect("valid");
+        let placeholders = vec![(placeholder('w'), Stands::Whole)];
+        let bound = RunConnection { id: ConnectionId::from_u128(7), connection, placeholders };
+        let credentials = Arc::new(RunCredentials::new(vec![bound]).expect("long"));
+        let client = egress(open_plain(), &[]).for_run(credentials);
+        let masked = client.send(with_credential("GET", format!("{}/", peer.origin()))).await.expect("an answer");
+        let signature = peer.requests().pop().expect("asked");
+        let signature = signature.lines().find(|line| {
+            let line = line.to_ascii_lowercase();
+            line.starts_with("x-mac: ") || line.starts_with("authorization: ")
+        });
+        let signature = signature.and_then(|line| line.rsplit(['=', '.']).next()).expect("a signature").to_owned();
+        assert!(signature.len() > 30, "{kind}: {signature}");
+        let said = format!("{} {}", text(&masked), masked.header("x-said").expect("said"));
+        assert!(!said.contains(&signature), "{kind}: {said}");
+        assert!(said.matches("‹redacted:api›").count() >= 4, "{kind}: {said}");
+        // Nor does a redirect carry it away.
+        let moved = client.send(with_credential("GET", format!("{}/moved", peer.origin()))).await;
+        assert!(
+            matches!(&moved, Err(HttpError::Credential { reason }) if reason.contains("to another origin")),
+            "{kind}: {moved:?}"
+        );
     }
 }
