@@ -4,20 +4,24 @@ use serde_json::{Value, json};
 
 use crate::{
     durable::{manual, send},
+    protocols::{self, Protocol},
     world::{LOGGED, Seen, World},
 };
 
 /// One flow.
 pub struct Entry {
+    pub protocol: Protocol,
     pub name: &'static str,
     pub source: Value,
     /// How many requests with credentials its peer gets.
     pub requests: usize,
     pub status: &'static str,
+    /// Whether a mask must show where its peer repeated a credential.
+    pub masked: bool,
 }
 
 fn entry(name: &'static str, requests: usize, status: &'static str, steps: Value) -> Entry {
-    Entry { name, source: manual(steps), requests, status }
+    Entry { protocol: Protocol::Http, name, source: manual(steps), requests, status, masked: false }
 }
 
 fn succeeds(name: &'static str, requests: usize, steps: Value) -> Entry {
@@ -37,6 +41,11 @@ fn code(name: &str, source: &str, input: Value) -> Value {
 
 fn with(mut step: Value, key: &str, value: Value) -> Value {
     step[key] = value;
+    step
+}
+
+fn with_cookie(mut step: Value) -> Value {
+    step["settings"]["headers"] = json!({ "Cookie": "session=of-the-first-origin" });
     step
 }
 
@@ -80,6 +89,18 @@ fn peers() -> Vec<Entry> {
             json!([placed("send", "api", "RedirectAway")]),
         ),
         succeeds("a redirect to another origin", 1, json!([placed("send", "api", "RedirectElsewhere")])),
+        // It would carry what the author wrote for the first one.
+        succeeds(
+            "a redirect to another origin, with a header of the author's",
+            1,
+            json!([with_cookie(placed("send", "api", "RedirectElsewhere"))]),
+        ),
+        entry(
+            "a redirect to another origin, with a credential in the body",
+            1,
+            "FAILED",
+            json!([send("send", "RedirectElsewhere", json!(1))]),
+        ),
         entry("an answer that breaks off", 1, "FAILED", json!([placed("send", "api", "Cut")])),
         entry("an answer that never ends", 1, "FAILED", json!([quick])),
         succeeds(
@@ -246,18 +267,23 @@ fn refused(elsewhere: &str) -> Vec<Entry> {
 }
 
 impl World {
-    /// Runs every flow of the catalogue; what each run shows, by name.
-    pub async fn run_catalogue(&self) -> Vec<(&'static str, Seen)> {
+    /// Runs every flow of the catalogue; what each run shows.
+    pub async fn run_catalogue(&self) -> Vec<(Entry, Seen)> {
         let mut all = Vec::new();
-        for entry in entries(&self.peer.elsewhere()) {
-            let verified = self.peer.verified();
+        let verified = |protocol| match protocol {
+            Protocol::Http => self.peer.verified(),
+            other => self.peers.verified(other),
+        };
+        for entry in entries(&self.peer.elsewhere()).into_iter().chain(protocols::entries(&self.peers.places)) {
+            let before = verified(entry.protocol);
             let flow = self.publish(&entry.source).await;
             let seen = self.finished(flow, json!({ "note": self.payloads.manual })).await;
-            assert_eq!(seen.run["status"], entry.status, "{}: {}", entry.name, seen.run);
-            assert_eq!(self.peer.verified() - verified, entry.requests, "{}: {}", entry.name, seen.run);
-            all.push((entry.name, seen));
+            let name = format!("{}: {}", entry.protocol.name(), entry.name);
+            assert_eq!(seen.run["status"], entry.status, "{name}: {}", seen.run);
+            assert_eq!(verified(entry.protocol) - before, entry.requests, "{name}: {}", seen.run);
+            all.push((entry, seen));
         }
-        assert_eq!(self.peer.strays(), 0, "a credential went to an origin that has no right to it");
+        assert_eq!(self.peer.strays(), [""; 0], "a credential went to an origin that has no right to it");
         all
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use ap_core::{
-    capability::HttpRequest,
+    capability::{HttpRequest, SqlStatement},
     piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, PollOutcome, Trigger, TriggerSpec},
     property::{AuthSchema, Properties, Property, PropertyKind},
     run::{StepError, StepErrorKind},
@@ -32,8 +32,8 @@ impl Piece for Items {
         None
     }
     fn actions(&self) -> Vec<Arc<dyn Action>> {
-        let properties = ["url", "token"].map(|name| Property::new(name, name, PropertyKind::Json));
-        let properties = Properties::new(properties);
+        let names = ["url", "token", "connection", "query"];
+        let properties = Properties::new(names.map(|name| Property::new(name, name, PropertyKind::Json)));
         let spec = ActionSpec {
             name: "backwards",
             display_name: "Backwards",
@@ -68,6 +68,12 @@ impl Action for Backwards {
 
     async fn run(&self, context: &ActionContext<'_>, input: Value) -> Result<Value, ActionError> {
         let text = |name: &str| input[name].as_str().unwrap().to_owned();
+        if input.get("query").is_some() {
+            let rows = context.sql.query(SqlStatement::new(text("connection"), text("query"))).await;
+            let rows = rows.map_err(|error| StepError::new(StepErrorKind::Remote, error.to_string()))?;
+            let said = rows.first().and_then(|row| row.get("said")).and_then(Value::as_str).unwrap_or_default();
+            return Ok(said.chars().rev().collect::<String>().into());
+        }
         let mut request = HttpRequest::new("POST", text("url"));
         request.headers.push(("authorization".to_owned(), format!("Bearer {}", text("token"))));
         let failed = |said: String| ActionError::from(StepError::new(StepErrorKind::Remote, said));

@@ -15,6 +15,7 @@
     reason = "a scenario: an expectation that fails ends it"
 )]
 
+mod asked;
 pub mod catalogue;
 pub mod durable;
 pub mod echo;
@@ -23,6 +24,7 @@ pub mod log;
 pub mod memory;
 pub mod peer;
 pub mod postgres;
+pub mod protocols;
 pub mod report;
 pub mod scenario;
 #[path = "../../../ap-runtime/tests/postgres/support.rs"]

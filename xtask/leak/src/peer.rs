@@ -1,6 +1,7 @@
 //! An API that checks the credentials it gets, and gives them back in every way there is.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -10,14 +11,12 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time};
 
 use crate::{
+    asked::{Asked, listen},
     echo::{self, Echo},
+    search::Search,
     secrets::Secrets,
 };
 
@@ -38,7 +37,7 @@ struct Seen {
     /// The member `value` of the bodies of the others.
     values: Mutex<Vec<Value>>,
     /// Credentials that came to an origin that has no right to any.
-    strays: AtomicUsize,
+    strays: Mutex<Vec<String>>,
 }
 
 impl Peer {
@@ -52,6 +51,7 @@ impl Peer {
             odd: secrets.odd.clone(),
             basic: format!("Basic {}", echo::base64(format!("ada:{}", secrets.password).as_bytes(), echo::STANDARD)),
             header: secrets.header.clone(),
+            all: secrets.search(),
             elsewhere,
         });
         tokio::spawn({
@@ -84,9 +84,9 @@ impl Peer {
         format!("http://{}", self.elsewhere)
     }
 
-    /// How many requests carried a credential to the origin that has no right to any.
-    pub fn strays(&self) -> usize {
-        self.seen.strays.load(Ordering::SeqCst)
+    /// The requests that carried a credential where it has no right to be: which, and where they went.
+    pub fn strays(&self) -> Vec<String> {
+        self.seen.strays.lock().unwrap().clone()
     }
 
     /// How many requests carried the right credentials.
@@ -112,32 +112,35 @@ struct Rights {
     /// The whole field.
     basic: String,
     header: String,
+    /// Finds every credential there is.
+    all: Search,
     elsewhere: SocketAddr,
 }
 
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
 async fn answer(mut stream: TcpStream, rights: Arc<Rights>, verified: Arc<AtomicUsize>, seen: Arc<Seen>) {
-    let request = Received::read(&mut stream).await;
-    let shown = if request.path().starts_with("/any/") {
+    let Some(request) = Received::read(&mut stream).await else { return };
+    let shown = if request.asked.path().starts_with("/any/") {
         request.any(&rights)
     } else {
-        (request.bearer() == rights.api && request.key() == rights.odd).then(|| vec![request.bearer(), request.key()])
+        let both = request.bearer() == rights.api && request.key() == rights.odd;
+        both.then(|| vec![("api", request.bearer()), ("odd", request.key())])
     };
+    let places = request.credentials(&rights);
+    let declared: BTreeSet<&str> = shown.iter().flatten().map(|(name, _)| *name).collect();
+    if !places.is_subset(&declared) {
+        let stray = format!("{places:?} instead of {declared:?} in {}", request.asked.target);
+        seen.strays.lock().unwrap().push(stray);
+    }
     let Some(shown) = shown else {
         seen.refused.lock().unwrap().push(request.bearer());
         stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
         return;
     };
     verified.fetch_add(1, Ordering::SeqCst);
-    let name = request.path().rsplit('/').next().unwrap_or_default().to_owned();
+    let name = request.asked.wish().to_owned();
     let value = request.body.get("value").filter(|value| !value.is_null());
     seen.values.lock().unwrap().extend(value.cloned());
-    let echoed: Vec<String> = shown.into_iter().chain(value.map(Value::to_string)).collect();
+    let echoed: Vec<String> = shown.into_iter().map(|(_, shown)| shown).chain(value.map(Value::to_string)).collect();
     let echoed: Vec<&str> = echoed.iter().map(String::as_str).collect();
     // The client hangs up when it does not like what it gets.
     let _ = match name.as_str() {
@@ -165,12 +168,19 @@ async fn answer(mut stream: TcpStream, rights: Arc<Rights>, verified: Arc<Atomic
     };
 }
 
-/// Counts what it should not have got, and gives it back.
+/// Counts what it should not have got, and gives it back: credentials, and whatever an author wrote for another origin.
 async fn answer_elsewhere(mut stream: TcpStream, rights: Arc<Rights>, seen: Arc<Seen>) {
-    let request = Received::read(&mut stream).await;
+    let Some(request) = Received::read(&mut stream).await else { return };
     let shown = request.any(&rights).unwrap_or_default();
-    seen.strays.fetch_add(usize::from(!shown.is_empty()), Ordering::SeqCst);
-    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let personal = ["authorization", "cookie"].iter().any(|name| request.asked.field(name).is_some());
+    let found = request.credentials(&rights);
+    if personal || !found.is_empty() {
+        seen.strays
+            .lock()
+            .unwrap()
+            .push(format!("{found:?}, personal: {personal}, elsewhere: {}", request.asked.target));
+    }
+    let shown: Vec<&str> = shown.iter().map(|(_, shown)| shown.as_str()).collect();
     let _ = give_back(&mut stream, Echo::Text, &shown).await;
 }
 
@@ -181,80 +191,69 @@ async fn redirect(stream: &mut TcpStream, location: &str) -> std::io::Result<()>
     stream.write_all(head.as_bytes()).await
 }
 
-/// A request.
+/// A request, and its body as JSON.
 struct Received {
-    target: String,
-    fields: Vec<(String, String)>,
+    asked: Asked,
     body: Value,
 }
 
 impl Received {
-    async fn read(stream: &mut TcpStream) -> Self {
-        let mut bytes = Vec::new();
-        let head = loop {
-            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end;
-            }
-            assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "the request broke off");
-        };
-        let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
-        let fields = text.lines().skip(1).filter_map(|line| line.split_once(':'));
-        let fields = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
-        let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut request = Self { target, fields, body: Value::Null };
-        let length = request.field("content-length").map_or(0, |length| length.parse().unwrap());
-        let mut body = bytes[head + 4..].to_vec();
-        while body.len() < length {
-            assert!(stream.read_buf(&mut body).await.unwrap() > 0, "the body broke off");
-        }
-        request.body = serde_json::from_slice(&body).unwrap_or_default();
-        request
-    }
-
-    fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
-    }
-
-    fn path(&self) -> &str {
-        self.target.split('?').next().unwrap_or_default()
+    async fn read(stream: &mut TcpStream) -> Option<Self> {
+        let asked = Asked::read(stream).await?;
+        let body = serde_json::from_slice(&asked.body).unwrap_or_default();
+        Some(Self { asked, body })
     }
 
     fn bearer(&self) -> String {
-        let field = self.field("authorization").unwrap_or_default();
+        let field = self.asked.field("authorization").unwrap_or_default();
         field.strip_prefix("Bearer ").unwrap_or_default().to_owned()
     }
 
     /// The key in the query, or else in the body.
     fn key(&self) -> String {
-        let query = self.target.split_once('?').map_or("", |(_, query)| query);
-        let in_query = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "key");
+        let in_query = self.asked.query().into_iter().find(|(name, _)| name == "key");
         let in_body = || self.body.pointer("/auth/key").and_then(Value::as_str).map(str::to_owned);
-        in_query.map(|(_, key)| key.into_owned()).or_else(in_body).unwrap_or_default()
+        in_query.map(|(_, key)| key).or_else(in_body).unwrap_or_default()
     }
 
     /// Every credential that it carries, if all that it carries are right and there is one.
-    fn any(&self, rights: &Rights) -> Option<Vec<String>> {
-        let basic = self.field("authorization").filter(|value| value.starts_with("Basic ")).unwrap_or_default();
+    fn any(&self, rights: &Rights) -> Option<Vec<(&'static str, String)>> {
+        let basic = self.asked.field("authorization").filter(|value| value.starts_with("Basic ")).unwrap_or_default();
         let pairs = [
-            (self.bearer(), &rights.api),
-            (self.key(), &rights.odd),
-            (basic.to_owned(), &rights.basic),
-            (self.field("x-key").unwrap_or_default().to_owned(), &rights.header),
+            ("api", self.bearer(), &rights.api),
+            ("odd", self.key(), &rights.odd),
+            ("basic", basic.to_owned(), &rights.basic),
+            ("keyed", self.asked.field("x-key").unwrap_or_default().to_owned(), &rights.header),
         ];
-        let shown: Vec<_> = pairs.into_iter().filter(|(shown, _)| !shown.is_empty()).collect();
-        let right = !shown.is_empty() && shown.iter().all(|(shown, right)| shown == *right);
-        right.then(|| shown.into_iter().map(|(shown, _)| shown).collect())
+        let shown: Vec<_> = pairs.into_iter().filter(|(_, shown, _)| !shown.is_empty()).collect();
+        let right = !shown.is_empty() && shown.iter().all(|(_, shown, right)| shown == *right);
+        right.then(|| shown.into_iter().map(|(name, shown, _)| (name, shown)).collect())
+    }
+
+    /// The names of the credentials that stand anywhere in it but in its value: that is what a flow was told from outside.
+    fn credentials<'r>(&self, rights: &'r Rights) -> BTreeSet<&'r str> {
+        let mut body = self.body.clone();
+        body.as_object_mut().map(|members| members.remove("value"));
+        let mut all = format!("{}\n{body}\n", self.asked.target).into_bytes();
+        // One place is declared whatever else stands there.
+        for (_, value) in self.asked.fields.iter().filter(|(name, _)| name != "x-key") {
+            all.extend_from_slice(value.as_bytes());
+            all.push(b'\n');
+        }
+        let found = rights.all.places(&all).into_iter();
+        found.filter_map(|(found, _)| found.split_once(" as ").map(|(name, _)| name)).collect()
     }
 }
 
-async fn give_back(stream: &mut TcpStream, echo: Echo, secrets: &[&str]) -> std::io::Result<()> {
+/// Answers with `secrets` in this form.
+pub(crate) async fn give_back(stream: &mut TcpStream, echo: Echo, secrets: &[&str]) -> std::io::Result<()> {
     let forms: Vec<Vec<u8>> = secrets.iter().map(|secret| echo.write(secret)).collect();
     let body = match echo {
         Echo::Json => [b"{\"echo\":[\"", &*forms.join(&b"\",\""[..]), b"\"]}"].concat(),
         Echo::Gzip => gzip(&forms.join(&b" | "[..])),
         Echo::Headers => b"see the headers".to_vec(),
         // More than a journal takes: before, between and behind the echoes.
-        Echo::Large => [&b""[..], &forms[0], &forms[1], b""].join(&b"filling ".repeat(20 << 10)[..]),
+        Echo::Large => [&b""[..], &forms[0], &forms[forms.len() - 1], b""].join(&b"filling ".repeat(20 << 10)[..]),
         // Of the same width, so that what follows stays aligned.
         Echo::Utf16Be | Echo::Utf16Le => forms.concat(),
         _ => forms.join(&b" | "[..]),

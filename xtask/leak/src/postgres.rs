@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex},
 };
 
@@ -71,6 +72,15 @@ impl Database {
         let cluster = PathBuf::from(variable("AP_TEST_POSTGRES_DATA"));
         let log = cluster.with_extension("log");
         kept.push(("server log".to_owned(), fs::read(&log).unwrap()));
+        let mut dump = Command::new("pg_dump");
+        dump.args(["--schema", self.schema.name(), "--dbname", &variable("AP_TEST_POSTGRES_URL")]);
+        match dump.output() {
+            Ok(dump) if dump.status.success() => kept.push(("dump".to_owned(), dump.stdout)),
+            failed => println!(
+                "NOT SEARCHED: a dump, because `pg_dump` cannot make one ({:?})",
+                failed.map(|dump| dump.status)
+            ),
+        }
         for part in ["base", "pg_wal"] {
             files_under(&cluster.join(part), &mut kept);
         }

@@ -1,6 +1,9 @@
 //! The whole scenario: everything a host does, with peers that give every credential back, and a search of everything.
 
-use crate::{echo::Echo, log, report::Report, search::Search, secrets::Secrets, storage::Storage, world::World};
+use crate::{
+    echo::Echo, log, protocols::Protocol, report::Report, search::Search, secrets::Secrets, storage::Storage,
+    world::World,
+};
 
 /// Plays the scenario on `storage` and searches whatever could hold a credential. With `scrub` off, responses are not
 /// searched for credentials before flows get them.
@@ -28,21 +31,38 @@ pub async fn play(storage: Storage, scrub: bool) -> Report {
         report.masks += run.matches("‹redacted:").count();
     }
     assert_eq!(world.peer.verified(), 2 * Echo::ALL.len(), "the peer did not get the credentials");
-    for (name, seen) in world.run_catalogue().await {
+    let catalogue = world.run_catalogue().await;
+    // Signatures are no longer than their requests, and searched for wherever credentials are.
+    let made = world.peers.made();
+    assert!(made.len() > 30, "{} signatures were made", made.len());
+    let made = || Search::new(made.iter().map(|made| ("signature", made.as_str())));
+    let (search, beginnings) = (search.and(made()), secrets.beginnings());
+    let mut unmasked = Vec::new();
+    for (entry, seen) in catalogue {
+        let detail = format!("{}: {}", entry.protocol.name(), entry.name);
         for (_, text) in seen.texts() {
-            report.search("runs", name, &search, text.as_bytes());
+            report.search("runs", &detail, &search, text.as_bytes());
+            if entry.protocol != Protocol::Http {
+                report.search("beginnings in runs", &detail, &beginnings, text.as_bytes());
+            }
         }
-        report.search_json("runs", name, &search, &seen.run);
-        assert!(!seen.run.to_string().contains("apcred_"), "{name}: a placeholder is shown: {}", seen.run);
-        report.masks += seen.run.to_string().matches("‹redacted:").count();
+        report.search_json("runs", &detail, &search, &seen.run);
+        let text = seen.run.to_string();
+        assert!(!text.contains("apcred_"), "{detail}: a placeholder is shown: {text}");
+        let masks = text.matches("‹redacted:").count();
+        if scrub && entry.masked && masks == 0 {
+            unmasked.push(detail);
+        }
+        report.count(&entry, masks);
     }
+    assert!(unmasked.is_empty(), "nothing was masked: {unmasked:#?}");
     let errors = world.be_refused(&secrets).await;
     let durable = world.live_on(&secrets).await;
     // A run may show what came in, and nothing else may; and nobody is shown a token.
     let tokens = world.tokens.lock().unwrap().clone();
     assert_eq!(tokens.len(), 2, "there are no tokens to search for");
     let shown = Search::new(tokens.iter().map(|token| ("resume token", token.as_str()))).and(secrets.search());
-    let strict = secrets.search_all(&tokens);
+    let strict = secrets.search_all(&tokens).and(made());
     for (place, seen) in &durable.seen {
         for (_, text) in seen.texts() {
             report.search("runs", place, &shown, text.as_bytes());

@@ -1,5 +1,7 @@
 //! Credentials and payloads nobody has ever seen.
 
+use secrecy::{ExposeSecret, SecretString};
+
 use crate::search::Search;
 
 /// One run's worth of credentials.
@@ -18,9 +20,82 @@ pub struct Secrets {
     pub hook: String,
     /// What a sender signs with.
     pub signing: String,
+    /// What other protocols use.
+    pub keys: Keys,
     /// What the database is sealed under.
     pub root: [u8; 32],
     pub payloads: Payloads,
+}
+
+/// Credentials of protocols other than plain HTTP.
+#[derive(Clone)]
+pub struct Keys {
+    /// The password of a database.
+    pub database: SecretString,
+    /// Of a database file: nothing asks for it, and it stands in the file.
+    pub file: SecretString,
+    /// The password of a mail server.
+    pub mail: SecretString,
+    /// The secret access key of an object store, in the alphabet of such keys.
+    pub store: SecretString,
+    /// The session token of a temporary key.
+    pub session: SecretString,
+    /// A key of message authentication codes.
+    pub mac: SecretString,
+    /// A key of tokens.
+    pub issuer: SecretString,
+    /// A secret access key of another service.
+    pub aws: SecretString,
+    /// The secret of an OAuth client.
+    pub client: SecretString,
+    /// A refresh token.
+    pub refresh: SecretString,
+    /// An access token whose time is over.
+    pub old_access: SecretString,
+    /// The access token that comes in its place; only the provider knows it at first.
+    pub access: SecretString,
+    /// The refresh token that comes in its place.
+    pub next_refresh: SecretString,
+}
+
+impl Keys {
+    /// From whatever `next` gives, in the order of [`Keys::named`].
+    pub fn from(mut next: impl FnMut() -> SecretString) -> Self {
+        Self {
+            database: next(),
+            file: next(),
+            mail: next(),
+            store: next(),
+            session: next(),
+            mac: next(),
+            issuer: next(),
+            aws: next(),
+            client: next(),
+            refresh: next(),
+            old_access: next(),
+            access: next(),
+            next_refresh: next(),
+        }
+    }
+
+    pub fn named(&self) -> [(&'static str, &str); 13] {
+        [
+            ("database", &self.database),
+            ("file", &self.file),
+            ("mail", &self.mail),
+            ("store", &self.store),
+            ("session", &self.session),
+            ("mac", &self.mac),
+            ("issuer", &self.issuer),
+            ("aws", &self.aws),
+            ("client", &self.client),
+            ("refresh token", &self.refresh),
+            ("old access token", &self.old_access),
+            ("access token", &self.access),
+            ("next refresh token", &self.next_refresh),
+        ]
+        .map(|(name, secret)| (name, secret.expose_secret()))
+    }
 }
 
 /// What comes from outside and is no credential: a run may show it, nothing else may.
@@ -62,12 +137,15 @@ impl Secrets {
         let mut field = [0; 32];
         getrandom::fill(&mut field).unwrap();
         let field = field.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { api: random(40), odd, password, header, field, hook: random(40), signing: random(40), root, payloads }
+        // As long as the key of HS256 must be, and with what base64 has beside letters and digits.
+        let keys = Keys::from(|| format!("{}/{}+{}", random(14), random(14), random(10)).into());
+        let (api, hook, signing) = (random(40), random(40), random(40));
+        Self { api, odd, password, header, field, hook, signing, keys, root, payloads }
     }
 
     /// The credentials, by connection.
-    pub fn credentials(&self) -> [(&'static str, &str); 7] {
-        [
+    pub fn credentials(&self) -> Vec<(&'static str, &str)> {
+        let own = [
             ("api", &self.api),
             ("odd", &self.odd),
             ("basic", &self.password),
@@ -75,7 +153,13 @@ impl Secrets {
             ("field", &self.field),
             ("hook", &self.hook),
             ("signing", &self.signing),
-        ]
+        ];
+        own.into_iter().map(|(name, secret)| (name, secret.as_str())).chain(self.keys.named()).collect()
+    }
+
+    /// How credentials begin: what is cut must not show that either.
+    pub fn beginnings(&self) -> Search {
+        Search::new(self.credentials().into_iter().map(|(name, secret)| (name, &secret[..BEGINNING_BYTES])))
     }
 
     pub fn search(&self) -> Search {
@@ -100,6 +184,8 @@ impl Secrets {
         Search::new(self.credentials().into_iter().chain(others))
     }
 }
+
+const BEGINNING_BYTES: usize = 12;
 
 fn random(length: usize) -> String {
     const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";

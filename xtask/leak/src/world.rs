@@ -12,8 +12,12 @@ use ap_core::{
 use ap_crypto::{key::RootKey, provider::MemoryKeyProvider, signature::HmacSha256};
 use ap_runtime::{
     egress::{
+        Egress,
         guard::{EgressPolicy, Guard, SystemResolver},
         http::HttpEgress,
+        mail::MailEgress,
+        objects::ObjectEgress,
+        sql::SqlEgress,
     },
     runtime::Runtime,
     sandbox::{SandboxCapacity, WasmSandbox},
@@ -29,6 +33,7 @@ use crate::{
     echo::Echo,
     items::Items,
     peer::Peer,
+    protocols::{self, Peers, Places},
     secrets::{Payloads, Secrets},
     storage::Storage,
 };
@@ -36,6 +41,8 @@ use crate::{
 /// A host, its peer, and where its data lies.
 pub struct World {
     pub peer: Peer,
+    /// Those of other protocols.
+    pub peers: Peers,
     pub storage: Storage,
     pub runtime: Runtime,
     pub payloads: Payloads,
@@ -74,27 +81,31 @@ impl Seen {
 impl World {
     pub async fn open(secrets: &Secrets, scrub: bool, storage: Storage) -> Self {
         let peer = Peer::start(secrets).await;
+        let peers = Peers::start(secrets, peer.elsewhere()).await;
         let keys = MemoryKeyProvider::new(RootKey::from_slice(&secrets.root).unwrap());
         let polls = Arc::new(AtomicUsize::new(0));
         let items: Arc<dyn Piece> = Arc::new(Items(secrets.payloads.item.clone(), Arc::clone(&polls)));
         let pieces = ap_pieces::standard().into_iter().chain([items]);
         let sandbox = WasmSandbox::start(SandboxCapacity::default()).unwrap();
-        let mut builder =
-            Runtime::builder(storage.backend(), keys).pieces(pieces).sandbox(sandbox).egress(egress(scrub));
+        let mut builder = Runtime::builder(storage.backend(), keys)
+            .pieces(pieces)
+            .sandbox(sandbox)
+            .egress(egress(scrub, &peers.places));
         if let Some(wakeup) = storage.wakeup().await {
             builder = builder.wakeup(wakeup);
         }
         let runtime = builder.build().await.unwrap();
         let project = session(&runtime, None).create_project("Canary").await.unwrap();
         let admin = session(&runtime, Some(project)).project(project).unwrap();
-        let shown = put_connections(&admin, secrets, &peer).await;
+        let shown = put_connections(&admin, secrets, &peer).await
+            + &protocols::connect(&admin, &peers.places, &secrets.keys).await;
         let header =
             json!({ "type": "HEADER", "headerName": "X-Hook-Secret", "expectedValue": "{{connections.hook}}" });
         let signed = json!({ "type": "HMAC_SHA256", "headerName": "X-Signature", "secret": "{{connections.signing}}" });
         let flows = [publish(&admin, &header).await, publish(&admin, &signed).await];
         let signing = HmacSha256::new(&secrets.signing.clone().into()).unwrap();
         let (payloads, hook, tokens) = (secrets.payloads.clone(), secrets.hook.clone(), Mutex::default());
-        Self { peer, storage, runtime, payloads, tokens, polls, project, flows, hook, signing, shown }
+        Self { peer, peers, storage, runtime, payloads, tokens, polls, project, flows, hook, signing, shown }
     }
 
     /// Sends one event and waits for the reply, and the end, of its run.
@@ -217,12 +228,18 @@ fn session(runtime: &Runtime, project: Option<ProjectId>) -> Session {
     runtime.session(project.into_iter().fold(principal, |who, project| who.with_role(project, Role::Admin)))
 }
 
-pub fn egress(scrub: bool) -> HttpEgress {
+/// A way to every peer.
+pub fn egress(scrub: bool, places: &Places) -> Egress {
     let here = "127.0.0.1/32".parse().unwrap();
     let policy = EgressPolicy::new().allow_network(here).unwrap().allow_plain_http_credentials(here).unwrap();
-    let builder = HttpEgress::builder(Guard::new(policy, Arc::new(SystemResolver)));
+    let policy = policy.allow_plain_credentials(here).unwrap();
+    let guard = Guard::new(policy, Arc::new(SystemResolver));
+    let builder = HttpEgress::builder(guard.clone());
     let builder = if scrub { builder } else { builder.dangerous().without_response_scrubbing() };
-    builder.build().unwrap()
+    let http = builder.build().unwrap();
+    let sql = SqlEgress::builder(guard.clone()).with_sqlite_directory(&places.files).build().unwrap();
+    let mail = MailEgress::builder(guard).build().unwrap();
+    Egress::from(http.clone()).with_objects(ObjectEgress::new(http)).with_mail(mail).with_sql(sql)
 }
 
 /// Returns what it was given, and logs it.

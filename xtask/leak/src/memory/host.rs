@@ -27,6 +27,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     durable::{manual, send},
+    protocols::{self, Places},
+    secrets::Keys,
     world,
 };
 
@@ -43,6 +45,8 @@ struct Told {
     odd: SecretString,
     password: SecretString,
     header: SecretString,
+    places: Places,
+    keys: Keys,
 }
 
 /// Works, says [`SPINNING`], waits for a line, drops everything, says [`DROPPED`], and waits for the end of its input.
@@ -66,13 +70,15 @@ impl Told {
     fn read(input: &mut File) -> Self {
         let directory = PathBuf::from(line(input).as_str());
         let url = line(input).as_str().to_owned();
+        let places = serde_json::from_str(&line(input)).unwrap();
         let mut secret = || SecretString::from(line(input).as_str());
         let (api, odd, password, header) = (secret(), secret(), secret(), secret());
-        // The last three are of webhooks and for fields.
+        // These three are of webhooks and for fields.
         secret();
         secret();
         secret();
-        Self { directory, url, api, odd, password, header }
+        let keys = Keys::from(secret);
+        Self { directory, url, api, odd, password, header, places, keys }
     }
 }
 
@@ -93,13 +99,15 @@ async fn work(told: Told, input: &mut File) {
     let keys = MemoryKeyProvider::generate(&SystemEntropy).unwrap();
     let sandbox = WasmSandbox::start(SandboxCapacity::default()).unwrap();
     let builder = Runtime::builder(backend.clone(), keys).pieces(ap_pieces::standard()).sandbox(sandbox);
-    let runtime = builder.egress(world::egress(true)).build().await.unwrap();
+    let runtime = builder.egress(world::egress(true, &told.places)).build().await.unwrap();
     let principal = |project: Option<ProjectId>| {
         let user = Principal::user(UserId::from_u128(1)).with_role(runtime.platform(), Role::Admin);
         runtime.session(project.into_iter().fold(user, |user, project| user.with_role(project, Role::Admin)))
     };
     let project = principal(None).create_project("Memory").await.unwrap();
     let admin = principal(Some(project)).project(project).unwrap();
+    let entries = protocols::entries(&told.places);
+    protocols::connect(&admin, &told.places, &told.keys).await;
     connect(&admin, told).await;
     for form in ["Text", "Json", "Base64", "Headers", "ServerError", "Chunks"] {
         finish(&admin, json!([send("send", form, json!(1))])).await;
@@ -109,6 +117,12 @@ async fn work(told: Told, input: &mut File) {
             "method": "POST", "url": "{{connections.api.url}}/any/Text",
             "connection": format!("{{{{connections.{connection}}}}}"), "body": { "note": "placed" } } });
         finish(&admin, json!([step])).await;
+    }
+    for entry in entries {
+        let flow = admin.create_flow(entry.source.to_string().as_bytes()).await.unwrap();
+        admin.publish_flow(flow.id).await.unwrap();
+        let run = admin.start_run(flow.id, json!({})).await.unwrap();
+        assert!(admin.wait_for_run(run, Duration::from_secs(30)).await.unwrap().is_terminal());
     }
     // Runs until its time is over, with everything that a script can be given.
     let spin = json!({ "name": "spin", "type": "code", "settings": {

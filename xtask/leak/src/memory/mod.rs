@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use self::regions::{Kind, Memory};
-use crate::{peer::Peer, search::Search, secrets::Secrets};
+use crate::{peer::Peer, protocols::Peers, search::Search, secrets::Secrets};
 
 /// Whether the host installs the allocator that wipes what is freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +76,10 @@ impl Found {
 pub async fn search(allocator: Allocator, programs: &Path) -> Result<Found> {
     let secrets = Secrets::generate();
     let peer = Peer::start(&secrets).await;
-    let forms =
-        Search::new(secrets.credentials().into_iter().filter(|(name, _)| !["field", "hook", "signing"].contains(name)));
+    let peers = Peers::start(&secrets, peer.elsewhere()).await;
+    // What SQLite reads of a file, it keeps in memory that no allocator of Rust gives out or wipes.
+    let unused = ["field", "hook", "signing", "file"];
+    let forms = Search::new(secrets.credentials().into_iter().filter(|(name, _)| !unused.contains(name)));
     let directory = tempfile::tempdir()?;
     let program = programs.join(allocator.program());
     let mut host = Command::new(&program)
@@ -91,6 +93,7 @@ pub async fn search(allocator: Allocator, programs: &Path) -> Result<Found> {
     let mut output = BufReader::new(host.stdout.take().context("no output")?).lines();
     let mut told = String::new();
     writeln!(told, "{}\n{}", directory.path().display(), peer.url())?;
+    writeln!(told, "{}", serde_json::to_string(&peers.places)?)?;
     for (_, secret) in secrets.credentials() {
         writeln!(told, "{secret}")?;
     }
