@@ -112,8 +112,8 @@ const DEFENCES: &[Defence] = &[
         name: "a redirect does not say a credential to another origin",
         file: "ap-runtime/src/egress/redirect.rs",
         changes: &[(
-            "        if !stays && credentials.redactor().contains(location.as_bytes()) {",
-            "        if false && !stays && credentials.redactor().contains(location.as_bytes()) {",
+            "        if !stays && redactor.contains(location.as_bytes()) {",
+            "        if false && !stays && redactor.contains(location.as_bytes()) {",
         )],
         search: "sqlite",
     },
@@ -129,7 +129,10 @@ const DEFENCES: &[Defence] = &[
     Defence {
         name: "whoever looks at a run is shown no token",
         file: "ap-runtime/src/engine/view.rs",
-        changes: &[("if token.len() >= TOKEN_DIGITS { \"‹resume token›\" }", "if false { \"‹resume token›\" }")],
+        changes: &[
+            ("if token.len() >= TOKEN_DIGITS { \"‹resume token›\" }", "if false { \"‹resume token›\" }"),
+            ("        if token.len() < TOKEN_DIGITS {\n", "        if true {\n"),
+        ],
         search: "sqlite",
     },
     Defence {
@@ -139,6 +142,51 @@ const DEFENCES: &[Defence] = &[
             "        write!(f, \"ConnectionValue({})\", self.type_name())",
             "        for (_, field) in self.fields() {\n            if let Field::Secret(secret) = field {\n                write!(f, \"{}\", secret.expose_secret())?;\n            }\n        }\n        Ok(())",
         )],
+        search: "sqlite",
+    },
+    Defence {
+        name: "rows of a database are searched before a piece gets them",
+        file: "ap-runtime/src/egress/sql/mod.rs",
+        changes: &[("match redactor.redact_json(Value::Object(row)) {", "match Value::Object(row) {")],
+        search: "sqlite",
+    },
+    Defence {
+        name: "what databases, mail servers and stores say in errors is searched",
+        file: "ap-runtime/src/egress/server.rs",
+        changes: &[(
+            "let mask = |reason: String| shortened(&redactor.redact_str(&reason));",
+            "let _ = redactor;\n    let mask = |reason: String| shortened(&reason);",
+        )],
+        search: "sqlite",
+    },
+    Defence {
+        name: "what a mail server says is searched before it is cut",
+        file: "ap-runtime/src/egress/mail/mod.rs",
+        changes: &[(
+            "shortened(&self.credentials.redactor().redact_str(&receipt.reply))",
+            "self.credentials.redactor().redact_str(&shortened(&receipt.reply)).into_owned()",
+        )],
+        search: "sqlite",
+    },
+    Defence {
+        name: "a credential is for the log-in alone, and in no message, statement or object",
+        file: "ap-runtime/src/egress/server.rs",
+        changes: &[(
+            "    if texts.into_iter().any(|text| credentials.mentioned_in(text)) {",
+            "    if texts.into_iter().any(|text| false && credentials.mentioned_in(text)) {",
+        )],
+        search: "sqlite",
+    },
+    Defence {
+        name: "signatures are searched for in answers",
+        file: "ap-runtime/src/egress/http.rs",
+        changes: &[("    *redactor = Cow::Owned(more);", "    drop(more);")],
+        search: "sqlite",
+    },
+    Defence {
+        name: "secrets for the token endpoint are searched for everywhere",
+        file: "ap-runtime/src/egress/credential.rs",
+        changes: &[("            fields.chain(bound.connection.hidden_secrets()).map(", "            fields.map(")],
         search: "sqlite",
     },
     Defence {
@@ -188,7 +236,8 @@ impl Defence {
     }
 
     fn fails(&self, root: &Path, copy: &Path) -> Result<bool, String> {
-        let target = root.join("target");
+        // Apart from the repository's own, where it is asked for: then nobody waits for the other.
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let cargo = |arguments: &[&str]| {
             let mut cargo = tool::cargo(copy, arguments);
             cargo.env("CARGO_TARGET_DIR", &target).env("RUST_BACKTRACE", "0");
