@@ -241,8 +241,10 @@ async fn a_process_killed_between_the_answer_and_the_commit_loses_no_grant() {
     }
     let revision = number(&mut watcher, "SELECT max(revision) FROM ap_connections").await;
     execute(&mut keeper, "BEGIN; SELECT 1 FROM ap_connections FOR UPDATE".to_owned()).await;
-    let waiting = "SELECT max(pid)::bigint FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid IN \
-        (SELECT pid FROM pg_locks WHERE NOT granted) AND query LIKE '%ap_connections%' AND datname = current_database()";
+    // Others may wait in schemas of their own.
+    let waiting = "SELECT max(waiting.pid)::bigint FROM pg_stat_activity AS waiting JOIN pg_stat_activity AS keeper \
+        ON keeper.pid = ANY (pg_blocking_pids(waiting.pid)) WHERE waiting.wait_event_type = 'Lock' \
+        AND keeper.query LIKE 'BEGIN; SELECT 1 FROM ap_connections FOR UPDATE%'";
     let writer = loop {
         match number(&mut watcher, waiting).await {
             Some(pid) => break pid,
