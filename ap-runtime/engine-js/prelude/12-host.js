@@ -34,11 +34,6 @@ function ended() {
   if (backlog.length > 0) startCall(splice(backlog, 0, 1)[0]);
 }
 
-const beginPromise = (call) =>
-  new PromiseClass((resolve, reject) => {
-    begin(call, (error, reply) => (error ? reject(error) : resolve(reply)));
-  });
-
 // Called by the host. What a callback throws is thrown to the host, which ends the step with it.
 function settle(id, ok, reply) {
   const done = mapGet(waiting, id);

@@ -21,7 +21,6 @@ defineProperty(Buffer, SPECIES, { configurable: true, get: () => FastBuffer });
 // A Buffer over the same memory.
 const asBuffer = (bytes) => new FastBuffer(viewBuffer(bytes), viewOffset(bytes), viewBytes(bytes));
 
-const bufferOfReply = (reply) => new FastBuffer(reply);
 
 function checkSize(size) {
   if (typeof size !== "number") throw argumentError("size", "of type number", size);

@@ -53,7 +53,7 @@ const ABSENT = {
   "nodemailer @sendgrid/mail resend": "use an email step",
   "axios node-fetch got request undici superagent ky cross-fetch isomorphic-fetch": "use the global fetch()",
   "http https http2 net tls dns dgram dns/promises": "use the global fetch()",
-  "fs fs/promises": "a code step has no file system; files of the flow are at ctx.files",
+  "fs fs/promises": "a code step has no file system: a storage step reads and writes files",
   "node-vault @aws-sdk/client-secrets-manager @google-cloud/secret-manager @azure/keyvault-secrets dotenv":
     "give a connection a reference to the secret; the step gets a placeholder that fetch() and crypto take",
   "express-rate-limit rate-limiter-flexible bottleneck p-limit":

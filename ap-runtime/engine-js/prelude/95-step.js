@@ -1,4 +1,4 @@
-// The function of a step, and the second argument it gets.
+// The function of a step.
 
 const commonModule = { exports: {}, id: ".", filename: "/step.js", loaded: false, children: [], paths: [], require };
 
@@ -8,9 +8,6 @@ function pick(namespace, context) {
   let found = namespace.code;
   if (typeof found !== "function") found = pickOther(namespace);
   if (found === undefined) return undefined;
-  if (typeof context !== "object" || context === null) context = {};
-  context.store = store;
-  context.files = files;
   return [found, context];
 }
 
@@ -21,30 +18,3 @@ function pickOther(namespace) {
   for (let i = 0; i < candidates.length; i++) if (typeof candidates[i] === "function") return candidates[i];
   return undefined;
 }
-
-const storeKey = (key) => {
-  checkString(key, "key");
-  return key;
-};
-
-// Values of the project's store, as JSON.
-const store = {
-  async get(key) {
-    const reply = await beginPromise([undefined, STORE_GET, storeKey(key)]);
-    return bufferLength(reply) === 0 ? undefined : parseJson(utf8Text(new U8(reply)));
-  },
-  async put(key, value) {
-    const text = toJson(value);
-    if (text === undefined) throw valueError("value", value, "cannot be written as JSON");
-    await beginPromise([undefined, STORE_PUT, storeKey(key), text]);
-  },
-  async delete(key) {
-    await beginPromise([undefined, STORE_DELETE, storeKey(key)]);
-  },
-};
-
-const files = {
-  async read(id) {
-    return bufferOfReply(await beginPromise([undefined, FILE_READ, storeKey(id)]));
-  },
-};

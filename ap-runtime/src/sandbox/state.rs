@@ -128,7 +128,7 @@ impl StepState {
             Part::Value => report.value = Some(bytes.to_vec()),
             Part::Name => report.name = Some(excerpt(bytes, NAME_BYTES)),
             Part::Message => report.message = Some(excerpt(bytes, MESSAGE_BYTES)),
-            Part::Stack => report.stack = Some(excerpt(bytes, STACK_BYTES)),
+            Part::Stack => report.stack = Some(without_platform(&excerpt(bytes, STACK_BYTES))),
             Part::Bytecode => report.bytecode = Some(bytes.to_vec()),
         }
     }
@@ -201,7 +201,10 @@ impl StepState {
 
     /// Whether what was thrown is the engine's own report of a refused allocation. Without memory it may have no message.
     fn ran_out_of_memory(&self) -> bool {
-        self.memory_refused && self.report.message.as_deref().is_none_or(|message| message == "out of memory")
+        let text = self.report.message.as_deref();
+        // Without memory for an error, the engine throws null.
+        self.memory_refused
+            && (text.is_none_or(|text| text == "out of memory") || (text == Some("null") && self.report.name.is_none()))
     }
 }
 
@@ -268,6 +271,11 @@ fn place_at_end(message: &str) -> Option<(usize, SourcePlace)> {
     Some((text.len(), SourcePlace { line: line.parse().ok()?, column: column.parse().ok()? }))
 }
 
+/// A stack without the frames of the prelude, which say nothing to an author.
+fn without_platform(stack: &str) -> String {
+    stack.lines().filter(|line| !line.contains(PLATFORM_SCRIPT)).fold(String::new(), |kept, line| kept + line + "\n")
+}
+
 /// Whole milliseconds, as JavaScript's own clock: nothing finer leaves the host.
 fn guest_clock(now: Timestamp) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "exact far beyond the last date that JavaScript can show")]
@@ -301,6 +309,9 @@ pub(crate) fn trap(message: &str) -> CodeError {
 /// How stacks name the author's source: `STEP_SCRIPT` and `EXPRESSION_SCRIPT` of the guest.
 const SCRIPTS: [&str; 2] = ["step.mjs:", "expression:"];
 
+/// How stacks name the prelude.
+const PLATFORM_SCRIPT: &str = "ap:platform:";
+
 const NAME_BYTES: usize = 128;
 const MESSAGE_BYTES: usize = 4 << 10;
 const STACK_BYTES: usize = 8 << 10;
@@ -318,6 +329,13 @@ mod tests {
         assert_eq!(text_up_to("€€€€".as_bytes(), 4), ("€".to_owned(), true));
         assert_eq!(text_up_to(b"a", 0), (String::new(), true));
         assert_eq!(text_up_to(b"", 0), (String::new(), false));
+    }
+
+    #[test]
+    fn frames_of_the_platform_are_left_out() {
+        let stack = "    at apply (native)\n    at alloc (ap:platform:1900:15)\n    at code (step.mjs:3:10)\n";
+        assert_eq!(without_platform(stack), "    at apply (native)\n    at code (step.mjs:3:10)\n");
+        assert_eq!(without_platform(""), "");
     }
 
     #[test]
