@@ -58,6 +58,7 @@ pub fn entries(elsewhere: &str) -> Vec<Entry> {
     all.extend(peers());
     all.extend(control());
     all.extend(pieces());
+    all.extend(scripts());
     all.extend(refused(elsewhere));
     all
 }
@@ -129,6 +130,51 @@ fn peers() -> Vec<Entry> {
         ),
     ]
 }
+
+/// Scripts that send a credential themselves, and look at what comes back.
+fn scripts() -> Vec<Entry> {
+    let fetching = |name: &'static str, status: &'static str, form: &str, source: &str| {
+        let input =
+            json!({ "url": format!("{{{{connections.api.url}}}}/any/{form}"), "token": "{{connections.api.token}}" });
+        let mut flow = entry(name, 1, status, json!([code("send", source, input)]));
+        flow.source["allowedHosts"] = json!(["*"]);
+        flow
+    };
+    let good = |name, form| fetching(name, "SUCCEEDED", form, FETCH);
+    vec![
+        good("a script that fetches, a text", "Text"),
+        good("a script that fetches, the headers", "Headers"),
+        good("a script that fetches, JSON", "Json"),
+        good("a script that fetches, base64", "Base64By1"),
+        good("a script that fetches, hexadecimal", "Hex"),
+        good("a script that fetches, chunks", "Chunks"),
+        good("a script that fetches, an error page", "NotFound"),
+        good("a script that fetches, a redirect to another origin", "RedirectElsewhere"),
+        fetching(
+            "a script that throws what it fetched",
+            "FAILED",
+            "Text",
+            &FETCH.replace("return seen", "throw new Error(JSON.stringify(seen))"),
+        ),
+        fetching(
+            "a script that hashes what it fetched",
+            "SUCCEEDED",
+            "Text",
+            &FETCH.replace(
+                "return seen",
+                "return { ...seen, hash: require('crypto').createHash('sha256').update(seen.text).digest('hex') }",
+            ),
+        ),
+    ]
+}
+
+/// Asks with a placeholder, logs and returns all that comes back.
+const FETCH: &str = "export const code = async (params) => {
+  const response = await fetch(params.url, { method: 'POST', headers: { authorization: 'Bearer ' + params.token }, body: '{}' });
+  const text = await response.text(), seen = { text, headers: [...response.headers], reversed: [...text].join('') };
+  console.log(seen, text);
+  return seen;
+};";
 
 /// Control words.
 fn control() -> Vec<Entry> {

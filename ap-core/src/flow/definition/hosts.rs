@@ -17,7 +17,7 @@ pub struct AllowedHosts(Arc<[HostPattern]>);
 ///
 /// * `api.example.com`: that host, at the default port of the scheme.
 /// * `*.example.com`: every host below that domain, at any depth; not the domain itself.
-/// * `*`: every host.
+/// * `*`: every host, at every port.
 /// * `…:8443`: at that port alone. IPv6 addresses stand in brackets.
 #[derive(Clone, PartialEq, Eq)]
 struct HostPattern {
@@ -55,7 +55,11 @@ impl AllowedHosts {
     #[must_use]
     pub fn permit(&self, host: &str, port: u16, default_port: u16) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.0.iter().any(|pattern| pattern.name.matches(&host) && pattern.port.unwrap_or(default_port) == port)
+        let permits = |pattern: &HostPattern| match (&pattern.name, pattern.port) {
+            (Name::Any, None) => true,
+            (name, at) => name.matches(&host) && at.unwrap_or(default_port) == port,
+        };
+        self.0.iter().any(permits)
     }
 }
 
@@ -159,7 +163,8 @@ mod tests {
         assert!(!permits("*.example.com", ".example.com", 443));
         assert!(!permits("*.example.com", "badexample.com", 443));
         assert!(!permits("*.example.com", "a.example.com.evil.example", 443));
-        assert!(permits("*", "anything", 443) && !permits("*", "anything", 80));
+        assert!(permits("*", "anything", 443) && permits("*", "anything", 8443));
+        assert!(permits("*:8443", "anything", 8443) && !permits("*:8443", "anything", 443));
         assert!(permits("[2001:DB8::1]:443", "[2001:db8::1]", 443));
         assert!(permits("192.0.2.7", "192.0.2.7", 443));
     }
