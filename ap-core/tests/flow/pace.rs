@@ -125,7 +125,7 @@ fn keys_read_the_trigger_only() {
 #[test]
 fn a_data_subject_is_text_that_reads_the_trigger_only() {
     for other in [json!(5), json!({ "of": "x" }), json!(null)] {
-        assert_eq!(parse_errors(&with("subject", other)), [at("/subject", "type")]);
+        assert_eq!(parse_errors(&with("subject", other)), [at("/subject", "member.type")]);
     }
     let other = with("subject", json!("{{steps.only.output}}"));
     assert_eq!(check_errors(&other), [at("/subject", "reference.control")]);
