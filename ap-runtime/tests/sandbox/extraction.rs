@@ -210,8 +210,8 @@ async fn no_script_learns_a_secret() {
 
 /// The secrets as a script would bring them out.
 fn forms() -> Vec<String> {
-    let bytes: Vec<u8> =
-        (0..KEY.1.len() / 2).map(|at| u8::from_str_radix(&KEY.1[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes: Vec<u8> = KEY.1.as_bytes().chunks(2).map(byte).collect();
     let hex = |text: &[u8]| text.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let decimal = |text: &[u8]| text.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
     let backwards = |text: &str| text.chars().rev().collect::<String>();
@@ -224,7 +224,7 @@ fn forms() -> Vec<String> {
         decimal(WORDS.1.as_bytes()),
         backwards(KEY.1),
         backwards(WORDS.1),
-        String::from_utf8_lossy(&bytes[..20]).into_owned(),
+        String::from_utf8_lossy(bytes.first_chunk::<20>().unwrap()).into_owned(),
         "c2VjcmV0LWtleS1vZi10aGlzLXRlc3Q".to_owned(),
         "Y29ycmVjdCBob3JzZSBiYXR0ZXJ5".to_owned(),
     ]
