@@ -35,7 +35,7 @@ use super::{
 /// few milliseconds at most.
 ///
 /// A step that waits for its host (`fetch`, a timer) keeps its instance, about 200 KiB, and no thread. Its timers and its
-/// [`CodeHost`] run where the future of [`run`](CodeSandbox::run) is polled: inside a tokio runtime.
+/// [`CodeHost`](super::CodeHost) run where the future of [`run`](CodeSandbox::run) is polled: inside a tokio runtime.
 ///
 /// On Unix the engine installs process-wide handlers for the signals by which WebAssembly traps (`SIGSEGV`, `SIGILL`, …);
 /// what does not come from a step goes on to the handler that was there before.
@@ -44,7 +44,7 @@ use super::{
 /// in Node.js.
 ///
 /// # Security
-/// A step can compute, log and ask its [`CodeHost`], nothing else. A fault in the JavaScript engine stays inside the instance's
+/// A step can compute, log and ask its [`CodeHost`](super::CodeHost), nothing else. A fault in the JavaScript engine stays inside the instance's
 /// own memory, which is overwritten before the next step.
 ///
 /// # Examples

@@ -46,11 +46,11 @@ impl ProjectSession {
     /// Finds out whether a connection is good, the way a run would use it: tokens that are due are renewed, and the request that
     /// the connection has for it (`validation`) is sent through the egress guard with its credential. Needs `connection.write`.
     ///
-    /// A success clears an error. 401 and 403 put the project's own connection in error, unless it was changed meanwhile; whatever else happens changes nothing
-    /// and is told as the problem. The platform's connections are asked as well, and never changed.
+    /// A success clears an error. 401 and 403 put the project's own connection in error, unless it was changed meanwhile;
+    /// whatever else happens changes nothing and is told as the problem. The platform's connections are asked as well, and never changed.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`](ap_core::store::StoreError::NotFound); [`SessionError`] lists the rest.
+    /// [`StoreError::NotFound`]; [`SessionError`] lists the rest.
     pub async fn validate_connection(&self, name: &str) -> Result<ConnectionCheck, SessionError> {
         let proof = self.authorize::<ConnectionWrite, _>(())?;
         let kernel = &self.session.parts.kernel;
