@@ -207,10 +207,22 @@ fn not_fetched(error: &HttpError) -> HostError {
 
 /// The length of the head, the head, the body.
 fn encode_response(url: String, response: HttpResponse) -> Result<Vec<u8>, HostError> {
-    let head = ResponseHead { url, status: response.status, headers: response.headers };
+    let headers = response.headers.into_iter().map(|(name, value)| (name, latin1(&value))).collect();
+    let head = ResponseHead { url, status: response.status, headers };
     let head = serde_json::to_vec(&head).map_err(|error| HostError::new("TypeError", error.to_string()))?;
     let length = u32::try_from(head.len()).map_err(|error| HostError::new("TypeError", error.to_string()))?;
     Ok([&length.to_le_bytes()[..], &head, &response.body].concat())
+}
+
+/// A header value as the Web has it: in Latin-1 (Fetch, "header value"). Marks of masked secrets keep their form.
+fn latin1(value: &str) -> String {
+    let of = |char| match char {
+        '‹' => '<',
+        '›' => '>',
+        '\0'..='\u{ff}' => char,
+        _ => '?',
+    };
+    value.chars().map(of).collect()
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
@@ -277,6 +289,19 @@ mod tests {
             assert_eq!(delay(text), Duration::from_millis(expected), "{text}");
         }
         assert_eq!(delay("1e300"), Duration::from_millis(2_147_483_647));
+    }
+
+    #[test]
+    fn header_values_are_latin_1_and_masks_stay_readable() {
+        assert_eq!(latin1("a ‹redacted:crm› é €"), "a <redacted:crm> é ?");
+        let headers = vec![("x".to_owned(), "‹redacted:crm›".to_owned())];
+        let answer =
+            encode_response("https://a.example/".into(), HttpResponse { status: 200, headers, body: "b".into() });
+        let answer = answer.unwrap();
+        let (length, rest) = answer.split_first_chunk::<4>().unwrap();
+        let (head, body) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        let head: serde_json::Value = serde_json::from_slice(head).unwrap();
+        assert_eq!((&head["headers"][0][1], body), (&serde_json::json!("<redacted:crm>"), &b"b"[..]));
     }
 
     #[test]
