@@ -35,28 +35,33 @@ pub(crate) async fn trial(
         }
     };
     let outcome = match trial {
-        StepTrial::Action(call) => match script::source_of(flow, &call).map(|source| script::outside(source, &call)) {
-            Some(script) => {
-                let hosts = flow.definition().allowed_hosts();
-                bounded(call.timeout, Box::pin(script::run(kernel, &script, (place, hosts), credentials))).await
-            }
-            None => bounded(call.timeout, Box::pin(action(kernel, flow, &call, credentials))).await,
-        },
+        StepTrial::Action(call) => {
+            bounded(call.timeout, Box::pin(action(kernel, flow, (&call, place), credentials))).await
+        }
         StepTrial::Code(call) => {
             bounded(call.timeout, Box::pin(script::run(kernel, &call, (place, None), credentials))).await
         }
         StepTrial::Decided(output) => AttemptOutcome::Succeeded { output, spilled: None, console: Vec::new() },
     };
+    masked(kernel, outcome, credentials)
+}
+
+/// As [`redact`], unless the host has switched that off.
+pub(super) fn masked(kernel: &Kernel, outcome: AttemptOutcome, credentials: &RunCredentials) -> AttemptOutcome {
     if kernel.egress.scrubs() { redact(outcome, credentials.redactor()) } else { outcome }
 }
 
-/// Calls an action. A panic in a piece is a failed step, not a dead worker.
+/// Calls an action, or runs the script that is called like one. A panic in a piece is a failed step, not a dead worker.
 pub(super) async fn action(
     kernel: &Kernel,
     flow: &ValidFlow,
-    call: &ActionCall,
+    (call, place): (&ActionCall, (ProjectId, RunId)),
     credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
+    if let Some(code) = script::source_of(flow, call) {
+        let hosts = flow.definition().allowed_hosts();
+        return script::run(kernel, &script::outside(code, call), (place, hosts), credentials).await;
+    }
     let Some(action) = flow.action(&call.step) else {
         return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the step's action is not known"), None);
     };
@@ -84,7 +89,7 @@ pub(super) async fn action(
 
 /// Replaces every live credential of the run in what an attempt brought back. The console loses tokens of other kinds as
 /// well; the output does not, because a flow may go on with one that it was given.
-pub(super) fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOutcome {
+fn redact(outcome: AttemptOutcome, redactor: &Redactor) -> AttemptOutcome {
     let shown = redactor.with_token_shapes();
     let console_of = |console: Vec<String>| console.iter().map(|line| shown.redact_str(line).into_owned()).collect();
     match outcome {

@@ -74,26 +74,19 @@ impl Driver {
         let place = (self.lease.project, self.lease.run);
         async move {
             if !outside {
-                return attempt::action(&kernel, &flow, &call, &loader.current()).await;
+                return attempt::action(&kernel, &flow, (&call, place), &loader.current()).await;
             }
-            if let Some(script) = script::source_of(&flow, &call).map(|source| script::outside(source, &call)) {
-                return match loader.ready_for_script(&kernel, &keys, &call.input).await {
-                    Ok(credentials) => {
-                        let hosts = flow.definition().allowed_hosts();
-                        let outcome = script::run(&kernel, &script, (place, hosts), &credentials).await;
-                        let scrubs = kernel.egress.scrubs();
-                        if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
-                    }
-                    Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
-                };
-            }
-            let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
-            match loader.ready(&kernel, &keys, (piece, &call.input)).await {
+            let ready = if script::source_of(&flow, &call).is_some() {
+                loader.ready_for_script(&kernel, &keys, &call.input).await
+            } else {
+                let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
+                loader.ready(&kernel, &keys, (piece, &call.input)).await
+            };
+            match ready {
                 Ok(credentials) => {
-                    let outcome = attempt::action(&kernel, &flow, &call, &credentials).await;
+                    let outcome = attempt::action(&kernel, &flow, (&call, place), &credentials).await;
                     // The driver does not know tokens that were got for this attempt.
-                    let scrubs = kernel.egress.scrubs();
-                    if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
+                    attempt::masked(&kernel, outcome, &credentials)
                 }
                 Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
             }
@@ -123,8 +116,7 @@ impl Driver {
             match loader.ready_to_reveal(&kernel, &keys, &call.params).await {
                 Ok(credentials) => {
                     let outcome = script::run(&kernel, &call, (place, None), &credentials).await;
-                    let scrubs = kernel.egress.scrubs();
-                    if scrubs { attempt::redact(outcome, credentials.redactor()) } else { outcome }
+                    attempt::masked(&kernel, outcome, &credentials)
                 }
                 Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
             }

@@ -19,11 +19,7 @@ impl Driver {
     }
 
     pub(super) fn redacted(&self, outcome: AttemptOutcome) -> AttemptOutcome {
-        if self.kernel.egress.scrubs() {
-            attempt::redact(outcome, self.credentials.current().redactor())
-        } else {
-            outcome
-        }
+        attempt::masked(&self.kernel, outcome, &self.credentials.current())
     }
 
     /// Makes a file of an output that is too large for the journal.
