@@ -5,6 +5,7 @@
 //! | [`crate::store::Backend`] | [`backend_conformance!`](crate::backend_conformance) | a [`Harness`] |
 //! | [`crate::wakeup::Wakeup`] | [`wakeup_conformance!`](crate::wakeup_conformance) | a [`WakeupHarness`] |
 //! | [`crate::clock::Clock`] | [`clock_conformance!`](crate::clock_conformance) | a closure that makes one |
+//! | [`crate::sandbox::CodeSandbox`] | [`sandbox_conformance!`](crate::sandbox_conformance) | a [`SandboxHarness`] |
 //! | [`ap_crypto::entropy::Entropy`] | [`entropy_conformance!`](crate::entropy_conformance) | the source itself |
 //!
 //! Turn on the feature `conformance` for your tests and write the macro's line in a test file, in a module of its own if the
@@ -13,6 +14,7 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "test support: a failed expectation is a failed rule"
 )]
 
@@ -29,6 +31,7 @@ mod record;
 mod recovery;
 mod run;
 mod sample;
+mod sandbox;
 mod signal;
 mod subflow;
 mod subject;
@@ -46,7 +49,8 @@ use tokio::sync::watch;
 
 pub use self::{
     cell::*, clock::*, connection::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*,
-    recovery::*, run::*, signal::*, subflow::*, subject::*, system::*, tenancy::*, trigger::*, wakeup::*, worker::*,
+    recovery::*, run::*, sandbox::*, signal::*, subflow::*, subject::*, system::*, tenancy::*, trigger::*, wakeup::*,
+    worker::*,
 };
 use crate::{clock::Clock, store::Backend};
 

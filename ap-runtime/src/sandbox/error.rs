@@ -96,6 +96,12 @@ pub enum CodeError {
         /// [`CodeLimits::timeout`](super::CodeLimits::timeout)
         limit: Duration,
     },
+    /// This sandbox cannot do what the request asks for, such as counting fuel or taking TypeScript. Nothing ran.
+    #[error("this sandbox has no {what}")]
+    Unsupported {
+        /// What it lacks.
+        what: &'static str,
+    },
     /// The step waits for a promise that nothing can settle.
     #[error("the step waits for a promise that never settles")]
     Unsettled,

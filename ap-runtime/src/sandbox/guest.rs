@@ -4,7 +4,7 @@ use wasmtime::{Caller, Engine, Extern, Linker, Result, bail, format_err};
 
 use super::ConsoleLevel;
 use super::calls::HostError;
-use super::state::StepState;
+use super::state::{Interrupt, StepState};
 
 /// How a call of the guest ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,10 +116,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<StepState>> {
         |mut caller: Caller<'_, StepState>, id: u32, operation: u32, start: u32, count: u32| -> Result<()> {
             let (memory, state) = guest_memory(&mut caller)?;
             let arguments = arguments(memory, start, count)?;
-            let Some(calls) = &mut state.calls else {
-                bail!("the guest calls a host where there is none");
-            };
-            calls.start(id, operation, &arguments)?;
+            state.calls.as_mut().ok_or(Interrupt::NoHost)?.start(id, operation, &arguments)?;
             Ok(())
         },
     )?;
@@ -127,7 +124,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<StepState>> {
 }
 
 fn no_host() -> HostError {
-    HostError::new("TypeError", "an expression computes, and can do nothing else")
+    HostError::new("TypeError", Interrupt::NoHost.to_string())
 }
 
 /// The bytes of each argument of a host call.

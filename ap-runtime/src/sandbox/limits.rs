@@ -121,8 +121,8 @@ impl CodeLimits {
         Ok(self)
     }
 
-    /// Sets how often a step may call its host: each cryptographic operation, timer and request counts as one. One more ends
-    /// the step as [`CodeError::HostCallLimit`](super::CodeError::HostCallLimit).
+    /// Sets how often a step may call its host: each cryptographic operation, timer, request and URL that is read (that of a
+    /// request, too) counts as one. One more ends the step as [`CodeError::HostCallLimit`](super::CodeError::HostCallLimit).
     ///
     /// * Default: 10,000. Accepted: 0 to 1,000,000. At most 256 may be under way at a time.
     ///

@@ -61,6 +61,9 @@ pub use self::wasm::{SandboxCapacity, SandboxStartError, WasmSandbox};
 ///   at `now` while the step computes, and everything random follows from `seed`. Only a step that runs into its time limit
 ///   may end differently; [`Metering::Fuel`] makes that the same everywhere, too.
 /// * **Own threads.** No step computes on the thread that polls the future. Its host is called there.
+/// * **Honesty.** What a sandbox cannot do, it refuses as [`CodeError::Unsupported`], and does nothing else instead.
+///
+/// Prove an implementation with `sandbox_conformance!` (feature `conformance`).
 #[async_trait]
 pub trait CodeSandbox: fmt::Debug + Send + Sync + 'static {
     /// Checks that a unit compiles, without running any of it: for the moment a flow is published.
@@ -178,7 +181,7 @@ pub struct CodeOutput {
 pub struct ConsoleLine {
     /// Which function was called.
     pub level: ConsoleLevel,
-    /// The arguments, separated by spaces; values other than strings as JSON.
+    /// The arguments, separated by spaces; objects in the form that the sandbox gives them.
     pub text: String,
 }
 

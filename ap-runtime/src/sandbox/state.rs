@@ -57,6 +57,8 @@ pub(crate) enum Interrupt {
     HostCalls { what: &'static str, limit: usize },
     #[error("the step's input does not fit its memory")]
     InputTooLarge,
+    #[error("an expression computes, and can do nothing else")]
+    NoHost,
 }
 
 impl StepState {
@@ -89,8 +91,9 @@ impl StepState {
         self.began + self.limits.timeout()
     }
 
-    /// Begins a turn that may use what is left of the computing time; says when it must end.
+    /// Begins a turn that may use what is left of the computing time; says when it must end. Nothing is reported yet.
     pub(crate) fn begin_turn(&mut self, cpu_left: Duration) -> Instant {
+        self.report = Report::default();
         self.turn_ends = self.deadline().min(Instant::now() + cpu_left);
         self.turn_ends
     }
@@ -144,6 +147,11 @@ impl StepState {
             (Some(Interrupt::Deadline | Interrupt::Cancelled), _) => CodeError::Timeout { limit: limits.timeout() },
             (Some(Interrupt::HostCalls { what, limit }), _) => CodeError::HostCallLimit { what, limit: *limit },
             (Some(Interrupt::InputTooLarge), _) => self.out_of_memory(),
+            (Some(Interrupt::NoHost), _) => {
+                let message = Interrupt::NoHost.to_string();
+                let (name, stack) = ("TypeError".to_owned(), String::new());
+                CodeError::Thrown { name, message, place: None, stack, console: Vec::new() }
+            }
             (None, Some(Trap::StackOverflow)) => CodeError::StackExhausted,
             (None, Some(Trap::OutOfFuel)) => {
                 let limit = if let Metering::Fuel(fuel) = limits.metering() { fuel } else { 0 };
@@ -201,10 +209,14 @@ impl StepState {
 
     /// Whether what was thrown is the engine's own report of a refused allocation. Without memory it may have no message.
     fn ran_out_of_memory(&self) -> bool {
-        let text = self.report.message.as_deref();
-        // Without memory for an error, the engine throws null.
+        let (name, text) = (self.report.name.as_deref(), self.report.message.as_deref());
         self.memory_refused
-            && (text.is_none_or(|text| text == "out of memory") || (text == Some("null") && self.report.name.is_none()))
+            && match (name, text) {
+                (_, None | Some("out of memory")) => true,
+                // Without memory for an error, the engine throws null; without memory for its message, it says so.
+                (None, Some("null")) | (Some("InternalError"), Some("Invalid error message")) => true,
+                _ => false,
+            }
     }
 }
 

@@ -17,38 +17,6 @@ fn with_limits(body: &str, set: impl FnOnce(CodeLimits) -> CodeLimits) -> CodeRe
 }
 
 #[tokio::test]
-async fn output_is_accepted_up_to_its_limit() {
-    let limit_bytes = 1_000;
-    // Two quotation marks are part of the text.
-    for (length, accepted) in [(limit_bytes - 3, true), (limit_bytes - 2, true), (limit_bytes - 1, false)] {
-        let body = format!("return 'x'.repeat({length});");
-        let result = SANDBOX.run(with_limits(&body, |limits| limits.with_output_bytes(limit_bytes).unwrap())).await;
-        if accepted {
-            assert_eq!(result.unwrap().value, json!("x".repeat(length)));
-        } else {
-            assert_eq!(result, Err(CodeError::OutputTooLarge { limit_bytes }));
-        }
-    }
-}
-
-#[tokio::test]
-async fn output_bytes_are_counted_in_utf8() {
-    let set = |limits: CodeLimits| limits.with_output_bytes(16).unwrap();
-    assert!(SANDBOX.run(with_limits("return 'ä'.repeat(7);", set)).await.is_ok());
-    assert!(SANDBOX.run(with_limits("return 'ä'.repeat(8);", set)).await.is_err());
-}
-
-#[tokio::test]
-async fn output_depth_is_accepted_up_to_100_levels() {
-    for (depth, accepted) in [(99, true), (100, true), (101, false), (50_000, false)] {
-        let body = format!("let value = []; for (let i = 1; i < {depth}; i++) value = [value]; return value;");
-        assert_eq!(run_body(&body).await.is_ok(), accepted, "{depth}");
-    }
-    let error = run_body("let value = {}; for (let i = 1; i < 101; i++) value = { value }; return value;").await;
-    assert_eq!(error, Err(CodeError::OutputTooDeep { limit: 100 }));
-}
-
-#[tokio::test]
 async fn source_is_accepted_up_to_its_limit() {
     let limit_bytes = CodeLimits::default().source_bytes();
     for (length, accepted) in [(limit_bytes - 1, true), (limit_bytes, true), (limit_bytes + 1, false)] {
@@ -95,41 +63,6 @@ async fn a_step_may_recover_from_a_refused_allocation() {
     // An error of the step's own, thrown after that, is its own.
     let error = run_body("try { new ArrayBuffer(1e9) } catch { throw new Error('mine') }").await.unwrap_err();
     assert!(matches!(&error, CodeError::Thrown { message, .. } if message == "mine"), "{error:?}");
-}
-
-#[tokio::test]
-async fn console_text_is_kept_up_to_its_limit() {
-    // "12345" and "678" cost six and four bytes.
-    for (limit, lines, truncated) in [
-        (0, [].as_slice(), true),
-        (9, &["12345", "67"], true),
-        (10, &["12345", "678"], false),
-        (11, &["12345", "678"], false),
-    ] {
-        let body = "console.log(12345); console.log('678');";
-        let output = SANDBOX.run(with_limits(body, |limits| limits.with_console_bytes(limit).unwrap())).await.unwrap();
-        let kept: Vec<_> = output.console.iter().map(|line| line.text.as_str()).collect();
-        assert_eq!((kept.as_slice(), output.console_truncated), (lines, truncated), "{limit}");
-    }
-}
-
-#[tokio::test]
-async fn empty_console_lines_are_bounded_too() {
-    let set = |limits: CodeLimits| limits.with_console_bytes(100).unwrap();
-    let output = SANDBOX.run(with_limits("for (let i = 0; i < 1000; i++) console.log('');", set)).await.unwrap();
-    assert_eq!(output.console.len(), 100);
-    assert!(output.console_truncated);
-}
-
-#[tokio::test]
-async fn time_is_bounded_by_the_requests_limit() {
-    for millis in [1, 20, 100] {
-        let limit = Duration::from_millis(millis);
-        let started = Instant::now();
-        let result = SANDBOX.run(with_limits(FOREVER, |limits| limits.with_timeout(limit).unwrap())).await;
-        assert_eq!(result, Err(CodeError::Timeout { limit }));
-        assert!(started.elapsed() >= limit);
-    }
 }
 
 #[tokio::test]
@@ -197,22 +130,4 @@ fn capacity_is_accepted_up_to_both_ends_and_no_further() {
     for (queue, accepted) in [(0, false), (1, true), (65_536, true), (65_537, false)] {
         assert_eq!(capacity.with_queue(queue).is_ok(), accepted, "{queue}");
     }
-}
-
-/// The preferred layout reserves 4 GiB per instance; where that is refused, the other one takes over.
-#[cfg(target_os = "linux")]
-#[test]
-fn two_gigabytes_of_addresses_are_enough() {
-    use std::{env, process::Command};
-
-    let tests = [
-        "hostile::every_hostile_module_is_contained",
-        "limits::memory_is_bounded_by_the_requests_limit",
-        "limits::time_is_bounded_by_the_requests_limit",
-        "steps::the_guides_validation_step_runs_as_written",
-    ];
-    let script = "ulimit -v 2000000 && exec \"$0\" --exact \"$@\"";
-    let child = Command::new("sh").args(["-c", script]).arg(env::current_exe().unwrap()).args(tests).output().unwrap();
-    let printed = String::from_utf8_lossy(&child.stdout);
-    assert!(child.status.success() && printed.contains("4 passed"), "{child:?}");
 }
