@@ -16,7 +16,7 @@
 //! | [`egress`] | the guard before every outgoing connection, and credential placement |
 //! | [`secret`] | where secrets come from that connections do not hold |
 //! | [`sandbox`] | running a flow author's JavaScript without trusting it |
-//! | `conformance` (feature) | what every backend must do, as tests |
+//! | `conformance` (feature) | what every backend and code sandbox must do, as tests |
 //! | `sim` (feature) | exploring crashes, faults and deliveries of a flow |
 #![deny(unsafe_code)]
 
