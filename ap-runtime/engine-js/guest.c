@@ -6,7 +6,11 @@
 //
 // Everything the guest can reach outside its memory is the six imports below. The host trusts none of their arguments.
 
+// Has the engine ask for each block by itself (see `block_malloc`) instead of keeping a page of 4 KiB for each size of block: a
+// step would touch as many pages as it has sizes.
+#define __SANITIZE_ADDRESS__ 1
 #include "quickjs.c" // one unit with the engine: `run` sets the context's private random state
+#undef __SANITIZE_ADDRESS__
 
 // The names of the scripts in stacks.
 #define PLATFORM_SCRIPT "ap:platform"
@@ -521,6 +525,97 @@ static void *tidy_realloc(void *opaque, void *at, size_t size) {
     return moved;
 }
 
+// The engine's memory. Small blocks are cut one after the other from large pieces, whatever their size, and wait in a list of
+// their size once they are freed: what a step allocates lies side by side, on few pages. Four bytes before a block say how many
+// steps of eight bytes it takes with them, and zero that it came from `malloc` by itself, its size before that.
+#define LARGEST_SMALL 256
+#define PIECE (64 << 10)
+
+struct freed {
+    struct freed *next;
+};
+static struct freed *freed[LARGEST_SMALL / 8 + 1];
+static char *piece, *piece_end;
+
+static uint32_t *steps_of(const void *at) { return (uint32_t *)at - 1; }
+
+static size_t block_size(const void *at) {
+    if (!at)
+        return 0;
+    uint32_t steps = *steps_of(at);
+    return steps ? steps * 8 - 4 : *(steps_of(at) - 1);
+}
+
+static void *block_malloc(void *opaque, size_t size) {
+    if (size > LARGEST_SMALL - 4) {
+        if (size > SIZE_MAX - 8)
+            return NULL;
+        uint32_t *large = malloc(8 + size);
+        if (!large)
+            return NULL;
+        large[0] = size;
+        large[1] = 0;
+        return large + 2;
+    }
+    uint32_t steps = (size + 4 + 7) / 8;
+    struct freed *first = freed[steps];
+    if (first) {
+        freed[steps] = first->next;
+        return first;
+    }
+    if (piece_end - piece < (ptrdiff_t)steps * 8) {
+        char *next = malloc(PIECE);
+        if (!next)
+            return NULL;
+        piece = next + 4; // blocks begin at multiples of eight
+        piece_end = next + PIECE;
+    }
+    char *at = piece + 4;
+    piece += steps * 8;
+    *steps_of(at) = steps;
+    return at;
+}
+
+static void block_free(void *opaque, void *at) {
+    if (!at)
+        return;
+    uint32_t steps = *steps_of(at);
+    if (!steps) {
+        free((uint32_t *)at - 2);
+        return;
+    }
+    struct freed *first = at;
+    first->next = freed[steps];
+    freed[steps] = first;
+}
+
+static void *block_calloc(void *opaque, size_t count, size_t size) {
+    size_t bytes; // the engine has checked the product; this is for whoever calls it next
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return NULL;
+    void *at = block_malloc(opaque, bytes);
+    return at ? memset(at, 0, bytes) : NULL;
+}
+
+static void *block_realloc(void *opaque, void *at, size_t size) {
+    size_t old = block_size(at);
+    if (at && size > LARGEST_SMALL - 4 && !*steps_of(at)) {
+        uint32_t *large = size <= SIZE_MAX - 8 ? realloc((uint32_t *)at - 2, 8 + size) : NULL;
+        if (!large)
+            return NULL;
+        large[0] = size;
+        return large + 2;
+    }
+    if (at && size <= old && *steps_of(at))
+        return at;
+    void *moved = block_malloc(opaque, size);
+    if (moved && at) {
+        memcpy(moved, at, old < size ? old : size);
+        block_free(opaque, at);
+    }
+    return moved;
+}
+
 // The prelude as bytecode, from a runtime of its own: what compiling leaves behind is gone, and so is the source, of which
 // the engine keeps a copy for each function.
 static uint8_t *compile_prelude(size_t *length) {
@@ -584,7 +679,8 @@ AP_EXPORT(init) void guest_init(void) {
     __wasm_call_ctors(); // called here, the linker does not wrap it around every export
     size_t length;
     uint8_t *bytecode = compile_prelude(&length);
-    runtime = JS_NewRuntime();
+    const JSMallocFunctions blocks = {block_calloc, block_malloc, block_free, block_realloc, block_size};
+    runtime = JS_NewRuntime2(&blocks, NULL);
     if (!runtime)
         __builtin_trap();
     JS_SetMaxStackSize(runtime, STACK_SIZE - STACK_RESERVE);
@@ -610,6 +706,8 @@ AP_EXPORT(init) void guest_init(void) {
     JS_FreeValue(context, host);
     JS_FreeValue(context, setup);
     JS_RunGC(runtime);
+    memset(freed, 0, sizeof freed);
+    piece = piece_end = NULL;
     close_gaps();
     // A collection touches every object of the snapshot: the step may allocate first.
     JS_SetGCThreshold(runtime, runtime->malloc_state.malloc_size + GC_THRESHOLD);

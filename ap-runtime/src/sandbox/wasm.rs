@@ -281,8 +281,14 @@ impl CodeSandbox for WasmSandbox {
     async fn evaluate(&self, request: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
         let project = request.project;
         self.start_on_thread(project, move |thread, slot, cancelled, reply| {
-            let evaluated = evaluate(thread, &request, &cancelled);
-            reply.send(evaluated);
+            match evaluate(thread, &request, &cancelled) {
+                Ok((results, step)) => {
+                    reply.send(Ok(results));
+                    // Cleaning the instance is not part of the caller's wait.
+                    drop(step);
+                }
+                Err(error) => reply.send(Err(error)),
+            }
             drop(slot);
         })
         .await?
@@ -376,7 +382,7 @@ fn evaluate(
     thread: &Thread,
     request: &ExpressionRequest,
     cancelled: &Arc<AtomicBool>,
-) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
+) -> Result<(Vec<Result<Value, CodeError>>, Step), CodeError> {
     let limits = &request.limits;
     let engine = engine(thread, limits.metering()).ok_or_else(|| bug("the engine that counts fuel is missing"))?;
     let mut step = Step::new(engine, StepState::new(limits.clone(), request.now, None, Arc::clone(cancelled)))?;
@@ -386,7 +392,8 @@ fn evaluate(
         let code = compiled(thread, request.project, &unit, (limits, cancelled))?;
         step.evaluate((engine, &thread.seat()), &code, &request.variables, engine_seed(&request.seed))
     };
-    Ok(request.expressions.iter().map(one).collect())
+    let results = request.expressions.iter().map(one).collect();
+    Ok((results, step))
 }
 
 /// The bytecode of a unit, from the cache or from a compiler of its own.
