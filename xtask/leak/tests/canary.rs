@@ -1,10 +1,21 @@
 //! The scenario on both stores, and that it fails where it must.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use leak::{
-    echo::Echo, log, postgres::Database, scenario, search::Search, secrets::Secrets, storage::Storage, world::World,
+    echo::Echo,
+    log,
+    memory::{self, Allocator},
+    postgres::Database,
+    scenario,
+    search::Search,
+    secrets::Secrets,
+    storage::Storage,
+    world::World,
 };
 
 /// The log belongs to the whole process: a test with a defence off must not write into that of another.
@@ -34,6 +45,15 @@ fn a_credential_appears_nowhere_in_postgres_either() {
     play(async {
         let report = scenario::play(Storage::Postgres(Database::open().await), true).await;
         assert!(report.leaks.is_empty(), "{:#?}", report.leaks);
+    });
+}
+
+#[test]
+fn nothing_is_left_in_the_memory_of_a_host_that_wipes_what_it_frees() {
+    play(async {
+        let host = Path::new(env!("CARGO_BIN_EXE_leak-host"));
+        let found = memory::search(Allocator::Wiping, host.parent().unwrap()).await.unwrap();
+        assert!(found.sandbox == 0 && found.dropped.is_empty(), "{found:#?}");
     });
 }
 

@@ -12,6 +12,7 @@ use ap_auth::{principal::Principal, role::Role};
 use ap_core::{
     connection::{Connection, ConnectionValue, FieldValue, Origin, Placement},
     id::{ProjectId, UserId},
+    piece::Piece,
 };
 use ap_crypto::{entropy::SystemEntropy, provider::MemoryKeyProvider};
 use ap_runtime::{
@@ -27,6 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     durable::{manual, send},
+    items::Items,
     protocols::{self, Places},
     secrets::Keys,
     world,
@@ -98,7 +100,9 @@ async fn work(told: Told, input: &mut File) {
     let backend = Arc::new(SqliteBackend::open(&file, Arc::new(SystemClock)).await.unwrap());
     let keys = MemoryKeyProvider::generate(&SystemEntropy).unwrap();
     let sandbox = WasmSandbox::start(SandboxCapacity::default()).unwrap();
-    let builder = Runtime::builder(backend.clone(), keys).pieces(ap_pieces::standard()).sandbox(sandbox);
+    let canary: Arc<dyn Piece> = Arc::new(Items("an item".to_owned(), Arc::default()));
+    let pieces = ap_pieces::standard().into_iter().chain([canary]);
+    let builder = Runtime::builder(backend.clone(), keys).pieces(pieces).sandbox(sandbox);
     let runtime = builder.egress(world::egress(true, &told.places)).build().await.unwrap();
     let principal = |project: Option<ProjectId>| {
         let user = Principal::user(UserId::from_u128(1)).with_role(runtime.platform(), Role::Admin);
