@@ -162,9 +162,10 @@ impl<'a> SigV4<'a> {
         format!("{}/{}/{}/aws4_request", time.date(), self.region, self.service)
     }
 
-    fn canonical(&self, request: &RequestToSign<'_>, query: &str, head: &Head, hash: &str) -> String {
+    fn canonical(&self, request: &RequestToSign<'_>, query: &str, head: &Head, hash: &str) -> Zeroizing<String> {
         let path = if self.is_s3() { encoded_once(request.path) } else { encoded_again(request.path) };
-        format!("{}\n{path}\n{query}\n{}\n{}\n{hash}", request.method, head.lines, head.names)
+        let lines = [request.method, &path, query, &*head.lines, &head.names, hash];
+        Zeroizing::new(lines.join("\n")) // measured first, so it does not grow
     }
 
     fn signature(&self, canonical: &str, time: &Time) -> String {
@@ -267,15 +268,15 @@ impl Time {
     }
 }
 
-/// The signed fields: their lines, and their names joined by `;`.
+/// The signed fields: their lines, in which credentials may stand, and their names joined by `;`.
 struct Head {
-    lines: String,
+    lines: Zeroizing<String>,
     names: String,
 }
 
 impl Head {
     fn of(fields: &[(String, String)], added: &[SignedField]) -> Result<Self, SigV4Error> {
-        let mut named: Vec<(String, Vec<String>)> = Vec::new();
+        let mut named: Vec<(String, Vec<Zeroizing<String>>)> = Vec::new();
         let own = fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), folded(value)));
         for (name, value) in own {
             if name == "authorization" || added.iter().any(|(taken, _)| *taken == name) {
@@ -288,24 +289,31 @@ impl Head {
         }
         let added = added.iter().map(|(name, value)| ((*name).to_owned(), vec![folded(value.expose_secret())]));
         named.extend(added);
-        named.sort();
+        named.sort_by(|(one, _), (other, _)| one.cmp(other));
         if !named.iter().any(|(name, _)| name == "host") {
             return Err(SigV4Error::Host);
         }
         let names: Vec<_> = named.iter().map(|(name, _)| name.as_str()).collect();
         let names = names.join(";");
-        let mut lines = String::new();
+        let parts = |values: &[Zeroizing<String>]| values.iter().map(|value| 1 + value.len()).sum::<usize>();
+        let length = named.iter().map(|(name, values)| name.len() + parts(values) + 1).sum();
+        let mut lines = Zeroizing::new(String::with_capacity(length));
         for (name, values) in &named {
-            let _ = writeln!(lines, "{name}:{}", values.join(","));
+            lines.push_str(name);
+            for (index, value) in values.iter().enumerate() {
+                lines.push(if index == 0 { ':' } else { ',' });
+                lines.push_str(value);
+            }
+            lines.push('\n');
         }
         Ok(Self { lines, names })
     }
 }
 
 /// Without white space around, and runs of it inside as one space.
-fn folded(value: &str) -> String {
+fn folded(value: &str) -> Zeroizing<String> {
     let words: Vec<_> = value.split_ascii_whitespace().collect();
-    words.join(" ")
+    Zeroizing::new(words.join(" "))
 }
 
 fn payload_hash(payload: Payload<'_>) -> String {
