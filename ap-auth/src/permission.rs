@@ -100,6 +100,10 @@ permissions! {
     RunStart = "run.start" in ProjectId;
     /// Carrying out one step by itself, for real, with the connections it names.
     StepTest = "step.test" in ProjectId;
+    /// Reading the key-value store of a project.
+    StoreRead = "store.read" in ProjectId;
+    /// Changing the key-value store of a project by hand.
+    StoreWrite = "store.write" in ProjectId;
     /// Destroying the key of a data subject, and with it what runs hold of them. Cannot be undone.
     SubjectErase = "subject.erase" in ProjectId;
     /// Seeing which workers there are.
@@ -187,6 +191,8 @@ mod tests {
                 "run.retry",
                 "run.start",
                 "step.test",
+                "store.read",
+                "store.write",
                 "subject.erase",
                 "worker.read",
             ]

@@ -14,9 +14,10 @@ use crate::permission::Permission;
 pub enum Role {
     /// Everything in its scope. The only role that means something in a platform.
     Admin,
-    /// Makes and publishes flows, writes connections, starts, cancels and retries runs, redrives queues.
+    /// Makes and publishes flows, writes connections, starts, cancels and retries runs, redrives queues, changes the key-value
+    /// store.
     Editor,
-    /// Looks at flows, runs, queues and the names of connections.
+    /// Looks at flows, runs, queues, the key-value store and the names of connections.
     Viewer,
 }
 
@@ -43,7 +44,8 @@ impl Role {
             | Permission::FlowRead
             | Permission::ProjectRead
             | Permission::QueueRead
-            | Permission::RunRead => matches!(self, Self::Admin | Self::Editor | Self::Viewer),
+            | Permission::RunRead
+            | Permission::StoreRead => matches!(self, Self::Admin | Self::Editor | Self::Viewer),
             Permission::ConnectionWrite
             | Permission::FlowPublish
             | Permission::FlowWrite
@@ -51,7 +53,8 @@ impl Role {
             | Permission::RunCancel
             | Permission::RunRetry
             | Permission::RunStart
-            | Permission::StepTest => matches!(self, Self::Admin | Self::Editor),
+            | Permission::StepTest
+            | Permission::StoreWrite => matches!(self, Self::Admin | Self::Editor),
             Permission::AuditRead
             | Permission::ConnectionDelete
             | Permission::ConnectionProvision

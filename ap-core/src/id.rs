@@ -135,6 +135,9 @@ ids! {
     SignalId = "sig";
     /// Names a user of the host.
     UserId = "user";
+    /// Names a value of a project's key-value store. Unlike the others it is derived, from where the value belongs and its key,
+    /// and does not order by time.
+    ValueId = "val";
     /// Names a worker: one runtime in one process, from its start to its end.
     WorkerId = "wrk";
 }

@@ -226,6 +226,11 @@ pub enum StepErrorKind {
     Remote,
     /// The script of a code step threw.
     Script,
+    /// Others changed what a script had read of its store, each time it was run. Nothing of it happened.
+    StoreBusy,
+    /// Others changed what a script had read of its store, and it had sent requests by then, which must not be sent twice: they
+    /// happened, and what it would have stored did not.
+    StoreConflict,
     /// The run that a `subflow` step waited for did not succeed.
     Subflow,
     /// The attempt took longer than the step allows.
@@ -240,7 +245,7 @@ impl StepErrorKind {
     /// outcome is never retried by policy, since the effect may have happened.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::Interrupted | Self::OutcomeTransient | Self::Script | Self::Timeout)
+        matches!(self, Self::Interrupted | Self::OutcomeTransient | Self::Script | Self::StoreBusy | Self::Timeout)
     }
 }
 
@@ -259,7 +264,7 @@ mod tests {
     #[test]
     fn only_what_another_attempt_may_mend_is_retried() {
         use StepErrorKind as Kind;
-        for kind in [Kind::Interrupted, Kind::OutcomeTransient, Kind::Script, Kind::Timeout] {
+        for kind in [Kind::Interrupted, Kind::OutcomeTransient, Kind::Script, Kind::StoreBusy, Kind::Timeout] {
             assert!(kind.is_retryable(), "{kind:?}");
         }
         for kind in [
@@ -273,6 +278,7 @@ mod tests {
             Kind::OutcomeUnknown,
             Kind::Refused,
             Kind::Remote,
+            Kind::StoreConflict,
             Kind::Subflow,
         ] {
             assert!(!kind.is_retryable(), "{kind:?}");

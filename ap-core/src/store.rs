@@ -188,6 +188,8 @@ pub enum Entity {
     Subject,
     /// The schedule or poll of a flow.
     Trigger,
+    /// A value of a project's key-value store.
+    Value,
 }
 
 impl fmt::Display for Entity {
@@ -206,6 +208,7 @@ impl fmt::Display for Entity {
             Self::Signal => "signal",
             Self::Subject => "data subject",
             Self::Trigger => "trigger",
+            Self::Value => "stored value",
         })
     }
 }
@@ -232,6 +235,12 @@ pub enum StoreError {
     /// connection.
     #[error("the lease is no longer held")]
     Fenced,
+    /// The project has as many of these as it may, or as many bytes in them. Make room, or raise the limit.
+    #[error("there is no room for another {entity}: the project's limit is reached")]
+    LimitExceeded {
+        /// Of what there are enough.
+        entity: Entity,
+    },
     /// No such record in this project. A record of another project reports the same.
     #[error("{entity} not found")]
     NotFound {

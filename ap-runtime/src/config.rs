@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::engine::EngineLimits;
+use crate::{engine::EngineLimits, store::ValueUsage};
 
 /// A value outside its accepted range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +117,106 @@ impl RunLimits {
 impl Default for RunLimits {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(300), step_executions: 10_000, log_bytes: 50 << 20, spill_bytes: 256 << 20 }
+    }
+}
+
+/// What the key-value store of a project may hold, and what one step may do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueLimits {
+    entries: u64,
+    bytes: u64,
+    step_operations: u32,
+    step_bytes: u32,
+}
+
+impl ValueLimits {
+    /// Longest key. Unit: characters; 128 (reference product).
+    pub const KEY_CHARACTERS: usize = 128;
+    /// Largest value. Unit: bytes of its JSON in UTF-8; 512 KiB (reference product).
+    pub const VALUE_BYTES: usize = 512 << 10;
+
+    /// How many values a project may have.
+    #[must_use]
+    pub const fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// How large the keys and values of a project may be together.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How often one attempt of a step may call its store.
+    #[must_use]
+    pub const fn step_operations(&self) -> u32 {
+        self.step_operations
+    }
+
+    /// How much one attempt of a step may read from its store and write to it.
+    #[must_use]
+    pub const fn step_bytes(&self) -> u32 {
+        self.step_bytes
+    }
+
+    /// Sets how many values a project may have, all its flows together.
+    ///
+    /// * Default: 10,000. Accepted: 0 (no value can be stored) to 1,000,000.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_entries(mut self, entries: u64) -> Result<Self, LimitError> {
+        self.entries = number("stored values", entries, 0, 1_000_000, "values")?;
+        Ok(self)
+    }
+
+    /// Sets how large the keys and values of a project may be together.
+    ///
+    /// * Unit: bytes of keys and JSON in UTF-8, before they are sealed. Default: 64 MiB. Accepted: 1 KiB to 16 GiB.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_bytes(mut self, bytes: u64) -> Result<Self, LimitError> {
+        self.bytes = number("bytes of stored values", bytes, 1 << 10, 16 << 30, "bytes")?;
+        Ok(self)
+    }
+
+    /// Sets how often one attempt of a step may call its store.
+    ///
+    /// * Unit: calls of `get`, `put` and `delete`. Default: 1,000. Accepted: 1 to 10,000.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_step_operations(mut self, operations: u32) -> Result<Self, LimitError> {
+        number("store operations of a step", u64::from(operations), 1, 10_000, "operations")?;
+        self.step_operations = operations;
+        Ok(self)
+    }
+
+    /// Sets how much one attempt of a step may read from its store and write to it. It bounds the memory that a step takes beside
+    /// its sandbox, and the commit that carries what it wrote.
+    ///
+    /// * Unit: bytes of keys and JSON, each `get` that looks into the store and each `put` counted. Default: 8 MiB. Accepted:
+    ///   1 KiB to 16 MiB.
+    ///
+    /// # Errors
+    /// [`LimitError::OutOfRange`].
+    pub fn with_step_bytes(mut self, bytes: u32) -> Result<Self, LimitError> {
+        number("store bytes of a step", u64::from(bytes), 1 << 10, 16 << 20, "bytes")?;
+        self.step_bytes = bytes;
+        Ok(self)
+    }
+}
+
+impl ValueLimits {
+    pub(crate) const fn of_project(&self) -> ValueUsage {
+        ValueUsage { entries: self.entries, bytes: self.bytes }
+    }
+}
+
+impl Default for ValueLimits {
+    fn default() -> Self {
+        Self { entries: 10_000, bytes: 64 << 20, step_operations: 1_000, step_bytes: 8 << 20 }
     }
 }
 
@@ -343,6 +443,15 @@ mod tests {
         assert!(run.with_step_executions(0).is_err());
         assert!(run.with_step_executions(1_000_001).is_err());
         assert!(run.with_log_bytes((64 << 10) - 1).is_err());
+        let values = ValueLimits::default();
+        assert!(values.with_entries(0).is_ok() && values.with_entries(1_000_000).is_ok());
+        assert!(values.with_entries(1_000_001).is_err());
+        assert!(values.with_bytes(1 << 10).is_ok() && values.with_bytes(16 << 30).is_ok());
+        assert!(values.with_bytes((1 << 10) - 1).is_err() && values.with_bytes((16 << 30) + 1).is_err());
+        assert!(values.with_step_operations(1).is_ok() && values.with_step_operations(10_000).is_ok());
+        assert!(values.with_step_operations(0).is_err() && values.with_step_operations(10_001).is_err());
+        assert!(values.with_step_bytes(1 << 10).is_ok() && values.with_step_bytes(16 << 20).is_ok());
+        assert!(values.with_step_bytes((1 << 10) - 1).is_err() && values.with_step_bytes((16 << 20) + 1).is_err());
         let worker = WorkerOptions::default;
         assert!(worker().with_concurrency(0).is_err());
         assert!(worker().with_concurrency(100_000).is_ok());

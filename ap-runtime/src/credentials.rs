@@ -10,7 +10,7 @@ use ap_core::{
     audit::{AuditOutcome, AuditRecord},
     connection::{ACCESS_TOKEN, Connection, ConnectionStatus, Field, Renewal, SecretReference},
     flow::{StepKind, ValidFlow},
-    id::{ConnectionId, ProjectId, RunId},
+    id::{ConnectionId, FlowId, ProjectId, RunId},
     piece::ActionError,
     run::{StepError, StepErrorKind, StepPath},
     scope::Scope,
@@ -120,6 +120,11 @@ impl CredentialLoader {
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
         let steps = flow.connections().iter().filter(|used| used.pointer.starts_with("/steps"));
         Self::of_names(claimed, steps.map(|used| used.name.clone()).collect())
+    }
+
+    /// The flow of the run.
+    pub(crate) const fn flow(&self) -> FlowId {
+        self.claimed.flow
     }
 
     /// For the connections that the trigger of `flow` names: a poll's. `claimed` stands in for a run.

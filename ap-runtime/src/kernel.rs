@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
-    config::{RunLimits, WebhookOptions, WorkerOptions},
+    config::{RunLimits, ValueLimits, WebhookOptions, WorkerOptions},
     denials::Denials,
     egress::Egress,
     flow_cache::FlowCache,
@@ -44,6 +44,7 @@ pub(crate) struct Kernel {
     pub(crate) providers: Providers,
     pub(crate) flow_limits: FlowLimits,
     pub(crate) run_limits: RunLimits,
+    pub(crate) value_limits: ValueLimits,
     pub(crate) worker_options: WorkerOptions,
     pub(crate) webhook_options: WebhookOptions,
     pub(crate) flows: FlowCache,

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{ConnectionId, FileId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, WorkerId},
+    id::{ConnectionId, FileId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, ValueId, WorkerId},
     scope::Scope,
     store::{BackendError, LookupHash, Page, PageRequest, Precondition, Revision, Sealed, StoreError},
     time::Timestamp,
@@ -23,9 +23,10 @@ use async_trait::async_trait;
 use crate::store::{
     Accept, Accepted, AuditStore, Backend, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
     ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord,
-    FlowWrite, HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts,
-    QueueStore, ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell, SharedConnection,
-    SignalRecord, Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
+    FlowWrite, HeldJobs, JobRequest, JournalEntry, KeyValueStore, Lease, ProjectRecord, ProjectShare, ProjectStore,
+    QueueCounts, QueueStore, ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell,
+    SharedConnection, SignalRecord, Signaled, SubjectStore, SystemStore, TriggerFire, ValueChange, ValueRecord,
+    ValueScope, ValueUsage, WorkerRecord,
 };
 
 /// Hands everything on to another backend, and sees to it that the keys of what comes back are known.
@@ -300,6 +301,40 @@ impl FileStore for LearningBackend {
 
     async fn delete_file(&self, id: FileId, project: ProjectId, audit: &[AuditRecord]) -> Result<(), StoreError> {
         self.inner.delete_file(id, project, audit).await
+    }
+}
+
+#[async_trait]
+impl KeyValueStore for LearningBackend {
+    async fn change_values(
+        &self,
+        changes: &[ValueChange],
+        project: ProjectId,
+        limit: ValueUsage,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        self.inner.change_values(changes, project, limit, audit).await
+    }
+
+    async fn value(&self, id: ValueId, project: ProjectId) -> Result<ValueRecord, StoreError> {
+        let found = self.inner.value(id, project).await?;
+        self.learn(project.into(), [&found.sealed]).await?;
+        Ok(found)
+    }
+
+    async fn values(
+        &self,
+        scope: ValueScope,
+        project: ProjectId,
+        page: &PageRequest,
+    ) -> Result<Page<ValueRecord>, StoreError> {
+        let found = self.inner.values(scope, project, page).await?;
+        self.learn(project.into(), found.items.iter().map(|record| &record.sealed)).await?;
+        Ok(found)
+    }
+
+    async fn value_usage(&self, project: ProjectId) -> Result<ValueUsage, StoreError> {
+        self.inner.value_usage(project).await
     }
 }
 

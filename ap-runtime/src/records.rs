@@ -4,7 +4,7 @@ use ap_auth::audit::AuditEvent;
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
     connection::Connection,
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, ProjectId, RunId, SignalId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, ProjectId, RunId, SignalId, ValueId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed},
     time::Timestamp,
@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::store::{
-    CellKey, ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord, SharedConnection, VersionState,
+    CellKey, ConnectionRecord, FlowRecord, FlowVersionRecord, ProjectRecord, SharedConnection, ValueRecord, ValueScope,
+    VersionState,
 };
 
 /// What is sealed of a flow.
@@ -273,6 +274,7 @@ pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> 
             return wrapped_context(scope, buffer, *created);
         }
         CellKey::Trigger(_, epoch) => ("triggers", "state", *epoch, AT_REST),
+        CellKey::Value(_, _, version) => ("values", "value", *version, AT_REST),
     };
     match key {
         CellKey::Audit { id, at, outcome, action } => {
@@ -289,6 +291,7 @@ pub(crate) fn cell<'b>(key: &CellKey, scope: Scope, buffer: &'b mut Vec<u8>) -> 
         CellKey::Project(id) => buffer.extend_from_slice(id.as_bytes()),
         CellKey::Signal(run, id, slot) => buffer.extend_from_slice(&signal_key(*run, *id, slot)),
         CellKey::SubjectKey(..) => {}
+        CellKey::Value(id, scope, _) => buffer.extend_from_slice(&value_key(*id, *scope)),
     }
     SealContext { scope, table, record: buffer, field, version, purpose }
 }
@@ -352,7 +355,69 @@ pub(crate) fn trigger_state(flow: &FlowId, project: ProjectId, epoch: u64) -> Se
     SealContext { scope, table: "triggers", record: flow.as_bytes(), field: "state", version, purpose: AT_REST }
 }
 
+/// What a value of the key-value store is found by: a keyed hash of whose it is and of its key.
+pub(crate) fn value_id(keys: &TenantKeys, scope: ValueScope, key: &str) -> ValueId {
+    let LookupHash(hash) = keys.lookup_hash("value", &[scope.to_flow().as_bytes(), key.as_bytes()]);
+    // Half of it: enough that nobody finds two keys of one hash, who does not even know the key of the hashes.
+    let head = hash.first_chunk::<16>().copied().unwrap_or_default();
+    ValueId::from_u128(u128::from_be_bytes(head))
+}
+
+/// Seals a value together with its key; `record` says where it belongs, and gets the result.
+pub(crate) fn seal_value(
+    keys: &TenantKeys,
+    record: &mut ValueRecord,
+    (key, json): (&str, &str),
+    entropy: &dyn Entropy,
+) -> Result<(), VaultError> {
+    let length = u16::try_from(key.len()).map_err(|_| VaultError::Unopenable)?;
+    let mut plain = Zeroizing::new(Vec::with_capacity(VALUE_HEAD + key.len() + json.len()));
+    plain.push(VALUE_FORMAT);
+    plain.extend_from_slice(&length.to_be_bytes());
+    plain.extend_from_slice(key.as_bytes());
+    plain.extend_from_slice(json.as_bytes());
+    let part = value_key(record.id, record.scope);
+    record.sealed = keys.seal(&value(&part, record.project, record.version), &plain, entropy)?;
+    Ok(())
+}
+
+/// Opens a value from a listing: its key, and its JSON.
+pub(crate) fn open_listed_value(keys: &TenantKeys, record: &ValueRecord) -> Result<(String, String), VaultError> {
+    let part = value_key(record.id, record.scope);
+    let plain = keys.open(&value(&part, record.project, record.version), &record.sealed)?;
+    let head = plain.split_first_chunk::<VALUE_HEAD>();
+    let Some(([VALUE_FORMAT, high, low], rest)) = head else { return Err(VaultError::Unopenable) };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    let (key, json) = rest.split_at_checked(length).ok_or(VaultError::Unopenable)?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| VaultError::Unopenable);
+    Ok((text(key)?, text(json)?))
+}
+
+/// Opens a value that was looked up: the sealed key must be the one that was asked for, because what it was found by is clear
+/// in the store.
+pub(crate) fn open_value(keys: &TenantKeys, record: &ValueRecord, key: &str) -> Result<String, VaultError> {
+    let (found, json) = open_listed_value(keys, record)?;
+    if found == key { Ok(json) } else { Err(VaultError::Unopenable) }
+}
+
+fn value(key: &[u8; 32], project: ProjectId, version: u64) -> SealContext<'_> {
+    let scope = project.into();
+    SealContext { scope, table: "values", record: key, field: "value", version, purpose: AT_REST }
+}
+
+/// What a value is sealed for: itself and its flow, so that nobody can give it to another one in the store.
+fn value_key(id: ValueId, scope: ValueScope) -> [u8; 32] {
+    let mut key = [0; 32];
+    let (head, tail) = key.split_at_mut(16);
+    head.copy_from_slice(id.as_bytes());
+    tail.copy_from_slice(scope.to_flow().as_bytes());
+    key
+}
+
 const AT_REST: &str = "at-rest";
+/// How a value is written down: this, the length of its key, the key, the JSON.
+const VALUE_FORMAT: u8 = 1;
+const VALUE_HEAD: usize = 3;
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     clock::{Clock, SystemClock},
-    config::{self, LimitError, RunLimits, WebhookOptions, WorkerOptions},
+    config::{self, LimitError, RunLimits, ValueLimits, WebhookOptions, WorkerOptions},
     denials::Denials,
     egress::Egress,
     executor::Worker,
@@ -77,6 +77,7 @@ impl Runtime {
             providers: Vec::new(),
             flow_limits: FlowLimits::default(),
             run_limits: RunLimits::default(),
+            value_limits: ValueLimits::default(),
             worker: WorkerOptions::default(),
             webhook: WebhookOptions::default(),
             wakeup: None,
@@ -138,6 +139,7 @@ pub struct RuntimeBuilder {
     providers: Vec<(Origin, Origin)>,
     flow_limits: FlowLimits,
     run_limits: RunLimits,
+    value_limits: ValueLimits,
     worker: WorkerOptions,
     webhook: WebhookOptions,
     wakeup: Option<Arc<dyn Wakeup>>,
@@ -211,6 +213,12 @@ impl RuntimeBuilder {
     /// Sets what a run may use.
     pub fn run_limits(mut self, limits: RunLimits) -> Self {
         self.run_limits = limits;
+        self
+    }
+
+    /// Sets what the key-value store of a project may hold, and what one step may do with it. Give every process the same.
+    pub fn value_limits(mut self, limits: ValueLimits) -> Self {
+        self.value_limits = limits;
         self
     }
 
@@ -295,6 +303,7 @@ impl RuntimeBuilder {
             providers: Providers::new(self.providers),
             flow_limits: self.flow_limits,
             run_limits: self.run_limits,
+            value_limits: self.value_limits,
             worker_options: self.worker,
             webhook_options: self.webhook,
             flows: FlowCache::default(),

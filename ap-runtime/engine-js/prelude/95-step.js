@@ -8,6 +8,7 @@ function pick(namespace, context) {
   let found = namespace.code;
   if (typeof found !== "function") found = pickOther(namespace);
   if (found === undefined) return undefined;
+  context.store = store;
   return [found, context];
 }
 

@@ -19,10 +19,10 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ap_core::{
-    id::ProjectId,
+    id::{ProjectId, ValueId},
     run::RunStatus,
     scope::Scope,
     store::{BackendError, Entity, Precondition, Revision, StoreError},
@@ -31,6 +31,7 @@ use ap_crypto::{keyring::WrappedKey, subject::WrappedSubjectKey};
 
 use crate::store::{
     Accept, CellTable, FlowWrite, Lease, ProjectRecord, ProjectShare, ResealedCell, RunChange, RunCommit, TriggerFire,
+    ValueChange, ValueExpect, ValueUsage, ValueWrite,
 };
 
 /// Checks what a writer expects of a record against what is stored, and that the new revision follows from it.
@@ -136,8 +137,58 @@ pub(crate) fn check_commit(commit: &RunCommit) -> Result<(), StoreError> {
     }
     check_unique(commit.files.iter().map(|file| file.id), Entity::File)?;
     check_unique(commit.jobs.iter().map(|job| job.id), Entity::Job)?;
+    check_values(&commit.values, project)?;
     check_unique(commit.signals.iter().map(|signal| (signal.run, signal.id)), Entity::Signal)?;
     check_unique(commit.starts.iter().map(|(start, _)| start.run.id), Entity::Run)
+}
+
+/// What is put is the value that a change is about, of that project, and each is changed once.
+pub(crate) fn check_values(changes: &[ValueChange], project: ProjectId) -> Result<(), StoreError> {
+    let foreign = |change: &ValueChange| match &change.write {
+        ValueWrite::Put(record) => (record.id, record.project) != (change.id, project) || record.version >> 63 != 0,
+        ValueWrite::Delete | ValueWrite::Keep => false,
+    };
+    if changes.iter().any(foreign) {
+        return Err(misuse("a stored value takes the place of itself only, under a version below 2^63"));
+    }
+    check_unique(changes.iter().map(|change| change.id), Entity::Value)
+}
+
+/// What changes of stored values look at: version and size of those that are there.
+pub(crate) type StoredValues = BTreeMap<ValueId, (u64, u32)>;
+
+/// Whether all values are as the changes expect them, and what the project has afterwards.
+pub(crate) fn judge_values(
+    changes: &[ValueChange],
+    stored: &StoredValues,
+    before: ValueUsage,
+    limit: ValueUsage,
+) -> Result<ValueUsage, StoreError> {
+    let mut after = before;
+    for change in changes {
+        let found = stored.get(&change.id);
+        let as_expected = match change.expect {
+            ValueExpect::Anything => true,
+            ValueExpect::Absent => found.is_none(),
+            ValueExpect::Version(version) => found.is_some_and(|(stored, _)| *stored == version),
+        };
+        if !as_expected {
+            return Err(StoreError::Conflict { entity: Entity::Value, current: Revision(0) });
+        }
+        if let (Some((_, bytes)), ValueWrite::Delete | ValueWrite::Put(_)) = (found, &change.write) {
+            after.entries = after.entries.saturating_sub(1);
+            after.bytes = after.bytes.saturating_sub(u64::from(*bytes));
+        }
+        if let ValueWrite::Put(record) = &change.write {
+            after.entries = after.entries.saturating_add(1);
+            after.bytes = after.bytes.saturating_add(u64::from(record.bytes));
+        }
+    }
+    let too_much = |after: u64, before: u64, limit: u64| after > limit && after > before;
+    if too_much(after.entries, before.entries, limit.entries) || too_much(after.bytes, before.bytes, limit.bytes) {
+        return Err(StoreError::LimitExceeded { entity: Entity::Value });
+    }
+    Ok(after)
 }
 
 fn check_unique<T: Ord>(ids: impl IntoIterator<Item = T>, entity: Entity) -> Result<(), StoreError> {
@@ -174,6 +225,7 @@ pub(crate) fn entity_of_table(table: &str) -> Option<Entity> {
         "ap_runs" => Entity::Run,
         "ap_signals" => Entity::Signal,
         "ap_erasures" | "ap_subject_keys" => Entity::Subject,
+        "ap_values" => Entity::Value,
         _ => return None,
     })
 }

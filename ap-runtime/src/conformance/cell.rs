@@ -13,12 +13,13 @@ use super::{
     Harness,
     sample::{
         START, TICK, accept_about, at, audit, claim_one, connection, create_project, file, flow, hash, job, key,
-        new_flow, open, project_id, sealed, signal, subject_key, trail, version,
+        new_flow, open, project_id, sealed, signal, subject_key, trail, value, version,
     },
 };
 use crate::store::{
     Backend, CELL_BATCH_BYTES, CellKey, CellTable, ConnectionRecord, FileRecord, ResealedCell, RunChange, RunCommit,
-    SealedCell, SharedConnection, Signaled, TriggerChange,
+    SealedCell, SharedConnection, Signaled, TriggerChange, ValueChange, ValueExpect, ValueRecord, ValueScope,
+    ValueUsage, ValueWrite,
 };
 
 /// The whole table is read in order of id, a page at a time.
@@ -205,6 +206,15 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
     let mut commit = RunCommit::new(lease, RunChange::Stay).with_entries(vec![entry.clone()]);
     commit.files.push(file(number, project, Some(lease)));
     commit.jobs = vec![job(number, 1), job(number + 100, 2)];
+    let own = ValueRecord { scope: ValueScope::Flow(flow.id), ..value(number + 100, 8, project) };
+    let values = [value(number, 7, project), own];
+    let put = |value: &ValueRecord| ValueChange {
+        id: value.id,
+        expect: ValueExpect::Absent,
+        write: ValueWrite::Put(value.clone()),
+    };
+    commit.values = values.iter().map(put).collect();
+    commit.value_limit = ValueUsage { entries: 2, bytes: 20 };
     backend.commit(commit, &[]).await.expect("a commit");
     let signals = [signal(number, 1, lease), signal(number + 100, 2, lease), signal(number + 200, 3, lease)];
     for signal in &signals {
@@ -240,6 +250,7 @@ async fn populate(backend: &dyn Backend, number: u128) -> Vec<SealedCell> {
     cells.extend(
         [job(number, 1), job(number + 100, 2)].iter().map(|job| cell(CellKey::Job(job.id, job.queue), &job.sealed)),
     );
+    cells.extend(values.iter().map(|one| cell(CellKey::Value(one.id, one.scope, one.version), &one.sealed)));
     cells.extend(signals[..2].iter().map(|one| cell(CellKey::Signal(one.run, one.id, one.slot), &one.sealed)));
     cells.extend([number, number + 100].map(|number| {
         let AuditRecord { id, at, outcome, action, body, .. } = audit(number, project);

@@ -38,6 +38,7 @@ mod subject;
 mod system;
 mod tenancy;
 mod trigger;
+mod value;
 mod wakeup;
 mod worker;
 
@@ -49,8 +50,8 @@ use tokio::sync::watch;
 
 pub use self::{
     cell::*, clock::*, connection::*, control::*, entropy::*, fair::*, file::*, pause::*, queue::*, record::*,
-    recovery::*, run::*, sandbox::*, signal::*, subflow::*, subject::*, system::*, tenancy::*, trigger::*, wakeup::*,
-    worker::*,
+    recovery::*, run::*, sandbox::*, signal::*, subflow::*, subject::*, system::*, tenancy::*, trigger::*, value::*,
+    wakeup::*, worker::*,
 };
 use crate::{clock::Clock, store::Backend};
 
@@ -304,6 +305,15 @@ macro_rules! backend_conformance {
             // file
             a_file_is_kept_until_it_is_deleted,
             a_commit_brings_its_files,
+            // value
+            a_value_is_kept_until_it_is_deleted,
+            values_are_changed_while_they_are_as_expected,
+            a_change_of_values_is_of_its_own_values,
+            values_stay_in_their_project,
+            values_stay_within_their_limit,
+            a_commit_brings_its_values,
+            of_concurrent_writers_of_a_value_one_wins,
+            a_restart_keeps_values,
             // trigger
             a_due_trigger_is_claimed_once,
             the_longest_due_trigger_is_claimed_first,

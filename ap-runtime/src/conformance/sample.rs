@@ -4,7 +4,10 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, WorkerId},
+    id::{
+        AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, ValueId,
+        WorkerId,
+    },
     run::RunStatus,
     scope::Scope,
     store::{LookupHash, PageRequest, Precondition, Revision, Sealed},
@@ -20,7 +23,7 @@ use super::{Harness, ManualClock};
 use crate::store::{
     Accept, Accepted, Backend, ClaimRequest, Claimed, ConnectionRecord, Dedupe, FileRecord, FlowRecord,
     FlowVersionRecord, FlowWrite, JobRequest, JournalEntry, Lease, NewJob, ProjectRecord, ProjectShare, RunChange,
-    RunCommit, RunControl, RunRecord, SignalRecord, TriggerChange, VersionState, WorkerRecord,
+    RunCommit, RunControl, RunRecord, SignalRecord, TriggerChange, ValueRecord, ValueScope, VersionState, WorkerRecord,
 };
 
 /// When the clock of every rule starts.
@@ -339,4 +342,17 @@ pub(super) fn accept_about(number: u128, key: &WrappedSubjectKey, flow: &FlowRec
     let plain = accept(number, flow);
     let run = RunRecord { subject: Some(key.id), ..plain.run };
     Accept { run, subject_key: Some(key.clone()), ..plain }
+}
+
+/// The value of this number, of the whole project, in this version; it counts for ten bytes.
+pub(super) fn value(number: u128, version: u64, project: ProjectId) -> ValueRecord {
+    ValueRecord {
+        id: ValueId::from_u128(number),
+        project,
+        scope: ValueScope::Project,
+        version,
+        updated: START,
+        bytes: 10,
+        sealed: sealed(&format!("value {number} {version}")),
+    }
 }

@@ -12,18 +12,19 @@ use ap_core::{
 use ap_crypto::redact::Redactor;
 use futures_util::FutureExt;
 
-use super::script;
+use super::{script, values::StepValues};
 use crate::{
     egress::{Egress, credential::RunCredentials},
     engine::{ActionCall, AttemptOutcome, StepTrial},
     kernel::Kernel,
 };
 
-/// Carries out one step by itself, within its time limit.
+/// Carries out one step by itself, within its time limit. A script reads the key-value store, and what it writes is dropped with
+/// `values`.
 pub(crate) async fn trial(
     kernel: &Kernel,
     flow: &ValidFlow,
-    (trial, place): (StepTrial, (ProjectId, RunId)),
+    (trial, place, values): (StepTrial, (ProjectId, RunId), Arc<StepValues>),
     credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
     let bounded = async |timeout: Duration, outcome: Pin<Box<dyn Future<Output = AttemptOutcome> + Send + '_>>| {
@@ -36,10 +37,10 @@ pub(crate) async fn trial(
     };
     let outcome = match trial {
         StepTrial::Action(call) => {
-            bounded(call.timeout, Box::pin(action(kernel, flow, (&call, place), credentials))).await
+            bounded(call.timeout, Box::pin(action(kernel, flow, (&call, place, Some(values)), credentials))).await
         }
         StepTrial::Code(call) => {
-            bounded(call.timeout, Box::pin(script::run(kernel, &call, (place, None), credentials))).await
+            bounded(call.timeout, Box::pin(script::run(kernel, &call, (place, None, Some(values)), credentials))).await
         }
         StepTrial::Decided(output) => AttemptOutcome::Succeeded { output, spilled: None, console: Vec::new() },
     };
@@ -55,12 +56,12 @@ pub(super) fn masked(kernel: &Kernel, outcome: AttemptOutcome, credentials: &Run
 pub(super) async fn action(
     kernel: &Kernel,
     flow: &ValidFlow,
-    (call, place): (&ActionCall, (ProjectId, RunId)),
+    (call, place, values): (&ActionCall, (ProjectId, RunId), Option<Arc<StepValues>>),
     credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
     if let Some(code) = script::source_of(flow, call) {
         let hosts = flow.definition().allowed_hosts();
-        return script::run(kernel, &script::outside(code, call), (place, hosts), credentials).await;
+        return script::run(kernel, &script::outside(code, call), (place, hosts, values), credentials).await;
     }
     let Some(action) = flow.action(&call.step) else {
         return AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the step's action is not known"), None);

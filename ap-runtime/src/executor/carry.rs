@@ -16,7 +16,7 @@ use crate::{
     journal::{self, Batch, Mark, RunError},
     kernel::Kernel,
     records,
-    store::{Accept, FileRecord, JobEnd, JournalEntry, Lease, NewJob, RunChange, RunCommit, SignalRecord},
+    store::{Accept, FileRecord, JobEnd, JournalEntry, Lease, NewJob, RunChange, RunCommit, SignalRecord, ValueChange},
     subject::RunKeys,
 };
 
@@ -31,6 +31,7 @@ pub(super) struct Carry {
     pub(super) starts: Vec<(Accept, Vec<AuditRecord>)>,
     pub(super) jobs: Vec<NewJob>,
     pub(super) job_ends: Vec<(ap_core::id::JobId, JobEnd)>,
+    pub(super) values: Vec<ValueChange>,
     /// Every signal that was taken in, so that one which is read again before the commit is not taken in twice.
     pub(super) known: BTreeSet<SignalId>,
 }
@@ -38,9 +39,12 @@ pub(super) struct Carry {
 /// See [`Carry::mark`].
 pub(super) struct CarryMark {
     batch: Mark,
+    audit: usize,
+    files: usize,
     signals: usize,
     starts: usize,
     job_ends: usize,
+    values: usize,
 }
 
 impl Carry {
@@ -52,6 +56,7 @@ impl Carry {
             && self.signals.is_empty()
             && self.starts.is_empty()
             && self.job_ends.is_empty()
+            && self.values.is_empty()
     }
 
     /// The commit that makes everything durable.
@@ -74,6 +79,8 @@ impl Carry {
             starts: self.starts.clone(),
             jobs: self.jobs.clone(),
             job_ends: self.job_ends.clone(),
+            values: self.values.clone(),
+            value_limit: kernel.value_limits.of_project(),
             ..RunCommit::new(lease, change)
         })
     }
@@ -88,6 +95,7 @@ impl Carry {
         self.starts.clear();
         self.jobs.clear();
         self.job_ends.clear();
+        self.values.clear();
         // What was taken in is not read again.
         self.known.clear();
     }
@@ -96,18 +104,24 @@ impl Carry {
     pub(super) fn mark(&self) -> CarryMark {
         CarryMark {
             batch: self.batch.mark(),
+            audit: self.audit.len(),
+            files: self.files.len(),
             signals: self.signals.len(),
             starts: self.starts.len(),
             job_ends: self.job_ends.len(),
+            values: self.values.len(),
         }
     }
 
-    /// Takes back what was added since `mark`: events, signals, starts and ends of jobs.
+    /// Takes back what was added since `mark`: events and all that comes with them.
     pub(super) fn rewind(&mut self, mark: &CarryMark) {
         self.batch.rewind(mark.batch);
+        self.audit.truncate(mark.audit);
+        self.files.truncate(mark.files);
         self.signals.truncate(mark.signals);
         self.starts.truncate(mark.starts);
         self.job_ends.truncate(mark.job_ends);
+        self.values.truncate(mark.values);
     }
 
     /// Takes in what the engine says once; returns the reply, if there is one.

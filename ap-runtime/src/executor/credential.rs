@@ -6,6 +6,7 @@ use super::{
     attempt,
     driver::{Begun, Driver, Stopped},
     script,
+    values::StepValues,
 };
 use crate::{
     credentials::piece_of,
@@ -68,13 +69,14 @@ impl Driver {
         &self,
         call: ActionCall,
         outside: bool,
+        values: Option<Arc<StepValues>>,
     ) -> impl Future<Output = AttemptOutcome> + Send + use<> {
         let (kernel, flow, keys) = (Arc::clone(&self.kernel), Arc::clone(&self.flow), Arc::clone(&self.keys));
         let mut loader = self.credentials.clone();
         let place = (self.lease.project, self.lease.run);
         async move {
             if !outside {
-                return attempt::action(&kernel, &flow, (&call, place), &loader.current()).await;
+                return attempt::action(&kernel, &flow, (&call, place, values), &loader.current()).await;
             }
             let ready = if script::source_of(&flow, &call).is_some() {
                 loader.ready_for_script(&kernel, &keys, &call.input).await
@@ -84,7 +86,7 @@ impl Driver {
             };
             match ready {
                 Ok(credentials) => {
-                    let outcome = attempt::action(&kernel, &flow, (&call, place), &credentials).await;
+                    let outcome = attempt::action(&kernel, &flow, (&call, place, values), &credentials).await;
                     // The driver does not know tokens that were got for this attempt.
                     attempt::masked(&kernel, outcome, &credentials)
                 }
@@ -108,20 +110,21 @@ impl Driver {
         let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
         let (kernel, keys) = (Arc::clone(&self.kernel), Arc::clone(&self.keys));
         let mut loader = self.credentials.clone();
-        let place = (self.lease.project, self.lease.run);
+        let (place, values) = ((self.lease.project, self.lease.run), self.values());
+        let store = Some(Arc::clone(&values));
         let outcome = async move {
             if !revealed {
-                return script::run(&kernel, &call, (place, None), &loader.current()).await;
+                return script::run(&kernel, &call, (place, None, store), &loader.current()).await;
             }
             match loader.ready_to_reveal(&kernel, &keys, &call.params).await {
                 Ok(credentials) => {
-                    let outcome = script::run(&kernel, &call, (place, None), &credentials).await;
+                    let outcome = script::run(&kernel, &call, (place, None, store), &credentials).await;
                     attempt::masked(&kernel, outcome, &credentials)
                 }
                 Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
             }
         };
-        self.begin(path, attempt, timeout, outcome);
+        self.begin((path, attempt, timeout), Some(values), outcome);
         Ok(None)
     }
 }

@@ -1,6 +1,10 @@
 //! One run under one lease: apply events, commit before every outside act, do what the engine asks for.
 
-use std::{collections::BTreeSet, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ap_core::{
     flow::ValidFlow,
@@ -13,10 +17,16 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{attempt, carry::Carry, script};
+use super::{
+    attempt,
+    carry::Carry,
+    script,
+    under_way::{Done, Ended, UnderWay, next_outcome},
+    values::{Conflicts, StepValues},
+};
 use crate::{
     credentials::CredentialLoader,
-    engine::{ActionCall, AttemptOutcome, Command, Event, RunEnd, RunState, ScriptResult},
+    engine::{ActionCall, AttemptOutcome, Command, Event, Reply, RunEnd, RunState},
     journal::{self, RunError},
     kernel::Kernel,
     replies::Outcome,
@@ -41,6 +51,8 @@ pub(super) struct Driver {
     pub(super) signals: Signals,
     /// Attempts under way, in the order in which they began.
     pub(super) under_way: Vec<UnderWay>,
+    /// Steps that others have overtaken in the key-value store.
+    pub(super) conflicts: BTreeMap<StepPath, Conflicts>,
     /// Whether this process has just accepted the run: nobody can have told it anything before.
     fresh: bool,
     /// Taken up while it waits, and nothing has happened since: see [`LINGER`].
@@ -52,20 +64,6 @@ pub(super) struct Fresh {
     pub(super) flow: Arc<ValidFlow>,
     pub(super) state: RunState,
     pub(super) subject: Option<Arc<SubjectKey>>,
-}
-
-/// Something that is being carried out.
-pub(super) struct UnderWay {
-    pub(super) path: StepPath,
-    /// Which attempt, from 1; 0 while the expressions of a step are evaluated.
-    pub(super) attempt: u32,
-    pub(super) outcome: Pin<Box<dyn Future<Output = Done> + Send>>,
-}
-
-/// What came of it.
-pub(super) enum Done {
-    Attempt(AttemptOutcome),
-    Evaluated(Vec<ScriptResult>),
 }
 
 /// What a driver is told from outside.
@@ -157,6 +155,7 @@ impl Driver {
             credentials,
             signals,
             under_way,
+            conflicts: BTreeMap::new(),
             fresh: false,
             lingers: false,
         }
@@ -370,23 +369,28 @@ impl Driver {
         }
         for (call, effect) in calls.into_iter().zip(effects) {
             let (path, attempt, timeout) = (call.path.clone(), call.attempt, call.timeout);
-            let outcome = self.action(call, effect.is_some());
-            self.begin(path, attempt, timeout, outcome);
+            let values = script::source_of(&self.flow, &call).map(|_| self.values());
+            let outcome = self.action(call, effect.is_some(), values.clone());
+            self.begin((path, attempt, timeout), values, outcome);
         }
         Ok(None)
     }
 
-    /// Begins an attempt under its own time limit.
+    /// Begins an attempt under its own time limit; one that was overtaken in its store, after a rest.
     pub(super) fn begin(
         &mut self,
-        path: StepPath,
-        attempt: u32,
-        timeout: Duration,
+        (path, attempt, timeout): (StepPath, u32, Duration),
+        values: Option<Arc<StepValues>>,
         outcome: impl Future<Output = AttemptOutcome> + Send + 'static,
     ) {
         let clock = Arc::clone(&self.kernel.clock);
-        let until = clock.now().saturating_add(timeout);
+        let rest = self.conflicts.get(&path).map(|conflicts| conflicts.rest);
+        let begins = clock.now().saturating_add(rest.unwrap_or_default());
+        let until = begins.saturating_add(timeout);
         let bounded = async move {
+            if rest.is_some() {
+                clock.sleep_until(begins).await;
+            }
             tokio::select! {
                 biased;
                 outcome = outcome => Done::Attempt(outcome),
@@ -394,7 +398,7 @@ impl Driver {
                 () = async { clock.sleep_until(until).await } => Done::Attempt(attempt::timed_out(timeout)),
             }
         };
-        self.under_way.push(UnderWay { path, attempt, outcome: Box::pin(bounded) });
+        self.under_way.push(UnderWay { path, attempt, outcome: Box::pin(bounded), values });
     }
 
     /// Waits for the next thing that happens: an attempt comes back, the run is told something, a time comes.
@@ -431,12 +435,26 @@ impl Driver {
     }
 
     /// Records what came of something under way.
-    async fn finished(&mut self, (path, attempt, done): (StepPath, u32, Done)) -> Result<Option<Stopped>, RunError> {
+    async fn finished(&mut self, Ended { path, attempt, done, values }: Ended) -> Result<Option<Stopped>, RunError> {
         let outcome = match done {
-            Done::Attempt(outcome) => outcome,
+            Done::Attempt(outcome) => self.redacted(outcome),
             Done::Evaluated(results) => return self.evaluated(path, results).await,
         };
-        let outcome = self.kept(self.redacted(outcome))?;
+        match values {
+            Some(values) => self.finished_with_values((path, attempt), outcome, &values).await,
+            None => {
+                let outcome = self.kept(outcome)?;
+                self.attempt_finished((path, attempt), outcome).await
+            }
+        }
+    }
+
+    /// Records how an attempt ended.
+    pub(super) async fn attempt_finished(
+        &mut self,
+        (path, attempt): (StepPath, u32),
+        outcome: AttemptOutcome,
+    ) -> Result<Option<Stopped>, RunError> {
         let entropy = match &outcome {
             AttemptOutcome::Failed { .. } => self.kernel.random_u32()?,
             AttemptOutcome::Succeeded { .. } => 0,
@@ -452,10 +470,15 @@ impl Driver {
         self.absorb(once).await
     }
 
+    /// Takes in what the engine says once; returns the reply, if there is one.
+    pub(super) fn take_in(&mut self, once: Vec<Command>) -> Result<Option<Reply>, RunError> {
+        let sealing = RunKeys::new(&self.keys, self.subject.as_deref());
+        self.carry.take_in(&self.kernel, sealing, self.lease.project, once)
+    }
+
     /// Does what the engine says once, and commits if that is due.
     pub(super) async fn absorb(&mut self, once: Vec<Command>) -> Result<Option<Stopped>, RunError> {
-        let sealing = RunKeys::new(&self.keys, self.subject.as_deref());
-        let reply = self.carry.take_in(&self.kernel, sealing, self.lease.project, once)?;
+        let reply = self.take_in(once)?;
         if self.state.end().is_some() {
             // The end follows at once and carries everything, a reply included.
             return Ok(None);
@@ -547,24 +570,10 @@ pub(super) enum Begun {
 /// What happened next.
 enum Happened {
     Lost,
-    Outcome((StepPath, u32, Done)),
+    Outcome(Ended),
     Stop,
     Signaled,
     Time,
-}
-
-/// The first attempt that is done, in the order in which they began. Never, if none is under way. Cancel safe.
-async fn next_outcome(under_way: &mut Vec<UnderWay>) -> (StepPath, u32, Done) {
-    poll_fn(|context| {
-        for (index, one) in under_way.iter_mut().enumerate() {
-            if let Poll::Ready(outcome) = one.outcome.as_mut().poll(context) {
-                let done = under_way.remove(index);
-                return Poll::Ready((done.path, done.attempt, outcome));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 const fn attempt_of(command: &Command) -> Option<u32> {

@@ -12,8 +12,9 @@ use bytes::Bytes;
 
 use super::{
     attempt::redact_error,
-    driver::{Done, Driver, Stopped, UnderWay},
+    driver::{Driver, Stopped},
     script::step_error,
+    under_way::{Done, UnderWay},
 };
 use crate::{
     engine::{EvaluateCall, Event, ScriptResult},
@@ -126,7 +127,7 @@ impl Driver {
     pub(super) fn begin_evaluation(&mut self, call: EvaluateCall) {
         let (kernel, project, path) = (Arc::clone(&self.kernel), self.lease.project, call.path.clone());
         let results = async move { Done::Evaluated(evaluate(&kernel, project, &call).await) };
-        self.under_way.push(UnderWay { path, attempt: 0, outcome: Box::pin(results) });
+        self.under_way.push(UnderWay { path, attempt: 0, outcome: Box::pin(results), values: None });
     }
 
     /// Records what the expressions of a step came to.

@@ -13,11 +13,15 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::json;
 
+use super::values::StepValues;
 use crate::{
     egress::credential::RunCredentials,
     engine::{ActionCall, AttemptOutcome, CodeCall},
     kernel::Kernel,
-    sandbox::{CodeError, CodeHost, CodeLanguage, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine},
+    sandbox::{
+        CodeError, CodeHost, CodeLanguage, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine, NoCodeHost, StoreCall,
+        StoreCallError,
+    },
 };
 
 /// The script of a call that is a code step: one that may reach hosts.
@@ -40,12 +44,12 @@ pub(super) fn outside(code: &CodeStep, call: &ActionCall) -> CodeCall {
     }
 }
 
-/// Runs a script, which may reach `hosts`, if there are any. It is shown the secrets of those connections that an admin
+/// Runs a script, which may reach `hosts` and `values`, if there are any. It is shown the secrets of those connections that an admin
 /// revealed to code.
 pub(super) async fn run(
     kernel: &Kernel,
     call: &CodeCall,
-    ((project, run), hosts): ((ProjectId, RunId), Option<&AllowedHosts>),
+    ((project, run), hosts, values): ((ProjectId, RunId), Option<&AllowedHosts>, Option<Arc<StepValues>>),
     credentials: &Arc<RunCredentials>,
 ) -> AttemptOutcome {
     let Some(sandbox) = &kernel.sandbox else {
@@ -73,7 +77,7 @@ pub(super) async fn run(
         now: kernel.clock.now(),
         seed,
         limits,
-        host: Arc::new(RunCodeHost::new(kernel, hosts, credentials)),
+        host: Arc::new(RunCodeHost::new(kernel, hosts, credentials, values)),
     };
     match sandbox.run(request).await {
         Ok(output) => AttemptOutcome::Succeeded {
@@ -97,17 +101,23 @@ pub(crate) const fn sandbox_language(language: Language) -> CodeLanguage {
 struct RunCodeHost {
     http: Box<dyn HttpClient>,
     credentials: Arc<RunCredentials>,
+    values: Option<Arc<StepValues>>,
 }
 
 impl RunCodeHost {
-    fn new(kernel: &Kernel, hosts: Option<&AllowedHosts>, credentials: &Arc<RunCredentials>) -> Self {
+    fn new(
+        kernel: &Kernel,
+        hosts: Option<&AllowedHosts>,
+        credentials: &Arc<RunCredentials>,
+        values: Option<Arc<StepValues>>,
+    ) -> Self {
         let http: Box<dyn HttpClient> = match hosts {
             Some(_) => kernel.egress.for_attempt(credentials, &kernel.entropy, hosts).into_http(),
             None => {
                 Box::new(NoWayOut::new("the code of this flow reaches no host: list those it may in `allowedHosts`"))
             }
         };
-        Self { http, credentials: Arc::clone(credentials) }
+        Self { http, credentials: Arc::clone(credentials), values }
     }
 }
 
@@ -121,7 +131,17 @@ impl CodeHost for RunCodeHost {
             let reason = format!("connection `{name}` is not for `{FETCH_PIECE}`, which is what `fetch` counts as");
             return Err(HttpError::Credential { reason });
         }
+        if let Some(values) = &self.values {
+            values.acts();
+        }
         self.http.send(request).await
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        match &self.values {
+            Some(values) => values.call(call, &self.credentials).await,
+            None => NoCodeHost.store(call).await,
+        }
     }
 
     fn key(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {

@@ -18,8 +18,9 @@ use crate::{
     clock::SystemClock,
     store::{
         Accept, AuditStore, CellStore, CellTable, ConnectionStore, FileRecord, FileStore, FlowStore, FlowWrite,
-        JournalEntry, Lease, NewJob, ProjectShare, ProjectStore, RunChange, RunCommit, RunControl, RunRecord, RunStore,
-        SealedCell, SignalRecord, SystemStore, TriggerChange,
+        JournalEntry, KeyValueStore, Lease, NewJob, ProjectShare, ProjectStore, RunChange, RunCommit, RunControl,
+        RunRecord, RunStore, SealedCell, SignalRecord, SystemStore, TriggerChange, ValueChange, ValueExpect,
+        ValueUsage, ValueWrite,
     },
 };
 
@@ -96,6 +97,18 @@ async fn a_cell_of_another_version_does_not_open() {
                         other(Timestamp::EPOCH, outcome, &action),
                         other(at, AuditOutcome::Denied, &action),
                         other(at, outcome, "test.read"),
+                    ]
+                }
+                CellKey::Value(id, scope, version) => {
+                    let other = match scope {
+                        ValueScope::Project => ValueScope::Flow(FlowId::from_u128(1)),
+                        ValueScope::Flow(_) => ValueScope::Project,
+                    };
+                    let [after, before] = near(version);
+                    vec![
+                        CellKey::Value(id, scope, after),
+                        CellKey::Value(id, scope, before),
+                        CellKey::Value(id, other, version),
                     ]
                 }
                 CellKey::File(_) | CellKey::Project(_) | CellKey::SharedConnection(_) => Vec::new(),
@@ -188,6 +201,7 @@ async fn populate(backend: &MemoryBackend, ring: &Keyring, project: ProjectId) {
         let id = FileId::from_u128(number);
         let sealed = keys.seal(&file(&id, project), b"a large output", entropy).expect("sealed");
         backend.write_file(FileRecord { id, project, run: None, created: AT, sealed }, &[]).await.expect("written");
+        write_value(backend, &keys, project, number).await;
         write_flow(backend, &keys, project, number).await;
         work(backend, (ring, &keys), project, number).await;
     }
@@ -203,6 +217,24 @@ async fn write_connection(backend: &MemoryBackend, keys: &TenantKeys, owner: Sco
     let (name, revision) = (connection_name(keys, &name), Revision::FIRST);
     let record = ConnectionRecord { id, owner, name, created: AT, updated: AT, due: None, revision, sealed };
     backend.write_connection(record, Precondition::Absent, &[]).await.expect("written");
+}
+
+async fn write_value(backend: &MemoryBackend, keys: &TenantKeys, project: ProjectId, number: u128) {
+    let flow = ValueScope::Flow(FlowId::from_u128(number));
+    let mut changes = Vec::new();
+    for (scope, version) in [(ValueScope::Project, 7), (flow, 7)] {
+        // The same key everywhere.
+        let id = value_id(keys, scope, &format!("key-{number}"));
+        let sealed = Sealed::from_bytes(Bytes::new());
+        let mut record = ValueRecord { id, project, scope, version, updated: AT, bytes: 1, sealed };
+        let text = (&*format!("key-{number}"), "[1]");
+        seal_value(keys, &mut record, text, &SystemEntropy).expect("sealed");
+        assert_eq!(open_value(keys, &record, text.0).expect("opens"), text.1);
+        assert!(open_value(keys, &record, "key-9").is_err(), "a value opens under another key");
+        changes.push(ValueChange { id, expect: ValueExpect::Absent, write: ValueWrite::Put(record) });
+    }
+    let limit = ValueUsage { entries: 100, bytes: 1_000 };
+    backend.change_values(&changes, project, limit, &[]).await.expect("written");
 }
 
 async fn write_flow(backend: &MemoryBackend, keys: &TenantKeys, project: ProjectId, number: u128) {

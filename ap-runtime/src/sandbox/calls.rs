@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::state::Interrupt;
-use super::{CodeHost, crypto::CryptoState, locator};
+use super::{CodeHost, StoreAct, StoreCall, StoreCallError, StoreScope, crypto::CryptoState, locator};
 
 /// The calls of one step.
 pub(crate) struct HostCalls {
@@ -34,6 +34,7 @@ pub(crate) struct Started {
 pub(crate) enum Waited {
     Timer(Duration),
     Fetch(HttpRequest),
+    Store(StoreCall),
     /// A call that could not be read.
     Refused(HostError),
 }
@@ -106,10 +107,36 @@ impl HostCalls {
         let call = match operation {
             TIMER => timer(first),
             FETCH => fetch(first, arguments.get(1).copied()),
+            STORE_GET..=STORE_DELETE => self.store(operation, arguments),
             _ => Err(unknown()),
         };
         self.started.push(Started { id, call: call.unwrap_or_else(Waited::Refused) });
         Ok(())
+    }
+
+    /// A call of the key-value store. What stands for a secret does not get there: it would be worthless to whoever reads it, and
+    /// the store no place to find out about it.
+    fn store(&self, operation: u32, arguments: &[&[u8]]) -> Result<Waited, HostError> {
+        if arguments.iter().any(|argument| self.crypto.mentions(argument)) {
+            let message = "what stands for a connection's secret is not stored: it means nothing in another run. Use the \
+                           connection where it is needed";
+            return Err(HostError::new("code:ERR_STORE_SECRET", message));
+        }
+        let (act, key, scope) = match (operation, arguments) {
+            (STORE_GET, [key, scope]) => (StoreAct::Get, key, scope),
+            (STORE_PUT, [key, json, scope]) => (StoreAct::Put(whole_text(json)?), key, scope),
+            (STORE_DELETE, [key, scope]) => (StoreAct::Delete, key, scope),
+            _ => return Err(unknown()),
+        };
+        let scope = match *scope {
+            b"FLOW" => StoreScope::Flow,
+            b"PROJECT" => StoreScope::Project,
+            _ => {
+                let message = "the scope of a stored value is 'FLOW' or 'PROJECT'";
+                return Err(HostError::new("code:ERR_INVALID_ARG_VALUE", message));
+            }
+        };
+        Ok(Waited::Store(StoreCall { scope, key: whole_text(key)?, act }))
     }
 
     /// What was begun since the last time, and what is not waited for any more.
@@ -136,7 +163,7 @@ impl Waited {
     pub(crate) async fn perform(
         self,
         host: &dyn CodeHost,
-        exchanges: &Semaphore,
+        turns: &Turns,
         time_left: Duration,
     ) -> Result<Vec<u8>, HostError> {
         match self {
@@ -145,14 +172,31 @@ impl Waited {
                 Ok(Vec::new())
             }
             Self::Fetch(mut request) => {
-                let _turn = exchanges.acquire().await; // nobody closes it
+                let _turn = turns.exchanges.acquire().await; // nobody closes it
                 request.timeout = time_left;
                 let url = request.url.clone();
                 let answered = host.fetch(request).await;
                 answered.map_err(|error| not_fetched(&error)).and_then(|response| encode_response(url, response))
             }
+            Self::Store(call) => {
+                // First come, first served: what a step does to its store happens in its order.
+                let _turn = turns.store.acquire().await; // nobody closes it
+                host.store(call).await.map(|json| json.unwrap_or_default().into_bytes()).map_err(not_stored)
+            }
             Self::Refused(error) => Err(error),
         }
+    }
+}
+
+/// Who of a step's calls may go on.
+pub(crate) struct Turns {
+    exchanges: Semaphore,
+    store: Semaphore,
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self { exchanges: Semaphore::new(MAX_EXCHANGES), store: Semaphore::new(1) }
     }
 }
 
@@ -205,6 +249,21 @@ fn not_fetched(error: &HttpError) -> HostError {
     HostError::new("TypeError", format!("fetch failed: {error}"))
 }
 
+fn not_stored(error: StoreCallError) -> HostError {
+    let name = match error {
+        StoreCallError::Invalid { .. } => "code:ERR_INVALID_ARG_VALUE",
+        StoreCallError::Limit { .. } => "code:ERR_STORE_LIMIT",
+        StoreCallError::Secret { .. } => "code:ERR_STORE_SECRET",
+        StoreCallError::Unavailable { .. } => "code:ERR_STORE_UNAVAILABLE",
+    };
+    HostError::new(name, error.to_string())
+}
+
+fn whole_text(bytes: &[u8]) -> Result<String, HostError> {
+    let text = text(bytes).ok_or_else(|| HostError::new("TypeError", "keys and values of the store are text"))?;
+    Ok(text.to_owned())
+}
+
 /// The length of the head, the head, the body.
 fn encode_response(url: String, response: HttpResponse) -> Result<Vec<u8>, HostError> {
     let headers = response.headers.into_iter().map(|(name, value)| (name, latin1(&value))).collect();
@@ -237,7 +296,7 @@ fn unknown() -> HostError {
 pub(crate) const MAX_UNDER_WAY: usize = 256;
 
 /// Most requests of a step that are under way at a time, so that few answers are held; more wait for their turn.
-pub(crate) const MAX_EXCHANGES: usize = 8;
+const MAX_EXCHANGES: usize = 8;
 
 /// The longest delay of a timer, as in browsers and Node.js: 2^31 - 1 ms.
 const MAX_DELAY_MS: f64 = 2_147_483_647.0;
@@ -248,6 +307,9 @@ const URL: u32 = 9;
 const URL_SET: u32 = 10;
 const TIMER: u32 = 32;
 const FETCH: u32 = 33;
+const STORE_GET: u32 = 40;
+const STORE_PUT: u32 = 41;
+const STORE_DELETE: u32 = 42;
 
 #[cfg(test)]
 mod tests {
@@ -313,6 +375,27 @@ mod tests {
         assert_eq!((request.body.as_deref(), request.max_redirects), (Some(&b"body"[..]), 0));
         for wrong in [&b""[..], b"{}", br#"{"url":1,"method":"GET","headers":[]}"#, b"\xff"] {
             assert!(fetch(wrong, None).is_err());
+        }
+    }
+
+    #[test]
+    fn calls_of_the_store_are_read_whole_or_refused() {
+        let calls = calls(10);
+        let Ok(Waited::Store(call)) = calls.store(STORE_PUT, &[b"k", b"[1]", b"PROJECT"]) else { panic!("refused") };
+        assert_eq!((&*call.key, call.scope), ("k", StoreScope::Project));
+        assert!(matches!(call.act, StoreAct::Put(json) if json == "[1]"));
+        let Ok(Waited::Store(call)) = calls.store(STORE_GET, &[b"", b"FLOW"]) else { panic!("refused") };
+        assert_eq!((&*call.key, call.scope), ("", StoreScope::Flow));
+        let wrong: [(u32, &[&[u8]]); 6] = [
+            (STORE_GET, &[]),
+            (STORE_GET, &[b"k"]),
+            (STORE_GET, &[b"k", b"flow"]),
+            (STORE_GET, &[b"\xff", b"FLOW"]),
+            (STORE_PUT, &[b"k", b"FLOW"]),
+            (STORE_DELETE, &[b"k", b"1", b"FLOW"]),
+        ];
+        for (operation, arguments) in wrong {
+            assert!(calls.store(operation, arguments).is_err(), "{operation} {arguments:?}");
         }
     }
 

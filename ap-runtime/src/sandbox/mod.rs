@@ -45,7 +45,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub use self::error::{CodeError, SourcePlace};
-pub use self::host::{CodeHost, NoCodeHost};
+pub use self::host::{CodeHost, NoCodeHost, StoreAct, StoreCall, StoreCallError, StoreScope};
 pub use self::limits::{CodeLimitError, CodeLimits, Metering};
 #[cfg(feature = "code")]
 pub use self::wasm::{SandboxCapacity, SandboxStartError, WasmSandbox};

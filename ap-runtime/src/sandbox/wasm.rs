@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::Value;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::cache::{CodeCache, CodeKey};
-use super::calls::{HostCalls, HostError, MAX_EXCHANGES, Started};
+use super::calls::{HostCalls, HostError, Started, Turns};
 use super::crypto::engine_seed;
 use super::engine::{Engines, LoadedEngine};
 use super::limits::within;
@@ -240,7 +240,7 @@ impl CodeSandbox for WasmSandbox {
                 begin(thread, slot, cancelled, &request, &unit, reply);
             })
             .await?;
-        let exchanges = Semaphore::new(MAX_EXCHANGES);
+        let turns = Turns::new();
         let mut under_way = FuturesUnordered::new();
         let mut aborts: Vec<(u32, AbortHandle)> = Vec::new();
         loop {
@@ -253,9 +253,9 @@ impl CodeSandbox for WasmSandbox {
             for Started { id, call } in started {
                 let (handle, registration) = AbortHandle::new_pair();
                 aborts.push((id, handle));
-                let (host, exchanges) = (Arc::clone(&host), &exchanges);
+                let (host, turns) = (Arc::clone(&host), &turns);
                 let left = deadline.saturating_duration_since(Instant::now());
-                let performed = async move { (id, call.perform(&*host, exchanges, left).await) };
+                let performed = async move { (id, call.perform(&*host, turns, left).await) };
                 under_way.push(Abortable::new(performed, registration));
             }
             aborts.retain(|(id, handle)| {

@@ -17,6 +17,7 @@ mod runs;
 mod scripts;
 mod secret_rotation;
 mod steps;
+mod values;
 
 use std::{fmt, sync::Arc};
 
@@ -44,6 +45,7 @@ pub use self::{
     runs::RetryStrategy,
     secret_rotation::{SecretRotation, SecretRotationOptions},
     steps::{StepSource, StepTested},
+    values::{StoreUsage, StoredKey, StoredValue},
 };
 use crate::{
     records,

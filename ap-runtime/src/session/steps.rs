@@ -20,7 +20,8 @@ use super::{ProjectSession, SessionError, records_failed};
 use crate::{
     credentials::{CredentialLoader, piece_of},
     engine::{AttemptOutcome, RunState, StepRehearsal, StepSample, StepTrial, named, named_error, named_text},
-    executor, records,
+    executor::{self, StepValues},
+    records,
     store::{Claimed, Lease},
 };
 
@@ -57,7 +58,7 @@ impl ProjectSession {
     /// It acts **for real**: an action sends its request, with the credentials of the connections it names, under the same
     /// guard, limits and redaction as in a run. A branch or a router says which way it would go. There is no run, no journal,
     /// no retry and no handler; every test is told from every other by its idempotency key. `$wait` tokens of a test answer
-    /// nothing. The attempt is in the audit trail before it acts.
+    /// nothing. A script reads the key-value store; what it writes there it finds again itself, and nothing is stored. The attempt is in the audit trail before it acts.
     ///
     /// A step that fails is no error of this call: [`StepTested::error`] has it.
     ///
@@ -165,7 +166,8 @@ impl ProjectSession {
         let outcome = match (refused, credentials) {
             (Some(error), _) | (None, Err(error)) => AttemptOutcome::failed(error, None),
             (None, Ok(credentials)) => {
-                executor::trial(kernel, &flow, (trial, (lease.project, run)), &credentials).await
+                let values = StepValues::new(kernel, &keys, (lease.project, id));
+                executor::trial(kernel, &flow, (trial, (lease.project, run), values), &credentials).await
             }
         };
         let (output, error, console) = match outcome {

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use ap_core::{
     audit::AuditRecord,
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, WorkerId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, KeyId, ProjectId, RunId, ValueId, WorkerId},
     scope::Scope,
     store::{LookupHash, Page, PageRequest, Precondition, Revision, StoreError},
     time::Timestamp,
@@ -28,9 +28,10 @@ use crate::{
     store::{
         Accept, Accepted, AuditStore, Beat, CellKey, CellStore, CellTable, ClaimRequest, Claimed, ClaimedTrigger,
         ConnectionRecord, ConnectionStore, Erasure, FileRecord, FileStore, FlowRecord, FlowStore, FlowVersionRecord,
-        FlowWrite, HeldJobs, JobRequest, JournalEntry, Lease, ProjectRecord, ProjectShare, ProjectStore, QueueCounts,
-        QueueStore, ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell,
-        SharedConnection, SignalRecord, Signaled, SubjectStore, SystemStore, TriggerFire, WorkerRecord,
+        FlowWrite, HeldJobs, JobRequest, JournalEntry, KeyValueStore, Lease, ProjectRecord, ProjectShare, ProjectStore,
+        QueueCounts, QueueStore, ResealedCell, Residue, Route, RunCommit, RunFilter, RunRecord, RunStore, SealedCell,
+        SharedConnection, SignalRecord, Signaled, SubjectStore, SystemStore, TriggerFire, ValueChange, ValueRecord,
+        ValueScope, ValueUsage, WorkerRecord,
     },
 };
 
@@ -344,6 +345,37 @@ impl FileStore for SimBackend {
 
     async fn delete_file(&self, id: FileId, project: ProjectId, audit: &[AuditRecord]) -> Result<(), StoreError> {
         other!(self, "delete file", audit, self.shared.store.inner.delete_file(id, project, audit))
+    }
+}
+
+#[async_trait]
+impl KeyValueStore for SimBackend {
+    async fn change_values(
+        &self,
+        changes: &[ValueChange],
+        project: ProjectId,
+        limit: ValueUsage,
+        audit: &[AuditRecord],
+    ) -> Result<(), StoreError> {
+        self.shared.store.look_at_values(changes);
+        other!(self, "change values", audit, self.shared.store.inner.change_values(changes, project, limit, audit))
+    }
+
+    async fn value(&self, id: ValueId, project: ProjectId) -> Result<ValueRecord, StoreError> {
+        read!(self, self.shared.store.inner.value(id, project))
+    }
+
+    async fn values(
+        &self,
+        scope: ValueScope,
+        project: ProjectId,
+        page: &PageRequest,
+    ) -> Result<Page<ValueRecord>, StoreError> {
+        read!(self, self.shared.store.inner.values(scope, project, page))
+    }
+
+    async fn value_usage(&self, project: ProjectId) -> Result<ValueUsage, StoreError> {
+        read!(self, self.shared.store.inner.value_usage(project))
     }
 }
 

@@ -40,6 +40,7 @@ pub fn explore(flow: &Value) -> Explore {
             lifetime: Duration::ZERO,
             respond: Arc::new(default_response),
             script: Arc::new(|_, params| Ok(params.clone())),
+            counts: false,
             mutant: None,
         },
         duplicates: 1,
@@ -134,6 +135,13 @@ impl Explore {
     /// the result is the parameters.
     pub fn script(mut self, script: impl Fn(&str, &Value) -> Result<Value, String> + Send + Sync + 'static) -> Self {
         self.scenario.script = Arc::new(script);
+        self
+    }
+
+    /// Has every script add one to a value of the project's key-value store besides, as scripts do: it reads it, and writes one
+    /// more. In the end it has to be the number of scripts that succeeded. Default: they leave the store alone.
+    pub fn scripts_count(mut self) -> Self {
+        self.scenario.counts = true;
         self
     }
 

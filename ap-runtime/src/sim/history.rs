@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ap_core::{
-    id::{AuditId, FlowId, JobId, RunId, SignalId},
+    id::{AuditId, FlowId, JobId, RunId, SignalId, ValueId},
     run::StepPath,
     store::{LookupHash, StoreError},
     time::Timestamp,
@@ -14,7 +14,7 @@ use crate::{
     engine::{Event, RunState},
     store::{
         Accept, Accepted, Beat, Claimed, Gate, JobEnd, JobRequest, Lease, QueueCounts, RunChange, RunCommit, RunRecord,
-        Signaled,
+        Signaled, ValueChange, ValueExpect, ValueWrite,
     },
 };
 
@@ -54,6 +54,26 @@ pub(super) struct Committed {
     pub(super) starts: Vec<NewRun>,
     pub(super) jobs: Vec<(JobId, LookupHash)>,
     pub(super) job_ends: Vec<(JobId, JobEnd)>,
+    pub(super) values: Vec<Change>,
+}
+
+/// What matters of a [`ValueChange`]: what is expected, and what there is afterwards; `None` is no value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) id: ValueId,
+    pub(super) expect: ValueExpect,
+    pub(super) after: Option<Option<u64>>,
+}
+
+impl Change {
+    fn of(change: &ValueChange) -> Self {
+        let after = match &change.write {
+            ValueWrite::Delete => Some(None),
+            ValueWrite::Keep => None,
+            ValueWrite::Put(record) => Some(Some(record.version)),
+        };
+        Self { id: change.id, expect: change.expect, after }
+    }
 }
 
 impl Committed {
@@ -67,6 +87,7 @@ impl Committed {
             starts: commit.starts.iter().map(|(accept, _)| NewRun::of(accept)).collect(),
             jobs: commit.jobs.iter().map(|job| (job.id, job.queue)).collect(),
             job_ends: commit.job_ends.clone(),
+            values: commit.values.iter().map(Change::of).collect(),
         }
     }
 }
@@ -168,6 +189,8 @@ pub(super) struct History {
     pub(super) audit: Vec<AuditId>,
     /// What queues hold, by hash of their name.
     pub(super) queues: BTreeMap<[u8; 32], QueueCounts>,
+    /// If scripts counted in the key-value store: how many succeeded, and what they counted.
+    pub(super) counted: Option<(u64, u64)>,
     /// How far host clocks were set back altogether.
     pub(super) set_back: Duration,
     /// How many deliveries were to be made.

@@ -21,7 +21,8 @@ use crate::{
     backend::memory::{MemoryBackend, MemorySnapshot},
     store::{
         Accept, Accepted, Beat, ClaimRequest, Claimed, ClaimedTrigger, HeldJob, HeldJobs, JobRequest, JournalEntry,
-        Lease, QueueStore, RunChange, RunCommit, RunStore, SignalRecord, Signaled, SystemStore, WorkerRecord,
+        Lease, QueueStore, RunChange, RunCommit, RunStore, SignalRecord, Signaled, SystemStore, ValueChange,
+        ValueExpect, ValueWrite, WorkerRecord,
     },
 };
 
@@ -35,6 +36,8 @@ pub enum Mutant {
     AuditDropped,
     /// Taking over a run does not raise its epoch.
     ClaimKeepsEpoch,
+    /// What a step has read of its key-value store may have changed when it writes.
+    ConflictIgnored,
     /// Every delivery is taken for a new one.
     DedupeDropped,
     /// The end of a run is acknowledged and never written.
@@ -43,6 +46,8 @@ pub enum Mutant {
     EpochIgnored,
     /// A heartbeat takes a lost lease back.
     HeartbeatResurrects,
+    /// What a step writes to its key-value store does not get there.
+    ValueLost,
     /// Payloads reach the store unsealed.
     InClear,
     /// The journal is read in another order than it was written.
@@ -86,6 +91,7 @@ impl Mutant {
         Self::AuditDropped,
         Self::ClaimKeepsEpoch,
         Self::ClaimedTwice,
+        Self::ConflictIgnored,
         Self::DedupeDropped,
         Self::EndNotWritten,
         Self::EntryDropped,
@@ -106,6 +112,7 @@ impl Mutant {
         Self::TimerEarly,
         Self::TimerLost,
         Self::TornCommit,
+        Self::ValueLost,
     ];
 }
 
@@ -194,6 +201,15 @@ impl MutantStore {
         }
     }
 
+    /// The same for values of key-value stores.
+    pub(super) fn look_at_values(&self, changes: &[ValueChange]) {
+        for change in changes {
+            if let ValueWrite::Put(record) = &change.write {
+                self.look("value", &record.sealed);
+            }
+        }
+    }
+
     fn sealed(&self, sealed: Sealed) -> Sealed {
         match (self.mutant, self.canaries.first()) {
             (Some(Mutant::InClear), Some(canary)) => {
@@ -230,12 +246,17 @@ impl MutantStore {
     pub(super) async fn commit(&self, mut commit: RunCommit, audit: &[AuditRecord]) -> Result<(), StoreError> {
         self.writing();
         audit.iter().for_each(|record| self.look("audit", &record.body));
+        self.look_at_values(&commit.values);
         commit.entries = commit.entries.into_iter().map(|entry| self.entry(entry)).collect();
         let run = commit.lease.run;
         let ends = matches!(commit.change, RunChange::End { .. });
         let mut audit = audit;
         match self.mutant {
             Some(Mutant::AuditDropped) => audit = &[],
+            Some(Mutant::ConflictIgnored) => {
+                commit.values.iter_mut().for_each(|change| change.expect = ValueExpect::Anything);
+            }
+            Some(Mutant::ValueLost) => commit.values.clear(),
             Some(Mutant::EndNotWritten) if ends => commit.change = RunChange::Stay,
             Some(Mutant::EntryDropped) if !ends => drop(commit.entries.pop()),
             Some(Mutant::JobEndDropped) => commit.job_ends.clear(),

@@ -1,6 +1,6 @@
 //! Stand-ins for the world outside: pieces, HTTP and scripts, with every effect written down.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use ap_auth::principal::Principal;
 use ap_core::{
@@ -20,7 +20,10 @@ use super::{
     life::Life,
     shared::Shared,
 };
-use crate::sandbox::{CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest};
+use crate::sandbox::{
+    CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest, StoreAct, StoreCall, StoreCallError,
+    StoreScope,
+};
 
 /// What answers the HTTP requests of pieces.
 pub(super) type Respond = Arc<dyn Fn(&HttpRequest) -> HttpResponse + Send + Sync>;
@@ -147,11 +150,19 @@ pub(super) fn default_response(_: &HttpRequest) -> HttpResponse {
     HttpResponse { status: 200, headers, body: Bytes::from(json!({ "id": "simulated" }).to_string()) }
 }
 
+/// How long a script takes to count.
+const COUNTING: Duration = Duration::from_millis(3);
+
 /// Runs scripts by a function. They have no effects, so they are no points.
 pub(super) struct SimSandbox {
     pub(super) life: Arc<Life>,
     pub(super) script: Script,
+    /// Whether each adds one to the value [`COUNTER`] besides.
+    pub(super) counts: bool,
 }
+
+/// The value of the project's key-value store that scripts count in.
+pub(super) const COUNTER: &str = "steps that succeeded";
 
 #[async_trait]
 impl CodeSandbox for SimSandbox {
@@ -170,6 +181,15 @@ impl CodeSandbox for SimSandbox {
         };
         let params = serde_json::from_slice(&request.params).map_err(|error| thrown(error.to_string()))?;
         let value = (self.script)(&request.source, &params).map_err(thrown)?;
+        if self.counts {
+            let call = |act| StoreCall { scope: StoreScope::Project, key: COUNTER.to_owned(), act };
+            let failed = |error: StoreCallError| thrown(error.to_string());
+            let read = request.host.store(call(StoreAct::Get)).await.map_err(failed)?;
+            // Others may come in between.
+            tokio::time::sleep(COUNTING).await;
+            let count = read.and_then(|json| json.parse::<u64>().ok()).unwrap_or_default() + 1;
+            request.host.store(call(StoreAct::Put(count.to_string()))).await.map_err(failed)?;
+        }
         Ok(CodeOutput { value, console: Vec::new(), console_truncated: false, fuel: None })
     }
 

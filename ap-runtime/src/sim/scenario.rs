@@ -51,6 +51,7 @@ pub(super) struct Scenario {
     pub(super) lifetime: Duration,
     pub(super) respond: Respond,
     pub(super) script: Script,
+    pub(super) counts: bool,
     pub(super) mutant: Option<Mutant>,
 }
 
@@ -81,7 +82,7 @@ impl Scenario {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(SET_UP));
         let store = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
         let truth = TrueClock::starting_at(SET_UP);
-        let sandbox = SimSandbox { life: Life::new(0, 0, truth), script: Arc::clone(&self.script) };
+        let sandbox = SimSandbox { life: Life::new(0, 0, truth), script: Arc::clone(&self.script), counts: false };
         let backend: Arc<dyn crate::store::Backend> = store.clone();
         let runtime = Runtime::builder(backend, MemoryKeyProvider::new(root_key()?))
             .clock(clock)

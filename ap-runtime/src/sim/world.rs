@@ -8,8 +8,10 @@ use std::{
 
 use ap_auth::role::Role;
 use ap_core::{
+    flow::StepKind,
     id::RunId,
     piece::Piece,
+    run::StepPath,
     store::{Entity, LookupHash, PageRequest, StoreError},
 };
 use ap_crypto::provider::MemoryKeyProvider;
@@ -27,7 +29,7 @@ use super::{
     history::{Call, FinalRun, Fnv, History, Observed, Wait},
     life::Life,
     mutant::MutantStore,
-    peer::{Outside, SimPiece, SimSandbox, operator},
+    peer::{COUNTER, Outside, SimPiece, SimSandbox, operator},
     scenario::{Delivery, SET_UP, Scenario, Setup, root_key},
     shared::{Ledger, Shared},
     wakeup::SimWakeup,
@@ -36,10 +38,11 @@ use crate::{
     backend::memory::MemoryBackend,
     config::WorkerOptions,
     egress::Egress,
-    engine::{Command, Event, ResumeTokens, RunState},
+    engine::{AttemptOutcome, Command, Event, ResumeTokens, RunState},
     journal::{self, RunError},
+    records,
     runtime::Runtime,
-    store::{Backend, JournalEntry, QueueStore, RunFilter, RunRecord, RunStore},
+    store::{Backend, JournalEntry, KeyValueStore, QueueStore, RunFilter, RunRecord, RunStore, ValueScope},
     subject::RunKeys,
     wakeup::LocalWakeup,
 };
@@ -148,7 +151,11 @@ impl<'a> World<'a> {
                 }))
                 .entropy(Arc::new(Dice::new(self.seed, purpose)))
                 .pieces(self.scenario.pieces.iter().map(wrap))
-                .sandbox(SimSandbox { life: Arc::clone(&life), script: Arc::clone(&self.scenario.script) })
+                .sandbox(SimSandbox {
+                    life: Arc::clone(&life),
+                    script: Arc::clone(&self.scenario.script),
+                    counts: self.scenario.counts,
+                })
                 .egress(Egress::none())
                 .worker(WorkerOptions::default().with_lease(self.scenario.lease)?)
                 .wakeup(Arc::new(SimWakeup {
@@ -361,8 +368,41 @@ impl<'a> World<'a> {
                 None => break,
             }
         }
+        if self.scenario.counts {
+            history.counted = Some((self.steps_that_counted(&history), self.counter().await?));
+        }
         history.clear = self.shared.store.clear().into_iter().collect();
         Ok(Played { history, points })
+    }
+
+    /// Scripts that succeeded.
+    fn steps_that_counted(&self, history: &History) -> u64 {
+        let counted = history.runs.values().map(|run| {
+            let (Some(flow), Ok((events, _))) = (self.setup.flows.get(&run.record.version), &run.replayed) else {
+                return 0;
+            };
+            let is_script =
+                |path: &StepPath| flow.step(path.step_name()).is_some_and(|step| matches!(step.kind, StepKind::Code(_)));
+            let counts = |event: &&Event| {
+                matches!(event, Event::AttemptFinished { path, outcome: AttemptOutcome::Succeeded { .. }, .. } if is_script(path))
+            };
+            events.iter().filter(counts).count() as u64
+        });
+        counted.sum()
+    }
+
+    /// What they have counted.
+    async fn counter(&self) -> Result<u64, StoreError> {
+        let id = records::value_id(&self.setup.keys, ValueScope::Project, COUNTER);
+        match self.shared.store.inner.value(id, self.setup.project).await {
+            Ok(record) => {
+                // One that does not open counts nothing, which is not what was promised.
+                let json = records::open_value(&self.setup.keys, &record, COUNTER).unwrap_or_default();
+                Ok(json.parse().unwrap_or_default())
+            }
+            Err(StoreError::NotFound { .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Rebuilds a run, and notes the waits on the way.

@@ -4,14 +4,14 @@ use std::fmt;
 
 use ap_core::{
     audit::AuditOutcome,
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, ValueId},
     scope::Scope,
     store::{LookupHash, Revision, Sealed, StoreError},
     time::Timestamp,
 };
 use async_trait::async_trait;
 
-use super::VersionState;
+use super::{ValueScope, VersionState};
 
 /// Where sealed cells are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,11 +40,13 @@ pub enum CellTable {
     SubjectKeys,
     /// States of polls.
     Triggers,
+    /// Values of key-value stores.
+    Values,
 }
 
 impl CellTable {
     /// Every table that has sealed cells.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Projects,
         Self::SubjectKeys,
         Self::Connections,
@@ -56,6 +58,7 @@ impl CellTable {
         Self::Jobs,
         Self::Journal,
         Self::Files,
+        Self::Values,
         Self::Audit,
     ];
 
@@ -75,6 +78,7 @@ impl CellTable {
             Self::Signals => "signals",
             Self::SubjectKeys => "subject_keys",
             Self::Triggers => "triggers",
+            Self::Values => "values",
         }
     }
 }
@@ -126,6 +130,8 @@ pub enum CellKey {
     SubjectKey(KeyId, LookupHash, Timestamp),
     /// The state of a flow's poll, and the epoch it was sealed under.
     Trigger(FlowId, u64),
+    /// A stored value with its key, whose it is, and its version.
+    Value(ValueId, ValueScope, u64),
 }
 
 impl CellKey {
@@ -145,6 +151,7 @@ impl CellKey {
             Self::Signal(..) => CellTable::Signals,
             Self::SubjectKey(..) => CellTable::SubjectKeys,
             Self::Trigger(..) => CellTable::Triggers,
+            Self::Value(..) => CellTable::Values,
         }
     }
 
@@ -158,6 +165,7 @@ impl CellKey {
             Self::Flow(id, _) | Self::Trigger(id, _) => (id.as_u128(), 0),
             Self::FlowVersion { id, .. } => (id.as_u128(), 0),
             Self::Job(id, _) => (id.as_u128(), 0),
+            Self::Value(id, ..) => (id.as_u128(), 0),
             Self::SubjectKey(id, ..) => (id.as_u128(), 0),
             Self::Journal(run, seq) => (run.as_u128(), *seq as u128),
             Self::Project(id) => (id.as_u128(), 0),

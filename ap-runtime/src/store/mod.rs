@@ -9,6 +9,7 @@
 //! * **Durability.** Once a write returns `Ok`, it survives `kill -9` (the memory backend excepted, and it says so).
 //! * **Opacity.** Payloads are [`Sealed`](ap_core::store::Sealed); a backend returns them bit for bit and reads nothing but clear columns.
 //! * **No blind write.** Mutable records are written under a [`Precondition`](ap_core::store::Precondition); a run is written under its lease's epoch.
+//!   [`ValueExpect::Anything`] is the one exception, and means just that.
 //! * **Audit.** Every mutating method commits the audit records it is given together with the change, or neither.
 //!
 //! [`SystemStore`] holds what crosses projects and is unreachable from a session; it returns the project with each row.
@@ -24,6 +25,7 @@ mod queue;
 mod run;
 mod subject;
 mod system;
+mod value;
 
 use ap_crypto::keyring::KeyStore;
 
@@ -41,6 +43,7 @@ pub use self::{
     run::{JournalEntry, Lease, RunChange, RunCommit, RunFilter, RunRecord, RunStore, SignalRecord, Signaled},
     subject::{ERASE_BATCH, Erasure, Residue, SubjectStore},
     system::{Beat, ClaimRequest, Claimed, SystemStore, WorkerRecord},
+    value::{KeyValueStore, ValueChange, ValueExpect, ValueRecord, ValueScope, ValueUsage, ValueWrite},
 };
 
 /// Everything the runtime needs from its storage.
@@ -51,6 +54,7 @@ pub trait Backend:
     + RunStore
     + QueueStore
     + FileStore
+    + KeyValueStore
     + AuditStore
     + SystemStore
     + KeyStore
@@ -66,6 +70,7 @@ impl<T> Backend for T where
         + RunStore
         + QueueStore
         + FileStore
+        + KeyValueStore
         + AuditStore
         + SystemStore
         + KeyStore

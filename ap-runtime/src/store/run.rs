@@ -11,7 +11,7 @@ use ap_core::{
 };
 use async_trait::async_trait;
 
-use super::{Accept, FileRecord, JobEnd, NewJob};
+use super::{Accept, FileRecord, JobEnd, NewJob, ValueChange, ValueUsage};
 
 /// A run, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +104,10 @@ pub struct RunCommit {
     /// What became of jobs the run holds. One that it does not hold is passed over: it went back when the run ended, and the
     /// run was opened again.
     pub job_ends: Vec<(JobId, JobEnd)>,
+    /// Changes of the project's key-value store, by steps whose end is in the entries. No id stands there twice.
+    pub values: Vec<ValueChange>,
+    /// How much the project may have in its key-value store.
+    pub value_limit: ValueUsage,
 }
 
 impl RunCommit {
@@ -120,6 +124,8 @@ impl RunCommit {
             starts: Vec::new(),
             jobs: Vec::new(),
             job_ends: Vec::new(),
+            values: Vec::new(),
+            value_limit: ValueUsage::NOTHING,
         }
     }
 
@@ -176,7 +182,8 @@ pub trait RunStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Fenced` if the lease's epoch is not the stored one or the lease is over (the run ended, was parked or given back);
-    /// `AlreadyExists` if a sequence number or another id was used before; `Conflict` of a flow if a start met another
+    /// `AlreadyExists` if a sequence number or another id was used before; `Conflict` of a value (its
+    /// `current` is meaningless) if one is not as a change expects it; `LimitExceeded` of a value; `Conflict` of a flow if a start met another
     /// published version or generation than its own, or a flow that is disabled; [`StoreError`] lists the rest. They are
     /// looked at in this order, so a commit that is tried again after it happened is told `AlreadyExists` of a journal entry,
     /// or `Fenced` if it let go of the run. A lease that expired without anybody claiming the run is still good.

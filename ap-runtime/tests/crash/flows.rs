@@ -3,10 +3,14 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ap_core::{
-    id::FlowId,
+    id::{FlowId, ProjectId},
     piece::{Action, ActionContext, ActionError, ActionSpec, Effect, Piece, Trigger},
     property::{AuthSchema, Properties, Property, PropertyKind},
     run::{StepError, StepErrorKind},
+};
+use ap_runtime::sandbox::{
+    CodeError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest, StoreAct, StoreCall, StoreCallError,
+    StoreScope,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -18,6 +22,8 @@ use crate::wire::{self, Message};
 pub enum Kind {
     /// Has another flow act under a key, and waits for it.
     Caller,
+    /// Adds one to a value of the key-value store, then responds.
+    Counted,
     /// Waits for time to pass, then acts under a key.
     Delayed,
     /// Acts under a key by the piece `http`, then responds with the peer's answer.
@@ -53,8 +59,9 @@ pub struct Places {
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Caller,
+        Self::Counted,
         Self::Delayed,
         Self::Fetched,
         Self::Keyed,
@@ -72,6 +79,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Caller => "caller",
+            Self::Counted => "counted",
             Self::Delayed => "delayed",
             Self::Fetched => "fetched",
             Self::Keyed => "keyed",
@@ -97,7 +105,7 @@ impl Kind {
     pub fn labels(self, delivery: &str) -> Vec<String> {
         let label = |part: &str| format!("{delivery}/{part}");
         match self {
-            Self::Plain => vec![],
+            Self::Counted | Self::Plain => vec![],
             Self::Looped | Self::Parallel | Self::Queued => vec![label("x"), label("y")],
             _ => vec![label("act")],
         }
@@ -147,6 +155,10 @@ impl Kind {
                     plain
                 ])
             }
+            Self::Counted => {
+                let count = step("count", "code", json!({ "sourceCode": { "code": "count" } }));
+                json!([count, plain])
+            }
             Self::Delayed => json!([step("pause", "delay", json!({ "delayMs": 30 })), act(true), plain]),
             Self::Fetched => json!([http("/act", true), with(received)]),
             Self::Keyed => json!([act(true), with(told)]),
@@ -186,6 +198,39 @@ impl Kind {
         let settings = json!({ "authentication": { "type": "NONE" } });
         let trigger = json!({ "name": "hook", "type": "webhook", "settings": settings });
         json!({ "displayName": self.name(), "triggers": [trigger], "steps": steps })
+    }
+}
+
+/// Stands in for a script that counts: reads a value of the key-value store, and writes one more.
+#[derive(Debug)]
+pub struct CountingSandbox;
+
+/// The value it counts in.
+pub const COUNTER: &str = "counter";
+
+#[async_trait]
+impl CodeSandbox for CountingSandbox {
+    async fn check(&self, _: ProjectId, _: CodeUnit) -> Result<(), CodeError> {
+        Ok(())
+    }
+
+    async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
+        let failed = |error: StoreCallError| CodeError::Thrown {
+            name: "Error".to_owned(),
+            message: error.to_string(),
+            place: None,
+            stack: String::new(),
+            console: Vec::new(),
+        };
+        let call = |act| StoreCall { scope: StoreScope::Project, key: COUNTER.to_owned(), act };
+        let read = request.host.store(call(StoreAct::Get)).await.map_err(failed)?;
+        let count = read.map_or(0, |json| json.parse::<u64>().unwrap()) + 1;
+        request.host.store(call(StoreAct::Put(count.to_string()))).await.map_err(failed)?;
+        Ok(CodeOutput { value: count.into(), console: Vec::new(), console_truncated: false, fuel: None })
+    }
+
+    async fn evaluate(&self, request: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
+        Ok(request.expressions.iter().map(|_| Err(CodeError::NoValue)).collect())
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    flows::{self, Kind, PeerPiece, Places},
+    flows::{self, CountingSandbox, Kind, PeerPiece, Places},
     peer::Peer,
     store::{Opened, Store},
     wire::{self, Message},
@@ -95,6 +95,7 @@ impl Host {
         let runtime = builder
             .pieces(ap_pieces::standard())
             .pieces([Arc::new(PeerPiece(peer)) as Arc<dyn Piece>])
+            .sandbox(CountingSandbox)
             .egress(HttpEgress::builder(Guard::new(here, Arc::new(SystemResolver))).build().unwrap())
             .worker(worker)
             .build()

@@ -14,13 +14,13 @@ use ap_core::{
 use ap_runtime::{
     engine::RunView,
     session::ProjectSession,
-    store::{RunFilter, RunRecord},
+    store::{RunFilter, RunRecord, ValueScope},
 };
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 
 use crate::{
-    flows::{Kind, delivery_of},
+    flows::{COUNTER, Kind, delivery_of},
     host::{Host, Setup},
     load::{Ack, Book, Load},
     peer::{Books, Peer},
@@ -43,6 +43,8 @@ pub struct Verdict {
     duplicate_effects: usize,
     stuck: usize,
     unknown_keyed: usize,
+    /// Steps that counted in the key-value store.
+    counted: usize,
     /// Of which there were runs.
     kinds: BTreeSet<Kind>,
     integrity: Vec<String>,
@@ -64,6 +66,7 @@ impl Verdict {
         verdict.check_acknowledgements(&runs, &book, &books);
         verdict.check_runs(&runs, &book, &books);
         verdict.check_effects(&runs, &books);
+        verdict.check_counter(&admin, &runs).await;
         verdict
     }
 
@@ -246,6 +249,19 @@ impl Verdict {
         }
     }
 
+    /// Every step that counted is counted once.
+    async fn check_counter(&mut self, admin: &ProjectSession, runs: &Runs) {
+        let counts =
+            |view: &RunView| view.steps.iter().any(|step| step.path.as_str() == "count" && step.output.is_some());
+        let counted = runs.values().filter(|(_, view)| counts(view)).count();
+        let stored = admin.stored_value(ValueScope::Project, COUNTER).await.unwrap();
+        let stored = stored.map_or(0, |found| found.value.as_u64().unwrap_or_default());
+        if stored != counted as u64 {
+            self.problems.push(format!("the counter is {stored}, and {counted} steps have counted"));
+        }
+        self.counted = counted;
+    }
+
     /// The peer did nothing twice, and nothing that belongs to no run.
     fn check_effects(&mut self, runs: &Runs, books: &Books) {
         let deliveries: BTreeSet<&str> = runs.values().map(|(delivery, _)| delivery.as_str()).collect();
@@ -273,7 +289,7 @@ impl fmt::Display for Verdict {
             f,
             "{} deliveries acknowledged ({} requests cut off, {} duplicates recognised), {} runs, {} effects ({} repeated \
              under their key, {} unkeyed of unknown outcome); acknowledged lost {}, duplicate runs {}, duplicate effects \
-             {}, keyed of unknown outcome {}, stuck {}; integrity {:?}; problems {}",
+             {}, keyed of unknown outcome {}, stuck {}, counted {}; integrity {:?}; problems {}",
             self.acknowledged,
             self.unanswered,
             self.duplicate_answers,
@@ -286,6 +302,7 @@ impl fmt::Display for Verdict {
             self.duplicate_effects,
             self.unknown_keyed,
             self.stuck,
+            self.counted,
             self.integrity,
             self.problems.len(),
         )

@@ -33,6 +33,9 @@ mod router;
 mod schedules;
 mod secret_rotation;
 mod spill;
+mod store;
+#[cfg(feature = "code")]
+mod store_scripts;
 mod subflow;
 mod subject;
 mod support;

@@ -20,7 +20,7 @@ use ap_runtime::{
     rotation::{RETIRED_KEPT, RotationOptions},
     runtime::{BuildError, Runtime, RuntimeBuilder},
     session::{KeyAdmin, SessionError},
-    store::{CellStore, CellTable, ResealedCell},
+    store::{CellStore, CellTable, ResealedCell, ValueScope},
 };
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -65,6 +65,9 @@ impl Full {
             .publish_manual(json!([{ "name": "put", "type": "queue.enqueue", "settings": { "queueName": "q", "data": "{{trigger.items}}" } }]))
             .await;
         runs.push(world.run(jobs, json!({ "items": [1] })).await.id);
+        for number in 0..3 {
+            admin.put_stored_value(ValueScope::Project, &format!("key-{number}"), &json!(number)).await.unwrap();
+        }
         let polled = world
             .publish_flow(json!({
                 "displayName": "Polled",
@@ -88,6 +91,10 @@ impl Full {
             for version in admin.flow_versions(flow.id, &PageRequest::default()).await.unwrap().items {
                 seen.push(serde_json::from_slice(&admin.flow_source(version.id).await.unwrap()).unwrap());
             }
+        }
+        for number in 0..3 {
+            let found = admin.stored_value(ValueScope::Project, &format!("key-{number}")).await.unwrap();
+            seen.push(found.expect("the value").value);
         }
         for run in &self.runs {
             seen.push(serde_json::to_value(admin.run(*run).await.unwrap()).unwrap());

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
-use ap_runtime::sandbox::{CodeError, CodeHost, CodeOutput, CodeSandbox as _};
+use ap_runtime::sandbox::{CodeError, CodeHost, CodeOutput, CodeSandbox as _, NoCodeHost, StoreCall, StoreCallError};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -40,6 +40,10 @@ impl CodeHost for Api {
 
     fn mentions(&self, _: &[u8]) -> bool {
         false
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        NoCodeHost.store(call).await
     }
 
     fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {

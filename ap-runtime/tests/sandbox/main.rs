@@ -10,6 +10,7 @@ mod limits;
 mod metering;
 mod platform;
 mod steps;
+mod store;
 
 use std::sync::{Arc, LazyLock};
 

@@ -10,7 +10,7 @@ use ap_core::{id::ProjectId, time::Timestamp};
 use ap_runtime::conformance::{self, SandboxHarness};
 use ap_runtime::sandbox::{
     CodeError, CodeHost, CodeLanguage, CodeLimits, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest,
-    Metering,
+    Metering, StoreCall, StoreCallError,
 };
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -181,6 +181,10 @@ impl CodeHost for Open {
         false
     }
 
+    async fn store(&self, _: StoreCall) -> Result<Option<String>, StoreCallError> {
+        Ok(None)
+    }
+
     fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
         bytes
     }
@@ -206,7 +210,7 @@ refused! {
     the_clock_is_another: Defect::OwnClock => the_clock_stands_at_the_requests_moment;
     the_polling_thread_computes: Defect::Blocks => a_step_does_not_block_who_polls_it, the_host_is_called_where_the_step_is_polled;
     steps_outlive_their_futures: Defect::GoesOn => a_dropped_step_drops_its_host_calls;
-    requests_go_out_without_the_host: Defect::OwnWayOut => a_refusal_of_the_host_is_thrown, nothing_of_the_host_is_in_reach,
+    requests_go_out_without_the_host: Defect::OwnWayOut => a_refusal_of_the_host_is_thrown, a_refusal_of_the_store_is_thrown, nothing_of_the_host_is_in_reach,
         a_request_goes_to_the_host_as_it_was_made;
     secrets_are_shown: Defect::ShowsSecrets => a_placeholder_is_text, a_placeholder_is_a_key_and_nothing_else;
     nothing_is_checked: Defect::ChecksNothing => a_source_that_does_not_parse_names_its_place, checking_names_the_place,

@@ -20,6 +20,13 @@ fn effects_survive_every_fault_at_every_point() {
 }
 
 #[test]
+fn counting_scripts_survive_every_fault_at_every_point() {
+    let report = flows::counted().max_schedules(600).run().unwrap();
+    println!("{report}");
+    report.assert_clean();
+}
+
+#[test]
 fn expressions_survive_every_fault_at_every_point() {
     let report = flows::expressions().max_schedules(600).run().unwrap();
     println!("{report}");

@@ -71,6 +71,23 @@ pub(crate) fn effects() -> Explore {
     ])))
 }
 
+/// Scripts that count in the key-value store, alone and side by side, between effects.
+pub(crate) fn counted() -> Explore {
+    let count = |name: &str| {
+        json!({ "name": name, "type": "code", "settings": { "sourceCode": { "code": "export const code = p => p" } },
+            "retry": { "maxAttempts": 5 } })
+    };
+    let branch = |name: &str| json!({ "name": format!("with_{name}"), "steps": [count(name)] });
+    with(&webhook(&json!([
+        count("first"),
+        { "name": "put", "type": "peer.put", "settings": { "value": 1 } },
+        { "name": "both", "type": "parallel", "settings": { "branches": [branch("one"), branch("other")] } },
+        { "name": "answer", "type": "respond", "settings": { "status": 200, "body": { "ok": true } } },
+    ])))
+    .deliveries(3)
+    .scripts_count()
+}
+
 /// A loop with an effect in each iteration.
 pub(crate) fn looped() -> Explore {
     with(&webhook(&json!([

@@ -68,5 +68,7 @@ caught! {
     a_tick_handed_out_twice: TickTwice in scheduled by "ticks";
     a_timer_that_fires_early: TimerEarly in loop_parallel_wait by "timers";
     a_lost_timer: TimerLost in loop_parallel_wait by "ends" | "timers";
+    a_conflict_that_is_ignored: ConflictIgnored in counted by "values";
+    a_lost_value: ValueLost in counted by "values";
     a_torn_commit: TornCommit in effects by "journal" | "acknowledged";
 }

@@ -1,7 +1,7 @@
 //! A host that answers at once.
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
-use ap_runtime::sandbox::CodeHost;
+use ap_runtime::sandbox::{CodeHost, NoCodeHost, StoreCall, StoreCallError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use secrecy::SecretString;
@@ -22,6 +22,10 @@ impl CodeHost for Echo {
 
     fn mentions(&self, _: &[u8]) -> bool {
         false
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        NoCodeHost.store(call).await
     }
 
     fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {

@@ -126,6 +126,9 @@ impl State {
                     trigger.state.as_mut().map(|(epoch, sealed)| (CellKey::Trigger(flow, *epoch), sealed))
                 })
                 .collect(),
+            CellTable::Values => of(&mut self.values, project)
+                .map(|(id, value)| (CellKey::Value(id, value.scope, value.version), &mut value.sealed))
+                .collect(),
         }
     }
 }

@@ -21,6 +21,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod trigger;
+mod value;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +31,7 @@ use std::{
 
 use ap_core::{
     audit::AuditRecord,
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, WorkerId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, ValueId, WorkerId},
     run::RunStatus,
     scope::Scope,
     store::{Entity, LookupHash, Page, PageRequest, StoreError},
@@ -57,7 +58,7 @@ use crate::{
     clock::Clock,
     store::{
         AuditStore, Erasure, FileRecord, FlowRecord, FlowVersionRecord, ProjectRecord, ProjectShare, ProjectStore,
-        SharedConnection, WorkerRecord,
+        SharedConnection, ValueRecord, WorkerRecord,
     },
 };
 
@@ -234,6 +235,7 @@ struct State {
     jobs: BTreeMap<(ProjectId, JobId), Job>,
     queues: BTreeMap<HashKey, Queue>,
     files: BTreeMap<(ProjectId, FileId), FileRecord>,
+    values: BTreeMap<(ProjectId, ValueId), ValueRecord>,
     subject_keys: BTreeMap<(ProjectId, KeyId), WrappedSubjectKey>,
     subjects: BTreeMap<HashKey, KeyId>,
     /// Runs that name a subject's key: project, key, run.

@@ -176,6 +176,7 @@ impl State {
         if commit.jobs.iter().any(|job| self.jobs.contains_key(&(project, job.id))) {
             return taken(Entity::Job);
         }
+        self.judge_values(&commit.values, project, commit.value_limit)?;
         for (start, _) in &commit.starts {
             if !self.is_open(start) {
                 let current = self.flows.get(&(project, start.run.flow)).map_or(Revision(0), |flow| flow.revision);
@@ -198,6 +199,7 @@ impl State {
             }
         });
         self.files.extend(commit.files.into_iter().map(|file| ((file.project, file.id), file)));
+        self.change_values(commit.values, key.0);
         for (id, end) in commit.job_ends {
             self.end_job(key, id, end);
         }

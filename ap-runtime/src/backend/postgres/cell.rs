@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{cell_head, check_cells},
-    store::{CELL_BATCH_BYTES, CellKey, CellStore, CellTable, ResealedCell, SealedCell, VersionState},
+    store::{CELL_BATCH_BYTES, CellKey, CellStore, CellTable, ResealedCell, SealedCell, ValueScope, VersionState},
 };
 
 #[async_trait]
@@ -175,6 +175,7 @@ impl Place {
                 let place = place("ap_triggers", &["state_epoch"]);
                 Self { first: "flow", sealed: "state", only: "state IS NOT NULL", ..place }
             }
+            CellTable::Values => place("ap_values", &["flow", "version"]),
         }
     }
 
@@ -312,6 +313,7 @@ fn read_cell(row: &PgRow, table: CellTable) -> sqlx::Result<SealedCell> {
         CellTable::Signals => CellKey::Signal(columns.id()?, columns.id()?, columns.hash()?),
         CellTable::SubjectKeys => CellKey::SubjectKey(columns.id()?, columns.hash()?, columns.time()?),
         CellTable::Triggers => CellKey::Trigger(columns.id()?, columns.count()?),
+        CellTable::Values => CellKey::Value(columns.id()?, ValueScope::from_flow(columns.id()?), columns.count()?),
     };
     Ok(SealedCell { key, sealed: columns.sealed()? })
 }

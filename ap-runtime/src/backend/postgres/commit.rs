@@ -27,6 +27,7 @@ impl Work for CommitOne<'_> {
         if matches!(commit.change, RunChange::End { .. }) {
             wanted.extend(transaction.gate_of(own).await?);
         }
+        wanted.extend((!commit.values.is_empty()).then_some(Lock::Values(own.0)));
         transaction.lock(&wanted).await?;
         let targets = commit.signals.iter().map(|signal| (signal.project, signal.run));
         let stored = transaction.lock_runs(targets.chain([own])).await?;
@@ -36,6 +37,7 @@ impl Work for CommitOne<'_> {
         let entries: Vec<_> = commit.entries.iter().map(|entry| (own, entry)).collect();
         transaction.insert_journal(&entries).await?;
         transaction.insert_files(&commit.files).await?;
+        transaction.change_values(&commit.values, own.0, commit.value_limit).await?;
         transaction.insert_jobs(own, &commit.jobs).await?;
         transaction.take_signals(own, &commit.taken).await?;
         transaction.end_jobs(own, &commit.job_ends).await?;

@@ -58,6 +58,7 @@ impl Group {
             && commit.starts.is_empty()
             && commit.jobs.is_empty()
             && commit.job_ends.is_empty()
+            && commit.values.is_empty()
     }
 
     pub(super) fn add_accept(&mut self, accept: PendingAccept) {

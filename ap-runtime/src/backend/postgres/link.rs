@@ -154,6 +154,8 @@ pub(super) enum Lock {
     Pace(ProjectId, LookupHash),
     /// Who takes jobs of a queue.
     Queue(ProjectId, LookupHash),
+    /// What a project has in its key-value store.
+    Values(ProjectId),
 }
 
 impl Transaction<'_> {
@@ -176,15 +178,17 @@ impl Transaction<'_> {
 impl Lock {
     /// A number for it. Two locks of the same number wait for each other without need, and that is all.
     fn key(self, space: u64) -> i64 {
-        let (kind, key) = match &self {
-            Self::Claim => (b'c', None),
-            Self::Debounce(project, key) => (b'd', Some((project, key))),
-            Self::Gate(project, key) => (b'g', Some((project, key))),
-            Self::Pace(project, key) => (b'p', Some((project, key))),
-            Self::Queue(project, key) => (b'q', Some((project, key))),
+        let (kind, project, key) = match &self {
+            Self::Claim => (b'c', None, None),
+            Self::Debounce(project, key) => (b'd', Some(project), Some(key)),
+            Self::Gate(project, key) => (b'g', Some(project), Some(key)),
+            Self::Pace(project, key) => (b'p', Some(project), Some(key)),
+            Self::Queue(project, key) => (b'q', Some(project), Some(key)),
+            Self::Values(project) => (b'v', Some(project), None),
         };
         let hash = fnv(space, &[kind]);
-        let hash = key.map_or(hash, |(project, key)| fnv(fnv(hash, project.as_bytes()), &key.0));
+        let hash = project.map_or(hash, |project| fnv(hash, project.as_bytes()));
+        let hash = key.map_or(hash, |key| fnv(hash, &key.0));
         i64::from_ne_bytes(hash.to_ne_bytes())
     }
 }

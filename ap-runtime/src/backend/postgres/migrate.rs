@@ -29,6 +29,7 @@ pub(super) const ALL: &[Migration] = &[
     Migration { version: 4, name: "connections", text: include_str!("migrations/004_connections.sql") },
     Migration { version: 6, name: "subjects", text: include_str!("migrations/006_subjects.sql") },
     Migration { version: 7, name: "due connections", text: include_str!("migrations/007_due_connections.sql") },
+    Migration { version: 8, name: "values", text: include_str!("migrations/008_values.sql") },
 ];
 
 /// Applies those of `migrations` that `schema` lacks.
@@ -150,6 +151,7 @@ mod tests {
         include_str!("migrations/released/004.sql"),
         include_str!("migrations/released/006.sql"),
         include_str!("migrations/released/007.sql"),
+        include_str!("migrations/released/008.sql"),
     ];
 
     struct Schema(String, PostgresOptions);

@@ -23,6 +23,7 @@ mod subject;
 mod system;
 mod trigger;
 mod value;
+mod values;
 mod wakeup;
 mod writer;
 

@@ -3,7 +3,7 @@
 use ap_core::{
     id::{
         AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, PlatformId, ProjectId, RunId, SignalId,
-        WorkerId,
+        ValueId, WorkerId,
     },
     run::RunStatus,
     scope::Scope,
@@ -38,7 +38,7 @@ macro_rules! ids {
     )+};
 }
 
-ids!(AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, WorkerId);
+ids!(AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, ValueId, WorkerId);
 
 impl Type<Postgres> for Id {
     fn type_info() -> PgTypeInfo {

@@ -94,7 +94,7 @@ impl Writer {
         let lane = self.lane((commit.lease.project, commit.lease.run));
         let entries = commit.entries.iter().map(|entry| entry.sealed.as_bytes().len());
         let files = commit.files.iter().map(|file| file.sealed.as_bytes().len());
-        let bytes = entries.chain(files).sum::<usize>() + audit_bytes(audit);
+        let bytes = entries.chain(files).sum::<usize>() + super::values::bytes(&commit.values) + audit_bytes(audit);
         bounded(async {
             let room = Arc::clone(&lane.room).acquire_many_owned(kib(bytes)).await.map_err(|_| closed())?;
             let (reply, answer) = oneshot::channel();

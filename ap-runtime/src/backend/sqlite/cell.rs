@@ -1,7 +1,7 @@
 //! Sealed cells: what a rotation of a tenant's key walks over.
 
 use ap_core::{
-    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId},
+    id::{AuditId, ConnectionId, FileId, FlowId, FlowVersionId, JobId, KeyId, ProjectId, RunId, SignalId, ValueId},
     scope::Scope,
     store::StoreError,
 };
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::{cell_head, check_cells},
-    store::{CELL_BATCH_BYTES, CellKey, CellStore, CellTable, ResealedCell, SealedCell, VersionState},
+    store::{CELL_BATCH_BYTES, CellKey, CellStore, CellTable, ResealedCell, SealedCell, ValueScope, VersionState},
 };
 
 #[async_trait]
@@ -172,6 +172,7 @@ impl Place {
                 row: "project = ?2 AND flow = ?3",
                 ..place("ap_triggers", &["state_epoch"])
             },
+            CellTable::Values => place("ap_values", &["flow", "version"]),
         }
     }
 
@@ -259,6 +260,10 @@ fn read_key(columns: &mut Columns<'_>, table: CellTable) -> rusqlite::Result<Cel
         }
         CellTable::SubjectKeys => CellKey::SubjectKey(columns.id(KeyId::from_slice)?, columns.hash()?, columns.time()?),
         CellTable::Triggers => CellKey::Trigger(columns.id(FlowId::from_slice)?, columns.uint()?),
+        CellTable::Values => {
+            let (id, flow) = (columns.id(ValueId::from_slice)?, columns.id(FlowId::from_slice)?);
+            CellKey::Value(id, ValueScope::from_flow(flow), columns.uint()?)
+        }
     })
 }
 

@@ -16,11 +16,12 @@ use super::{
     queue,
     row::uint,
     run::{append_entry, deliver, entry_bytes, forget, is_signaled},
+    value,
     writer::{Failure, Operation, Transaction},
 };
 use crate::{
     backend::misuse,
-    store::{Accept, Lease, RunChange, RunCommit},
+    store::{Accept, Lease, RunChange, RunCommit, ValueChange, ValueUsage},
 };
 
 /// Writes to a run under its lease.
@@ -33,19 +34,22 @@ impl Operation for Commit {
     type Output = ();
 
     fn bytes(&self) -> usize {
-        let RunCommit { entries, files, signals, starts, jobs, .. } = &self.commit;
+        let RunCommit { entries, files, signals, starts, jobs, values, .. } = &self.commit;
         let starts = starts.iter().map(|(start, audit)| start.entry.sealed.as_bytes().len() + audit_bytes(audit));
         entry_bytes(entries)
             + files.iter().map(|file| file.sealed.as_bytes().len()).sum::<usize>()
             + signals.iter().map(|signal| signal.sealed.as_bytes().len()).sum::<usize>()
             + jobs.iter().map(|job| job.sealed.as_bytes().len()).sum::<usize>()
             + starts.sum::<usize>()
+            + value::bytes(values)
             + audit_bytes(&self.audit)
     }
 
     fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
-        let RunCommit { lease, entries, files, change, taken, signals, starts, jobs, job_ends } = &self.commit;
+        let RunCommit { lease, entries, files, change, taken, signals, starts, jobs, job_ends, values, value_limit } =
+            &self.commit;
         let (project, run) = (lease.project, lease.run);
+        let values = self.judge_values(transaction, values, *value_limit)?;
         let (number, gate) = change_held(transaction, lease, change)?.ok_or(StoreError::Fenced)?;
         for entry in entries {
             append_entry(transaction, number, entry)?;
@@ -53,6 +57,7 @@ impl Operation for Commit {
         for file in files {
             file::put(transaction, file)?;
         }
+        values.into_iter().try_for_each(|values| values.write(transaction))?;
         for signal in taken {
             transaction.run(
                 "DELETE FROM ap_signals WHERE project = ? AND run = ? AND id = ?",
@@ -86,6 +91,29 @@ impl Operation for Commit {
             RunChange::Release | RunChange::Stay => {}
         }
         append(transaction, &self.audit)
+    }
+}
+
+impl Commit {
+    /// Looks at stored values before anything is written, so that a conflict, which is nothing unusual, undoes nobody's work.
+    fn judge_values<'v>(
+        &self,
+        transaction: &Transaction<'_>,
+        values: &'v [ValueChange],
+        limit: ValueUsage,
+    ) -> Result<Option<value::Judged<'v>>, Failure> {
+        if values.is_empty() {
+            return Ok(None);
+        }
+        let lease = &self.commit.lease;
+        let (number, _) = held(transaction, lease)?.ok_or(StoreError::Fenced)?;
+        // A commit that is tried again after it happened finds what it wrote itself: its journal entry comes first.
+        for entry in &self.commit.entries {
+            if transaction.exists(HAS_ENTRY, params![number, uint(entry.seq)?])? {
+                return Err(StoreError::AlreadyExists { entity: Entity::JournalEntry }.into());
+            }
+        }
+        value::judge(transaction, values, lease.project, limit).map(Some)
     }
 }
 
@@ -168,5 +196,6 @@ fn flow_revision(
 
 pub(super) const HELD: &str =
     "SELECT number, gate FROM ap_runs WHERE project = ? AND id = ? AND epoch = ? AND status = 'RUNNING'";
+const HAS_ENTRY: &str = "SELECT 1 FROM ap_journal WHERE run = ? AND seq = ?";
 pub(super) const END_RUN: &str = "UPDATE ap_runs SET status = ?, finished = ?, lease = NULL WHERE number = ?";
 pub(super) const PARK: &str = "UPDATE ap_runs SET status = ?, lease = NULL, ready = ?, due = ? WHERE number = ?";

@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, description: "compact", sql: include_str!("migrations/005_compact.sql") },
     Migration { version: 6, description: "subjects", sql: include_str!("migrations/006_subjects.sql") },
     Migration { version: 7, description: "due connections", sql: include_str!("migrations/007_due_connections.sql") },
+    Migration { version: 8, description: "values", sql: include_str!("migrations/008_values.sql") },
 ];
 
 /// What is found in the table instead of what was written there.

@@ -23,6 +23,7 @@ mod run;
 mod subject;
 mod system;
 mod trigger;
+mod value;
 mod writer;
 
 use std::{

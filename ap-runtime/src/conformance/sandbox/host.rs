@@ -1,6 +1,7 @@
 //! What a step does outside itself goes through its host.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -11,13 +12,15 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::{Bench, SandboxHarness, thrown};
-use crate::sandbox::{CodeError, CodeHost};
+use crate::sandbox::{CodeError, CodeHost, StoreAct, StoreCall, StoreCallError};
 
 /// A host that knows two placeholders, and answers by the path it is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     seen: Mutex<Vec<HttpRequest>>,
     threads: Mutex<Vec<ThreadId>>,
+    values: Mutex<BTreeMap<String, String>>,
+    store_calls: AtomicU64,
     under_way: AtomicUsize,
 }
 
@@ -76,6 +79,22 @@ impl CodeHost for Peer {
 
     fn mentions(&self, bytes: &[u8]) -> bool {
         [KEY, FORBIDDEN].iter().any(|known| bytes.windows(known.len()).any(|window| window == known.as_bytes()))
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        // The first take longest.
+        let before = self.store_calls.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(8_u64.saturating_sub(2 * before))).await;
+        if call.key == "full" {
+            return Err(StoreCallError::Limit { reason: "there is no room: delete something".to_owned() });
+        }
+        let key = format!("{:?} {}", call.scope, call.key);
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        match call.act {
+            StoreAct::Get => Ok(values.get(&key).cloned()),
+            StoreAct::Put(json) => Ok(values.insert(key, json).and(None)),
+            StoreAct::Delete => Ok(values.remove(&key).and(None)),
+        }
     }
 
     fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
@@ -176,6 +195,39 @@ pub async fn the_host_is_called_where_the_step_is_polled(harness: &impl SandboxH
     request.host = peer.clone();
     bench.run(request).await.expect("three answers");
     assert_eq!(peer.threads(), [thread::current().id(); 3]);
+}
+
+/// What a step does to its key-value store reaches the host in its order, whether it waits in between or not.
+pub async fn calls_of_the_store_reach_the_host_in_order(harness: &impl SandboxHarness) {
+    let bench = Bench::open(harness).await;
+    let peer = Peer::new();
+    let mut request = bench.step(
+        "const { store } = ctx, all = [];
+         store.put('a', { n: [1] }); all.push(store.get('a')); store.put('a', 2, 'PROJECT'); store.delete('a');
+         all.push(store.get('a'), store.get('a', 'FLOW'), store.get('a', 'PROJECT'), store.put('b', null));
+         return Promise.all(all);",
+    );
+    request.host = peer.clone();
+    let output = bench.run(request).await.map(|output| output.value);
+    assert_eq!(output, Ok(json!([{ "n": [1] }, null, null, 2, null])));
+    let kept = peer.values.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let expected = [("Flow b", "null"), ("Project a", "2")].map(|(key, json)| (key.to_owned(), json.to_owned()));
+    assert_eq!(kept, BTreeMap::from(expected));
+}
+
+/// What the host's store refuses is an error with a code, which the step may catch; without a host there is no store.
+pub async fn a_refusal_of_the_store_is_thrown(harness: &impl SandboxHarness) {
+    let bench = Bench::open(harness).await;
+    let mut request = bench.step(
+        "const said = async (call) => call.then(() => 'done', (error) => [error instanceof Error, error.code, error.message]);
+         return [await said(ctx.store.put('full', 1)), (await said(ctx.store.put(params, 1)))[1], (await said(ctx.store.put('k', [params])))[1]];",
+    );
+    (request.host, request.params) = (Peer::new(), json!(KEY).to_string().into());
+    let full = json!([true, "ERR_STORE_LIMIT", "there is no room: delete something"]);
+    let output = bench.run(request).await.map(|output| output.value);
+    assert_eq!(output, Ok(json!([full, "ERR_STORE_SECRET", "ERR_STORE_SECRET"])));
+    let (_, message) = thrown(bench.run_step("await ctx.store.get('a');").await, "a store that is not there");
+    assert!(message.contains("no store"), "{message}");
 }
 
 /// A placeholder is text to a step: it may show it, cut it and send it, and learns nothing of what it stands for.

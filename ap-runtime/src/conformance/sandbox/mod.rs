@@ -249,6 +249,8 @@ macro_rules! sandbox_conformance {
             a_refusal_of_the_host_is_thrown,
             an_aborted_request_is_dropped,
             the_host_is_called_where_the_step_is_polled,
+            calls_of_the_store_reach_the_host_in_order,
+            a_refusal_of_the_store_is_thrown,
             a_placeholder_is_text,
             a_placeholder_is_a_key_and_nothing_else,
             what_a_key_decrypts_is_masked,

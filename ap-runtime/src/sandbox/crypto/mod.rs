@@ -196,7 +196,8 @@ impl CryptoState {
         }
     }
 
-    fn mentions(&self, bytes: &[u8]) -> bool {
+    /// Whether what stands for a secret, or for a key made from one, stands somewhere in `bytes`.
+    pub(crate) fn mentions(&self, bytes: &[u8]) -> bool {
         keys::may_mention(bytes) && (self.host.mentions(bytes) || self.handles.mentions(bytes))
     }
 }

@@ -16,6 +16,7 @@ mod signals;
 mod terminal;
 mod ticks;
 mod timers;
+mod values;
 
 use std::fmt;
 
@@ -63,4 +64,5 @@ const ALL: &[Invariant] = &[
     terminal::INVARIANT,
     ticks::INVARIANT,
     timers::INVARIANT,
+    values::INVARIANT,
 ];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
-use ap_runtime::sandbox::{CodeError, CodeHost, CodeSandbox as _};
+use ap_runtime::sandbox::{CodeError, CodeHost, CodeSandbox as _, NoCodeHost, StoreCall, StoreCallError};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -47,6 +47,10 @@ impl CodeHost for Mirror {
 
     fn mentions(&self, _: &[u8]) -> bool {
         false
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        NoCodeHost.store(call).await
     }
 
     fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {

@@ -100,7 +100,7 @@ async fn functions_of_crypto_that_are_not_there_say_what_to_use() {
 #[tokio::test]
 async fn the_context_comes_second() {
     let value = evaluate("return [ctx.run.id, ctx.step.name, Object.keys(ctx)];").await;
-    assert_eq!(value, json!(["run_1", "code", ["run", "step"]]));
+    assert_eq!(value, json!(["run_1", "code", ["run", "step", "store"]]));
 }
 
 #[tokio::test]
