@@ -145,14 +145,18 @@ impl World {
     async fn wait(&self, secrets: &Secrets) -> (Seen, Vec<(String, Vec<u8>)>, String) {
         let wait = |name: &str| json!({ "name": name, "type": "wait", "settings": { "mode": "webhook", "timeoutMs": 600_000 } });
         let tokens = json!(["{{$wait.hold.token}}", "{{$wait.later.token}}"]);
-        let script = |name: &str, input: Value| {
-            let code = json!({ "code": LOGGED });
+        let of = |source: &str, name: &str, input: Value| {
+            let code = json!({ "code": source });
             json!({ "name": name, "type": "code", "settings": { "sourceCode": code, "input": input } })
         };
+        let script = |name: &str, input: Value| of(LOGGED, name, input);
+        let keep = |name: &str, input: Value| of(KEPT, name, input);
+        let (note, kept) =
+            (keep("note", json!({ "all": "{{trigger}}" })), keep("kept", json!({ "all": "{{steps.hold.output}}" })));
         let before = script("before", json!({ "token": "as {{$wait.hold.token}}." }));
         let after = script("after", json!({ "hold": "{{steps.hold.output}}", "used": "{{connections.api}}" }));
         let mail = send("mail", "Text", tokens);
-        let flow = self.publish(&manual(json!([mail, before, wait("hold"), wait("later"), after]))).await;
+        let flow = self.publish(&manual(json!([mail, before, note, wait("hold"), wait("later"), kept, after]))).await;
         let run = self.admin().start_run(flow, json!({ "note": self.payloads.manual })).await.unwrap();
         self.parked(run).await;
         let tokens: Vec<String> = serde_json::from_value(self.peer.last_value()).unwrap();
@@ -263,3 +267,7 @@ fn output<'s>(seen: &'s Seen, step: &str) -> &'s Value {
     let steps = seen.run["steps"].as_array().unwrap();
     &steps.iter().find(|found| found["path"] == step).unwrap_or_else(|| panic!("no step is at `{step}`"))["output"]
 }
+
+/// Keeps what it is given, for the flow and for all of the project.
+const KEPT: &str = "export const code = async (params, { step, store }) => { await store.put(step.name, params); \
+    await store.put('last', params, 'PROJECT'); return store.get(step.name); };";

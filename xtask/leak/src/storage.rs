@@ -43,7 +43,8 @@ impl Storage {
 
     /// Whether `kept` is all that there is to search while a run is parked.
     pub fn is_whole(&self, kept: &[(String, Vec<u8>)]) -> bool {
-        let used = ["messages", "ap_files", "ap_jobs", "ap_journal", "ap_signals", "ap_triggers", "ap_audit"];
+        let used =
+            ["messages", "ap_files", "ap_jobs", "ap_journal", "ap_signals", "ap_triggers", "ap_values", "ap_audit"];
         let filled = |wanted: &dyn Fn(&str) -> bool| kept.iter().any(|(name, bytes)| wanted(name) && !bytes.is_empty());
         match self {
             Self::Postgres(_) => used.iter().all(|used| filled(&|name| name == *used)),
