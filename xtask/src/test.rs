@@ -29,4 +29,5 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
 
 /// Feature sets of `ap-runtime` that the build with all features does not cover: none; the default one, which no
 /// build of the workspace has alone because the examples turn `code` on; and each service's and each protocol's alone.
-const FEATURE_SETS: [&str; 8] = ["", "default", "postgres", "redis", "sql", "mail", "objects", "crypto"];
+const FEATURE_SETS: [&str; 9] =
+    ["", "default", "postgres", "redis", "sql", "mail", "objects", "crypto", "process-isolation"];

@@ -175,6 +175,8 @@ fn failed(error: CodeError) -> AttemptOutcome {
 pub(super) fn step_error(error: CodeError) -> (StepError, Vec<String>) {
     let kind = match &error {
         CodeError::Busy => StepErrorKind::OutcomeTransient,
+        // What acts outside once is not tried again then: whether it has acted is not known.
+        CodeError::WorkerLost { .. } => StepErrorKind::Interrupted,
         CodeError::InvalidParams { .. } => StepErrorKind::Input,
         CodeError::MemoryLimit { .. } => StepErrorKind::MemoryLimit,
         CodeError::CpuTime { .. }

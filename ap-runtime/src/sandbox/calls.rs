@@ -1,6 +1,6 @@
 //! What a step may ask of its host: decoding the guest's calls, and carrying them out.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,31 @@ use tokio::sync::Semaphore;
 use super::state::Interrupt;
 use super::{CodeHost, StoreAct, StoreCall, StoreCallError, StoreScope, crypto::CryptoState, locator};
 
+/// Who answers the calls of a step: its host, or in a worker process the one that started it.
+pub(crate) trait Border: Send {
+    /// Carries out a call whose answer the guest waits for.
+    fn call(&mut self, operation: u32, arguments: &[&[u8]]) -> Result<HostAnswer, Interrupt>;
+
+    /// Notes a call that ends later.
+    fn start(&mut self, id: u32, operation: u32, arguments: &[&[u8]]) -> Result<(), Interrupt>;
+
+    /// What was begun since the last time, and what is not waited for any more.
+    fn take(&mut self) -> (Vec<Started>, Vec<u32>);
+
+    /// Notes that a call has ended.
+    fn ended(&mut self, id: u32);
+}
+
+/// What a call gives: the reply, or the text of an exception as the prelude reads it.
+pub(crate) type HostAnswer = Result<Vec<u8>, Vec<u8>>;
+
 /// The calls of one step.
 pub(crate) struct HostCalls {
     crypto: CryptoState,
     limit: usize,
     made: usize,
-    under_way: HashSet<u32>,
+    /// What is waited for, and how many bytes each request holds.
+    under_way: HashMap<u32, usize>,
     started: Vec<Started>,
     cancelled: Vec<u32>,
 }
@@ -64,53 +83,39 @@ impl HostCalls {
             crypto: CryptoState::new(host, seed),
             limit,
             made: 0,
-            under_way: HashSet::new(),
+            under_way: HashMap::new(),
             started: Vec::new(),
             cancelled: Vec::new(),
         }
     }
 
-    /// Carries out a call whose answer the guest waits for.
-    pub(crate) fn call(
-        &mut self,
-        operation: u32,
-        arguments: &[&[u8]],
-    ) -> Result<Result<Vec<u8>, HostError>, Interrupt> {
-        self.count()?;
-        let first = arguments.first().copied().unwrap_or_default();
-        let second = arguments.get(1).copied().unwrap_or_default();
-        let third = arguments.get(2).copied().unwrap_or_default();
-        Ok(match operation {
-            CANCEL => {
-                if let Some(id) = text(first).and_then(|text| text.parse().ok()).filter(|id| self.under_way.remove(id))
-                {
-                    self.cancelled.push(id);
-                }
-                Ok(Vec::new())
-            }
-            URL => locator::parse(first, second),
-            URL_SET => locator::set(first, second, third),
-            _ if CryptoState::has(operation) => self.crypto.call(operation, arguments),
-            _ => Err(unknown()),
-        })
+    /// Counts a call whose arguments did not get here, since they are too long.
+    #[cfg(feature = "process-isolation")]
+    pub(crate) fn refuse(&mut self) -> Result<HostAnswer, Interrupt> {
+        self.count().map(|()| Err(too_long().into_text()))
     }
 
-    /// Notes a call that ends later.
-    pub(crate) fn start(&mut self, id: u32, operation: u32, arguments: &[&[u8]]) -> Result<(), Interrupt> {
+    /// As [`refuse`](Self::refuse), for a call that would end later.
+    #[cfg(feature = "process-isolation")]
+    pub(crate) fn refuse_start(&mut self, id: u32) -> Result<(), Interrupt> {
         self.count()?;
+        self.note(id, Err(too_long()))
+    }
+
+    /// Notes that the step waits for a call from now on.
+    fn note(&mut self, id: u32, call: Result<Waited, HostError>) -> Result<(), Interrupt> {
+        let held = self.under_way.values().sum::<usize>();
+        let call = call.and_then(|call| {
+            let bytes = call.held_bytes();
+            if held.saturating_add(bytes) > MOST_HELD_BYTES { Err(too_much_held()) } else { Ok((call, bytes)) }
+        });
+        let (call, bytes) = call.unwrap_or_else(|error| (Waited::Refused(error), 0));
         // The prelude gives every call a number of its own; a guest that does not gets no answer to one of them.
-        self.under_way.insert(id);
+        self.under_way.insert(id, bytes);
         if self.under_way.len() > MAX_UNDER_WAY {
             return Err(Interrupt::HostCalls { what: "host calls under way", limit: MAX_UNDER_WAY });
         }
-        let first = arguments.first().copied().unwrap_or_default();
-        let call = match operation {
-            TIMER => timer(first),
-            FETCH => fetch(first, arguments.get(1).copied()),
-            STORE_GET..=STORE_DELETE => self.store(operation, arguments),
-            _ => Err(unknown()),
-        };
-        self.started.push(Started { id, call: call.unwrap_or_else(Waited::Refused) });
+        self.started.push(Started { id, call });
         Ok(())
     }
 
@@ -139,16 +144,6 @@ impl HostCalls {
         Ok(Waited::Store(StoreCall { scope, key: whole_text(key)?, act }))
     }
 
-    /// What was begun since the last time, and what is not waited for any more.
-    pub(crate) fn take(&mut self) -> (Vec<Started>, Vec<u32>) {
-        (std::mem::take(&mut self.started), std::mem::take(&mut self.cancelled))
-    }
-
-    /// Notes that a call has ended.
-    pub(crate) fn ended(&mut self, id: u32) {
-        self.under_way.remove(&id);
-    }
-
     fn count(&mut self) -> Result<(), Interrupt> {
         self.made += 1;
         if self.made > self.limit {
@@ -158,15 +153,70 @@ impl HostCalls {
     }
 }
 
+impl Border for HostCalls {
+    fn call(&mut self, operation: u32, arguments: &[&[u8]]) -> Result<HostAnswer, Interrupt> {
+        self.count()?;
+        if is_too_long(arguments) {
+            return Ok(Err(too_long().into_text()));
+        }
+        let first = arguments.first().copied().unwrap_or_default();
+        let second = arguments.get(1).copied().unwrap_or_default();
+        let third = arguments.get(2).copied().unwrap_or_default();
+        let answer = match operation {
+            CANCEL => {
+                if let Some(id) =
+                    text(first).and_then(|text| text.parse().ok()).filter(|id| self.under_way.remove(id).is_some())
+                {
+                    self.cancelled.push(id);
+                }
+                Ok(Vec::new())
+            }
+            URL => locator::parse(first, second),
+            URL_SET => locator::set(first, second, third),
+            _ if CryptoState::has(operation) => self.crypto.call(operation, arguments),
+            _ => Err(unknown()),
+        };
+        Ok(answer.map_err(HostError::into_text))
+    }
+
+    fn start(&mut self, id: u32, operation: u32, arguments: &[&[u8]]) -> Result<(), Interrupt> {
+        self.count()?;
+        let first = arguments.first().copied().unwrap_or_default();
+        let call = match operation {
+            _ if is_too_long(arguments) => Err(too_long()),
+            TIMER => timer(first),
+            FETCH => fetch(first, arguments.get(1).copied()),
+            STORE_GET..=STORE_DELETE => self.store(operation, arguments),
+            _ => Err(unknown()),
+        };
+        self.note(id, call)
+    }
+
+    fn take(&mut self) -> (Vec<Started>, Vec<u32>) {
+        (std::mem::take(&mut self.started), std::mem::take(&mut self.cancelled))
+    }
+
+    fn ended(&mut self, id: u32) {
+        self.under_way.remove(&id);
+    }
+}
+
 impl Waited {
-    /// Carries the call out. `time_left` is that of the step.
-    pub(crate) async fn perform(
-        self,
-        host: &dyn CodeHost,
-        turns: &Turns,
-        time_left: Duration,
-    ) -> Result<Vec<u8>, HostError> {
+    /// What it holds until it has ended.
+    fn held_bytes(&self) -> usize {
         match self {
+            Self::Timer(_) | Self::Refused(_) => 0,
+            Self::Store(call) => call.key.len() + if let StoreAct::Put(json) = &call.act { json.len() } else { 0 },
+            Self::Fetch(request) => {
+                let headers = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+                request.url.len() + headers + request.body.as_ref().map_or(0, Bytes::len)
+            }
+        }
+    }
+
+    /// Carries the call out. `time_left` is that of the step.
+    pub(crate) async fn perform(self, host: &dyn CodeHost, turns: &Turns, time_left: Duration) -> HostAnswer {
+        let answer = match self {
             Self::Timer(delay) => {
                 tokio::time::sleep(delay).await;
                 Ok(Vec::new())
@@ -184,7 +234,8 @@ impl Waited {
                 host.store(call).await.map(|json| json.unwrap_or_default().into_bytes()).map_err(not_stored)
             }
             Self::Refused(error) => Err(error),
-        }
+        };
+        answer.map_err(HostError::into_text)
     }
 }
 
@@ -288,9 +339,28 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
+fn is_too_long(arguments: &[&[u8]]) -> bool {
+    arguments.iter().map(|argument| argument.len()).sum::<usize>() > MOST_CALL_BYTES
+}
+
+fn too_long() -> HostError {
+    HostError::new("RangeError", format!("a host call takes at most {MOST_CALL_BYTES} bytes at once"))
+}
+
+fn too_much_held() -> HostError {
+    let message = format!("requests that a step waits for hold at most {MOST_HELD_BYTES} bytes together");
+    HostError::new("RangeError", message)
+}
+
 fn unknown() -> HostError {
     HostError::new("TypeError", "this sandbox does not have that operation")
 }
+
+/// Most that one call takes, all arguments together. Unit: bytes; 32 MiB.
+pub(crate) const MOST_CALL_BYTES: usize = 32 << 20;
+
+/// Most that the requests hold which a step waits for. Unit: bytes; 64 MiB, as much as the step itself.
+const MOST_HELD_BYTES: usize = 64 << 20;
 
 /// Most calls of a step that are under way at a time.
 pub(crate) const MAX_UNDER_WAY: usize = 256;

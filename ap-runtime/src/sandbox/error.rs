@@ -111,6 +111,13 @@ pub enum CodeError {
         /// What WebAssembly reported.
         message: String,
     },
+    /// The process that ran the step ended under it: something killed it, or it broke a rule and was stopped. Other steps that
+    /// it ran ended in the same way. What the step asked of its host before may have happened.
+    #[error("the worker process that ran the step ended: {how}")]
+    WorkerLost {
+        /// How the process ended.
+        how: String,
+    },
     /// The sandbox itself failed. Please report it.
     #[error("the code sandbox failed: {message}")]
     Bug {
@@ -144,8 +151,9 @@ impl fmt::Display for SourcePlace {
 }
 
 impl CodeError {
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later. After [`WorkerLost`](Self::WorkerLost) a step that has a host to act
+    /// through may act a second time.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy)
+        matches!(self, Self::Busy | Self::WorkerLost { .. })
     }
 }

@@ -89,13 +89,13 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<StepState>> {
             let arguments = arguments(memory, start, count)?;
             let answer = match &mut state.calls {
                 Some(calls) => calls.call(operation, &arguments)?,
-                None => Err(no_host()),
+                None => Err(no_host().into_text()),
             };
             // Native work may have taken long.
             state.check_interrupt()?;
             let (bytes, failed) = match answer {
                 Ok(reply) => (reply, false),
-                Err(error) => (error.into_text(), true),
+                Err(text) => (text, true),
             };
             let length = i32::try_from(bytes.len())?;
             state.reply = bytes;

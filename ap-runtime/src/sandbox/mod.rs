@@ -3,6 +3,12 @@
 //! [`CodeSandbox`] is the seam; `WasmSandbox` (feature `code`) is the implementation: QuickJS-ng compiled to WebAssembly, a
 //! fresh copy-on-write instance per step, no WASI, six imports, all ours. [`CodeHost`] is what a step may use of its host.
 
+#[cfg(all(
+    feature = "process-isolation",
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))
+))]
+compile_error!("feature `process-isolation` of ap-runtime needs Linux on x86-64 or AArch64: leave it out elsewhere");
+
 mod error;
 mod host;
 mod limits;
@@ -11,6 +17,8 @@ mod limits;
 mod cache;
 #[cfg(feature = "code")]
 mod calls;
+#[cfg(feature = "code")]
+mod conduct;
 #[cfg(feature = "code")]
 mod crypto;
 #[cfg(feature = "code")]
@@ -22,9 +30,17 @@ mod guest;
 #[cfg(feature = "code")]
 mod layout;
 #[cfg(feature = "code")]
+mod local;
+#[cfg(feature = "code")]
 mod locator;
 #[cfg(feature = "code")]
+mod mode;
+#[cfg(feature = "code")]
 mod output;
+#[cfg(feature = "code")]
+mod place;
+#[cfg(feature = "process-isolation")]
+pub mod process;
 #[cfg(feature = "code")]
 mod scheduler;
 #[cfg(feature = "code")]
@@ -47,6 +63,8 @@ use serde_json::Value;
 pub use self::error::{CodeError, SourcePlace};
 pub use self::host::{CodeHost, NoCodeHost, StoreAct, StoreCall, StoreCallError, StoreScope};
 pub use self::limits::{CodeLimitError, CodeLimits, Metering};
+#[cfg(feature = "code")]
+pub use self::mode::{SandboxMode, SandboxModeError};
 #[cfg(feature = "code")]
 pub use self::wasm::{SandboxCapacity, SandboxStartError, WasmSandbox};
 
@@ -80,7 +98,7 @@ pub trait CodeSandbox: fmt::Debug + Send + Sync + 'static {
     /// becomes U+FFFD; a cycle or a `BigInt` is an error.
     ///
     /// # Errors
-    /// [`CodeError`] lists them. Only [`CodeError::Busy`] is worth a retry.
+    /// [`CodeError`] lists them; [`CodeError::is_retryable`] says which are worth a retry.
     ///
     /// # Cancel safety
     /// Dropping the future interrupts the step and drops the host calls it waits for.

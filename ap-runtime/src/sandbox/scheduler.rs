@@ -7,12 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use ap_core::id::ProjectId;
 
 use super::CodeError;
-use super::worker::Thread;
 
 /// The queue before the sandbox's threads.
-pub(crate) struct Scheduler {
+pub(crate) struct Scheduler<T> {
     rules: Rules,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     changed: Condvar,
 }
 
@@ -30,25 +29,24 @@ pub(crate) struct Rules {
 }
 
 /// Starts a step, which holds the slot until it ends.
-pub(crate) type Start = Box<dyn FnOnce(&Thread, Slot) + Send>;
+pub(crate) type Start<T> = Box<dyn FnOnce(&T, Slot<T>) + Send>;
 /// Goes on with a step that waited.
-pub(crate) type GoOn = Box<dyn FnOnce(&Thread) + Send>;
+pub(crate) type GoOn<T> = Box<dyn FnOnce(&T) + Send>;
 
 /// What a thread is to do next.
-pub(crate) enum Work {
-    Start(Start, Slot),
-    GoOn(GoOn),
+pub(crate) enum Work<T> {
+    Start(Start<T>, Slot<T>),
+    GoOn(GoOn<T>),
 }
 
 /// The place of a step among those that live. Dropping it makes room.
-pub(crate) struct Slot {
-    scheduler: Arc<Scheduler>,
+pub(crate) struct Slot<T> {
+    scheduler: Arc<Scheduler<T>>,
     project: ProjectId,
 }
 
-#[derive(Default)]
-struct State {
-    lanes: HashMap<ProjectId, Lane>,
+struct State<T> {
+    lanes: HashMap<ProjectId, Lane<T>>,
     /// Projects with something to do, in the order of their turns.
     turns: VecDeque<ProjectId>,
     queued: usize,
@@ -57,21 +55,20 @@ struct State {
 }
 
 /// What there is of one project.
-#[derive(Default)]
-struct Lane {
-    going_on: VecDeque<GoOn>,
-    starting: VecDeque<Start>,
+struct Lane<T> {
+    going_on: VecDeque<GoOn<T>>,
+    starting: VecDeque<Start<T>>,
     running: usize,
     live: usize,
 }
 
-impl Scheduler {
+impl<T> Scheduler<T> {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, state: Mutex::default(), changed: Condvar::new() }
+        Self { rules, state: Mutex::new(State::new()), changed: Condvar::new() }
     }
 
     /// Queues a step's start.
-    pub(crate) fn start(&self, project: ProjectId, start: Start) -> Result<(), CodeError> {
+    pub(crate) fn start(&self, project: ProjectId, start: Start<T>) -> Result<(), CodeError> {
         let mut state = self.lock();
         if state.queued >= self.rules.queue || state.stopped {
             return Err(CodeError::Busy);
@@ -84,13 +81,13 @@ impl Scheduler {
     }
 
     /// Queues a step that has a slot already: it is never refused.
-    pub(crate) fn go_on(&self, project: ProjectId, go_on: GoOn) {
+    pub(crate) fn go_on(&self, project: ProjectId, go_on: GoOn<T>) {
         self.lock().lane(project).going_on.push_back(go_on);
         self.changed.notify_one();
     }
 
     /// What to do next, once there is something; `None` when the sandbox stops.
-    pub(crate) fn next(self: &Arc<Self>) -> Option<(ProjectId, Work)> {
+    pub(crate) fn next(self: &Arc<Self>) -> Option<(ProjectId, Work<T>)> {
         let mut state = self.lock();
         loop {
             if state.stopped {
@@ -131,19 +128,23 @@ impl Scheduler {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-enum Taken {
-    Start(Start),
-    GoOn(GoOn),
+enum Taken<T> {
+    Start(Start<T>),
+    GoOn(GoOn<T>),
 }
 
-impl State {
-    fn lane(&mut self, project: ProjectId) -> &mut Lane {
-        let lane = self.lanes.entry(project).or_default();
+impl<T> State<T> {
+    fn new() -> Self {
+        Self { lanes: HashMap::new(), turns: VecDeque::new(), queued: 0, live: 0, stopped: false }
+    }
+
+    fn lane(&mut self, project: ProjectId) -> &mut Lane<T> {
+        let lane = self.lanes.entry(project).or_insert_with(Lane::new);
         if lane.is_empty() {
             self.turns.push_back(project); // about to get its first job
         }
@@ -151,7 +152,7 @@ impl State {
     }
 
     /// The first job of the first project whose turn it can be; that project is last then.
-    fn take(&mut self, rules: &Rules) -> Option<(ProjectId, Taken)> {
+    fn take(&mut self, rules: &Rules) -> Option<(ProjectId, Taken<T>)> {
         let room = self.live < rules.live;
         let can_run = |project: &ProjectId| self.lanes.get(project).is_some_and(|lane| lane.can_run(rules, room));
         let at = self.turns.iter().position(can_run)?;
@@ -179,14 +180,18 @@ impl State {
     }
 
     fn forget_if_idle(&mut self, project: ProjectId) {
-        let idle = |lane: &Lane| lane.is_empty() && lane.running == 0 && lane.live == 0;
+        let idle = |lane: &Lane<T>| lane.is_empty() && lane.running == 0 && lane.live == 0;
         if self.lanes.get(&project).is_some_and(idle) {
             self.lanes.remove(&project);
         }
     }
 }
 
-impl Lane {
+impl<T> Lane<T> {
+    fn new() -> Self {
+        Self { going_on: VecDeque::new(), starting: VecDeque::new(), running: 0, live: 0 }
+    }
+
     fn is_empty(&self) -> bool {
         self.going_on.is_empty() && self.starting.is_empty()
     }
@@ -197,7 +202,7 @@ impl Lane {
     }
 }
 
-impl Drop for Slot {
+impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
         let mut state = self.scheduler.lock();
         state.live = state.live.saturating_sub(1);
@@ -223,11 +228,11 @@ mod tests {
         ProjectId::from_u128(number)
     }
 
-    fn start(scheduler: &Scheduler, number: u128) -> Result<(), CodeError> {
+    fn start(scheduler: &Scheduler<()>, number: u128) -> Result<(), CodeError> {
         scheduler.start(project(number), Box::new(|_, _| {}))
     }
 
-    fn take(scheduler: &Arc<Scheduler>) -> Option<(u128, Option<Slot>)> {
+    fn take(scheduler: &Arc<Scheduler<()>>) -> Option<(u128, Option<Slot<()>>)> {
         let taken = scheduler.lock().take(&RULES);
         taken.map(|(project, taken)| {
             let slot = |_| Slot { scheduler: Arc::clone(scheduler), project };

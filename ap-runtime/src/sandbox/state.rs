@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ap_core::time::Timestamp;
 use wasmtime::{ResourceLimiter, Result, StoreContextMut, Trap, UpdateDeadline};
 
-use super::calls::HostCalls;
+use super::calls::Border;
 use super::guest::Part;
 use super::{CodeError, CodeLimits, ConsoleLevel, ConsoleLine, Metering, SourcePlace};
 
@@ -15,7 +15,7 @@ use super::{CodeError, CodeLimits, ConsoleLevel, ConsoleLine, Metering, SourcePl
 pub(crate) struct StepState {
     pub(crate) limits: CodeLimits,
     /// What the step may call; expressions and the compiler have none.
-    pub(crate) calls: Option<HostCalls>,
+    pub(crate) calls: Option<Box<dyn Border>>,
     /// The reply that waits for `take`.
     pub(crate) reply: Vec<u8>,
     pub(crate) report: Report,
@@ -66,7 +66,7 @@ impl StepState {
     pub(crate) fn new(
         limits: CodeLimits,
         now: Timestamp,
-        calls: Option<HostCalls>,
+        calls: Option<Box<dyn Border>>,
         cancelled: Arc<AtomicBool>,
     ) -> Self {
         let began = Instant::now();

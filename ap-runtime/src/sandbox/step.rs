@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{Instance, Memory, ModuleExport, Result, Store, WasmParams, format_err};
 
-use super::calls::Started;
 use super::deadline::DeadlineTimer;
 use super::engine::LoadedEngine;
 use super::guest::Outcome;
 use super::state::{Interrupt, StepState, trap};
-use super::{CodeError, CodeOutput, CodeUnit, Metering, output};
+use super::{CodeError, CodeOutput, CodeUnit, ConsoleLine, Metering, output};
 
 /// An instance with one step in it. Dropping it hands its memory back to the pool, cleaned.
 pub(crate) struct Step {
@@ -21,10 +20,37 @@ pub(crate) struct Step {
 }
 
 /// How a turn of a step ended.
-pub(crate) enum Turn {
-    Ended(Result<CodeOutput, CodeError>),
+pub(crate) enum Turn<O> {
+    Ended(Result<O, CodeError>),
     /// It waits for the host.
     Waiting,
+}
+
+/// What a step returned and logged, as the guest wrote it.
+pub(crate) struct Written {
+    /// JSON that no one has read.
+    pub(crate) value: Vec<u8>,
+    pub(crate) console: Vec<ConsoleLine>,
+    pub(crate) console_truncated: bool,
+    pub(crate) fuel: Option<u64>,
+}
+
+impl Written {
+    /// Reads the result.
+    pub(crate) fn read(self) -> Result<CodeOutput, CodeError> {
+        let Self { value, console, console_truncated, fuel } = self;
+        output::parse(value).map(|value| CodeOutput { value, console, console_truncated, fuel })
+    }
+}
+
+impl Turn<Written> {
+    /// Reads the result of a step that has ended.
+    pub(crate) fn read(self) -> Turn<CodeOutput> {
+        match self {
+            Self::Ended(written) => Turn::Ended(written.and_then(Written::read)),
+            Self::Waiting => Turn::Waiting,
+        }
+    }
 }
 
 /// The thread a turn runs on.
@@ -90,7 +116,7 @@ impl Step {
         code: &[u8],
         (params, context): (&[u8], &[u8]),
         seed: u64,
-    ) -> Turn {
+    ) -> Turn<Written> {
         let outcome = self.turn(seat, |step| {
             let (start, lengths) = step.write_input(engine, [code, params, context])?;
             step.call(engine, engine.exports.run, (start, lengths[0], lengths[1], lengths[2], seed))
@@ -104,7 +130,7 @@ impl Step {
         (engine, seat): (&LoadedEngine, &Seat<'_>),
         id: u32,
         (succeeded, answer): (bool, &[u8]),
-    ) -> Turn {
+    ) -> Turn<Written> {
         let outcome = self.turn(seat, |step| {
             let (start, lengths) = step.write_input(engine, [answer])?;
             step.call(engine, engine.exports.settle, (id, u32::from(succeeded), start, lengths[0]))
@@ -119,14 +145,14 @@ impl Step {
         code: &[u8],
         variables: &[u8],
         seed: u64,
-    ) -> Result<serde_json::Value, CodeError> {
+    ) -> Result<Vec<u8>, CodeError> {
         let outcome = self.turn(seat, |step| {
             let (start, lengths) = step.write_input(engine, [code, variables])?;
             step.call(engine, engine.exports.evaluate, (start, lengths[0], lengths[1], seed))
         })?;
         let state = self.store.data_mut();
         match outcome {
-            Outcome::Returned => output::parse(state.value()?),
+            Outcome::Returned => state.value(),
             Outcome::NoValue => Err(CodeError::NoValue),
             Outcome::InvalidParams => Err(state.invalid_params()),
             Outcome::InvalidSource => Err(state.invalid_source()),
@@ -134,13 +160,18 @@ impl Step {
         }
     }
 
+    /// Makes the instance, and all that an engine prepares for its first one.
+    #[cfg(feature = "process-isolation")]
+    pub(crate) fn prepare(mut self, engine: &LoadedEngine) -> Result<()> {
+        self.instance(engine).map(|_| ())
+    }
+
     pub(crate) fn state_mut(&mut self) -> &mut StepState {
         self.store.data_mut()
     }
 
-    /// The host calls that the last turn began, and the ids of those it does not wait for any more.
-    pub(crate) fn take_calls(&mut self) -> (Vec<Started>, Vec<u32>) {
-        self.store.data_mut().calls.as_mut().map(super::calls::HostCalls::take).unwrap_or_default()
+    pub(crate) fn state(&self) -> &StepState {
+        self.store.data()
     }
 
     /// Runs `work` in the guest, within what is left of the step's time.
@@ -157,7 +188,7 @@ impl Step {
         outcome.map_err(|error| self.store.data().explain(&error))
     }
 
-    fn finish_turn(&mut self, outcome: Result<Outcome, CodeError>) -> Turn {
+    fn finish_turn(&mut self, outcome: Result<Outcome, CodeError>) -> Turn<Written> {
         let fuel = self.fuel.and_then(|fuel| Some((fuel, fuel.checked_sub(self.store.get_fuel().ok()?)?)));
         let state = self.store.data_mut();
         // The engine looks at its fuel here and there, the last time before the end.
@@ -169,7 +200,7 @@ impl Step {
         let fuel = fuel.map(|(_, used)| used);
         Turn::Ended(match outcome {
             Ok(Outcome::Waiting) => return Turn::Waiting,
-            Ok(Outcome::Returned) => state.value().and_then(output::parse).map(|value| CodeOutput {
+            Ok(Outcome::Returned) => state.value().map(|value| Written {
                 value,
                 console: std::mem::take(&mut state.console.lines),
                 console_truncated: state.console.truncated,

@@ -3,30 +3,19 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread;
-use std::time::Instant;
 
-use ap_core::{id::ProjectId, time::Timestamp};
+use ap_core::id::ProjectId;
 use async_trait::async_trait;
-use futures_util::future::{AbortHandle, Abortable};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::Value;
-use tokio::sync::oneshot;
 
-use super::cache::{CodeCache, CodeKey};
-use super::calls::{HostCalls, HostError, Started, Turns};
-use super::crypto::engine_seed;
-use super::engine::{Engines, LoadedEngine};
+use super::conduct::Conductor;
+use super::deadline::DeadlineTimer;
+use super::engine::Engines;
 use super::limits::within;
-use super::scheduler::{Rules, Scheduler, Slot};
-use super::state::StepState;
-use super::step::{Step, Turn};
-use super::worker::{Thread, WorkerPool};
-use super::{
-    CodeError, CodeLanguage, CodeLimitError, CodeLimits, CodeOutput, CodeRequest, CodeSandbox, CodeUnit,
-    ExpressionRequest, Metering,
-};
+use super::local::{Here, Thread};
+use super::scheduler::Rules;
+use super::{CodeError, CodeLimitError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest};
 
 /// Runs steps in QuickJS-ng inside WebAssembly, a fresh instance each, on threads of its own.
 ///
@@ -69,18 +58,15 @@ use super::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct WasmSandbox {
-    engines: Arc<Engines>,
-    scheduler: Arc<Scheduler>,
-    /// Dropped with the sandbox: stops the threads.
-    _workers: WorkerPool,
+    conductor: Conductor<Here>,
     capacity: SandboxCapacity,
 }
 
 /// How many steps a sandbox runs and holds at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SandboxCapacity {
-    threads: usize,
-    rules: Rules,
+    pub(super) threads: usize,
+    pub(super) rules: Rules,
 }
 
 /// Why a sandbox could not start.
@@ -93,9 +79,23 @@ pub enum SandboxStartError {
         /// What the engine said.
         message: String,
     },
+    /// The program was not prepared for worker processes.
+    #[error(
+        "the code sandbox cannot start worker processes: call `ap_runtime::sandbox::process::serve_if_worker` first in `main`"
+    )]
+    NotPrepared,
     /// The operating system refused a thread.
     #[error("the code sandbox could not start its threads")]
     Thread(#[source] io::Error),
+    /// This program has no worker processes.
+    #[error("this program has no worker processes for code: build it with feature `process-isolation`, on Linux")]
+    Unsupported,
+    /// A worker process did not start, or its walls could not be put up.
+    #[error("a worker process of the code sandbox did not start: {message}")]
+    Worker {
+        /// What it said, or what happened to it.
+        message: String,
+    },
 }
 
 impl WasmSandbox {
@@ -110,54 +110,12 @@ impl WasmSandbox {
             .map_err(|error| SandboxStartError::Engine { message: format!("{error:#}") })?;
         let live = (engines.instances() as usize).saturating_sub(capacity.threads);
         let rules = Rules { live: live.min(capacity.rules.live), ..capacity.rules };
-        let (engines, scheduler) = (Arc::new(engines), Arc::new(Scheduler::new(rules)));
-        let cache = Arc::new(CodeCache::new(CACHE_BYTES));
-        let workers = WorkerPool::start(&engines, &cache, Arc::clone(&scheduler), capacity.threads)
-            .map_err(SandboxStartError::Thread)?;
-        Ok(Self { engines, scheduler, _workers: workers, capacity })
+        let engines = Arc::new(engines);
+        let timer = DeadlineTimer::start(Arc::clone(&engines), capacity.threads).map_err(SandboxStartError::Thread)?;
+        let threads = Thread::all(&engines, timer, CACHE_BYTES, capacity.threads);
+        let conductor = Conductor::start(Here { engines }, rules, threads).map_err(SandboxStartError::Thread)?;
+        Ok(Self { conductor, capacity })
     }
-
-    /// Queues the start of a step and waits for what `start` answers on a sandbox thread.
-    async fn start_on_thread<T: Send + 'static>(
-        &self,
-        project: ProjectId,
-        start: impl FnOnce(&Thread, Slot, Arc<AtomicBool>, Reply<T>) + Send + 'static,
-    ) -> Result<T, CodeError> {
-        let (reply, answer) = oneshot::channel();
-        let mut cancel = CancelOnDrop { engines: &self.engines, cancelled: Arc::default(), armed: true };
-        let cancelled = Arc::clone(&cancel.cancelled);
-        let start = Box::new(move |thread: &Thread, slot| {
-            if !cancelled.load(Ordering::SeqCst) {
-                start(thread, slot, cancelled, Reply(reply));
-            }
-        });
-        self.scheduler.start(project, start)?;
-        let answer = answer.await;
-        cancel.armed = false;
-        answer.map_err(|_| bug("a step was lost"))
-    }
-}
-
-/// Where the answer of a sandbox thread goes. The caller may have gone.
-struct Reply<T>(oneshot::Sender<T>);
-
-impl<T> Reply<T> {
-    fn send(self, answer: T) {
-        let _ = self.0.send(answer);
-    }
-}
-
-/// A step that waits for its host.
-struct WaitingStep {
-    step: Step,
-    slot: Slot,
-    cancelled: Arc<AtomicBool>,
-}
-
-/// How a turn on a thread ended.
-enum Answer {
-    Ended(Result<CodeOutput, CodeError>),
-    Waiting(Box<WaitingStep>),
 }
 
 impl SandboxCapacity {
@@ -221,244 +179,16 @@ impl Default for SandboxCapacity {
 #[async_trait]
 impl CodeSandbox for WasmSandbox {
     async fn check(&self, project: ProjectId, unit: CodeUnit) -> Result<(), CodeError> {
-        check_size(&unit, &CodeLimits::default())?;
-        self.start_on_thread(project, move |thread, slot, cancelled, reply| {
-            let compiled = compiled(thread, project, &unit, (&CodeLimits::default(), &cancelled));
-            drop(slot);
-            reply.send(compiled.map(|_| ()));
-        })
-        .await?
+        self.conductor.check(project, unit).await
     }
 
     async fn run(&self, request: CodeRequest) -> Result<CodeOutput, CodeError> {
-        let unit = CodeUnit::Module { source: Arc::clone(&request.source), language: request.language };
-        check_size(&unit, &request.limits)?;
-        let (project, now, host) = (request.project, request.now, Arc::clone(&request.host));
-        let metering = request.limits.metering();
-        let mut answer = self
-            .start_on_thread(project, move |thread, slot, cancelled, reply| {
-                begin(thread, slot, cancelled, &request, &unit, reply);
-            })
-            .await?;
-        let turns = Turns::new();
-        let mut under_way = FuturesUnordered::new();
-        let mut aborts: Vec<(u32, AbortHandle)> = Vec::new();
-        loop {
-            let mut waiting = match answer {
-                Answer::Ended(result) => return result,
-                Answer::Waiting(waiting) => waiting,
-            };
-            let (started, cancelled) = waiting.step.take_calls();
-            let deadline = waiting.step.state_mut().deadline();
-            for Started { id, call } in started {
-                let (handle, registration) = AbortHandle::new_pair();
-                aborts.push((id, handle));
-                let (host, turns) = (Arc::clone(&host), &turns);
-                let left = deadline.saturating_duration_since(Instant::now());
-                let performed = async move { (id, call.perform(&*host, turns, left).await) };
-                under_way.push(Abortable::new(performed, registration));
-            }
-            aborts.retain(|(id, handle)| {
-                let unwanted = cancelled.contains(id);
-                if unwanted {
-                    handle.abort();
-                }
-                !unwanted
-            });
-            let settled = tokio::select! {
-                biased;
-                settled = next_settled(&mut under_way, &mut waiting.step) => settled,
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    return Err(CodeError::Timeout { limit: waiting.step.state_mut().limits.timeout() });
-                }
-            };
-            let Some((id, result)) = settled else { return Err(CodeError::Unsettled) };
-            aborts.retain(|(other, _)| *other != id);
-            answer = self.settle(project, waiting, (now, metering), (id, result)).await?;
-        }
+        self.conductor.run(request).await
     }
 
     async fn evaluate(&self, request: ExpressionRequest) -> Result<Vec<Result<Value, CodeError>>, CodeError> {
-        let project = request.project;
-        self.start_on_thread(project, move |thread, slot, cancelled, reply| {
-            match evaluate(thread, &request, &cancelled) {
-                Ok((results, step)) => {
-                    reply.send(Ok(results));
-                    // Cleaning the instance is not part of the caller's wait.
-                    drop(step);
-                }
-                Err(error) => reply.send(Err(error)),
-            }
-            drop(slot);
-        })
-        .await?
+        self.conductor.evaluate(request).await
     }
-}
-
-impl WasmSandbox {
-    /// Goes on with a step whose host call has ended.
-    async fn settle(
-        &self,
-        project: ProjectId,
-        waiting: Box<WaitingStep>,
-        (now, metering): (Timestamp, Metering),
-        (id, result): (u32, Result<Vec<u8>, HostError>),
-    ) -> Result<Answer, CodeError> {
-        let (reply, answer) = oneshot::channel();
-        let cancelled = Arc::clone(&waiting.cancelled);
-        let mut cancel = CancelOnDrop { engines: &self.engines, cancelled, armed: true };
-        let go_on = Box::new(move |thread: &Thread| {
-            let WaitingStep { mut step, slot, cancelled } = *waiting;
-            let Some(engine) = engine(thread, metering) else { return };
-            step.state_mut().advance_clock(now);
-            let (succeeded, bytes) = match result {
-                Ok(bytes) => (true, bytes),
-                Err(error) => (false, error.into_text()),
-            };
-            let turn = step.settle((engine, &thread.seat()), id, (succeeded, &bytes));
-            finish(turn, WaitingStep { step, slot, cancelled }, Reply(reply));
-        });
-        self.scheduler.go_on(project, go_on);
-        let answer = answer.await;
-        cancel.armed = false;
-        answer.map_err(|_| bug("a step was lost"))
-    }
-}
-
-/// The first call that ends; `None` if none is under way.
-async fn next_settled(
-    under_way: &mut FuturesUnordered<impl Future<Output = Result<Settled, futures_util::future::Aborted>>>,
-    step: &mut Step,
-) -> Option<Settled> {
-    loop {
-        let Ok(settled) = under_way.next().await? else { continue };
-        if let Some(calls) = &mut step.state_mut().calls {
-            calls.ended(settled.0);
-        }
-        return Some(settled);
-    }
-}
-
-/// A call of the step and how it ended.
-type Settled = (u32, Result<Vec<u8>, HostError>);
-
-/// The first turn of a step, on a sandbox thread.
-fn begin(
-    thread: &Thread,
-    slot: Slot,
-    cancelled: Arc<AtomicBool>,
-    request: &CodeRequest,
-    unit: &CodeUnit,
-    reply: Reply<Answer>,
-) {
-    let limits = &request.limits;
-    let begun = compiled(thread, request.project, unit, (limits, &cancelled)).and_then(|code| {
-        let engine = engine(thread, limits.metering()).ok_or_else(|| bug("the engine that counts fuel is missing"))?;
-        let calls = HostCalls::new(Arc::clone(&request.host), limits.host_calls(), &request.seed);
-        let state = StepState::new(limits.clone(), request.now, Some(calls), Arc::clone(&cancelled));
-        let mut step = Step::new(engine, state)?;
-        let turn =
-            step.run((engine, &thread.seat()), &code, (&request.params, &request.context), engine_seed(&request.seed));
-        Ok((turn, step))
-    });
-    match begun {
-        Ok((turn, step)) => finish(turn, WaitingStep { step, slot, cancelled }, reply),
-        Err(error) => reply.send(Answer::Ended(Err(error))),
-    }
-}
-
-/// Answers with the end of a turn. Cleaning the instance is not part of the caller's wait.
-fn finish(turn: Turn, step: WaitingStep, reply: Reply<Answer>) {
-    match turn {
-        Turn::Ended(result) => {
-            reply.send(Answer::Ended(result));
-            drop(step);
-        }
-        Turn::Waiting => reply.send(Answer::Waiting(Box::new(step))),
-    }
-}
-
-fn evaluate(
-    thread: &Thread,
-    request: &ExpressionRequest,
-    cancelled: &Arc<AtomicBool>,
-) -> Result<(Vec<Result<Value, CodeError>>, Step), CodeError> {
-    let limits = &request.limits;
-    let engine = engine(thread, limits.metering()).ok_or_else(|| bug("the engine that counts fuel is missing"))?;
-    let mut step = Step::new(engine, StepState::new(limits.clone(), request.now, None, Arc::clone(cancelled)))?;
-    let one = |expression: &Arc<str>| {
-        let unit = CodeUnit::Expression(Arc::clone(expression));
-        check_size(&unit, limits)?;
-        let code = compiled(thread, request.project, &unit, (limits, cancelled))?;
-        step.evaluate((engine, &thread.seat()), &code, &request.variables, engine_seed(&request.seed))
-    };
-    let results = request.expressions.iter().map(one).collect();
-    Ok((results, step))
-}
-
-/// The bytecode of a unit, from the cache or from a compiler of its own.
-fn compiled(
-    thread: &Thread,
-    project: ProjectId,
-    unit: &CodeUnit,
-    (limits, cancelled): (&CodeLimits, &Arc<AtomicBool>),
-) -> Result<Arc<[u8]>, CodeError> {
-    let key = CodeKey::new(project, unit);
-    if let Some(code) = thread.cache.get(&key) {
-        return Ok(code);
-    }
-    let code = compile(thread, unit, (limits, cancelled)).map_err(|error| match (error, unit) {
-        (
-            CodeError::InvalidSource { message, place },
-            CodeUnit::Module { source, language: CodeLanguage::JavaScript },
-        ) if is_typescript(thread, source, (limits, cancelled)) => {
-            let message = format!("{message}; it is TypeScript: say so with `\"language\": \"typescript\"`");
-            CodeError::InvalidSource { message, place }
-        }
-        (error, _) => error,
-    })?;
-    thread.cache.insert(key, Arc::clone(&code));
-    Ok(code)
-}
-
-/// Compiles in an instance that is used for nothing else.
-fn compile(
-    thread: &Thread,
-    unit: &CodeUnit,
-    (limits, cancelled): (&CodeLimits, &Arc<AtomicBool>),
-) -> Result<Arc<[u8]>, CodeError> {
-    let translator: &[u8] = match unit {
-        CodeUnit::Module { language: CodeLanguage::TypeScript, .. } => TRANSLATOR,
-        _ => &[],
-    };
-    // Compiling is not part of what a step consumes.
-    let limits = limits.clone().with_metering(Metering::Clock).map_err(|error| bug(&error.to_string()))?;
-    let state = StepState::new(limits, Timestamp::from_micros(0), None, Arc::clone(cancelled));
-    let engine = thread.engines.timed();
-    Step::new(engine, state)?.compile((engine, &thread.seat()), unit, translator)
-}
-
-/// Whether a source that is no JavaScript compiles without its types.
-fn is_typescript(thread: &Thread, source: &Arc<str>, limits: (&CodeLimits, &Arc<AtomicBool>)) -> bool {
-    let unit = CodeUnit::Module { source: Arc::clone(source), language: CodeLanguage::TypeScript };
-    compile(thread, &unit, limits).is_ok()
-}
-
-fn engine(thread: &Thread, metering: Metering) -> Option<&LoadedEngine> {
-    match metering {
-        Metering::Clock => Some(thread.engines.timed()),
-        Metering::Fuel(_) => thread.engines.metered(),
-    }
-}
-
-fn check_size(unit: &CodeUnit, limits: &CodeLimits) -> Result<(), CodeError> {
-    let (CodeUnit::Module { source, .. } | CodeUnit::Expression(source)) = unit;
-    let limit_bytes = limits.source_bytes();
-    if source.len() > limit_bytes { Err(CodeError::SourceTooLarge { limit_bytes }) } else { Ok(()) }
-}
-
-fn bug(message: &str) -> CodeError {
-    CodeError::Bug { message: message.to_owned() }
 }
 
 impl fmt::Debug for WasmSandbox {
@@ -467,29 +197,9 @@ impl fmt::Debug for WasmSandbox {
     }
 }
 
-/// Interrupts a step whose caller has gone.
-struct CancelOnDrop<'a> {
-    engines: &'a Engines,
-    cancelled: Arc<AtomicBool>,
-    armed: bool,
-}
-
-impl Drop for CancelOnDrop<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.cancelled.store(true, Ordering::SeqCst);
-            fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
-            self.engines.increment_epoch();
-        }
-    }
-}
-
-/// The engine's bytecode of what removes types; `xtask/build-engine` makes it.
-const TRANSLATOR: &[u8] = include_bytes!("../../engine-js/typescript.bin");
-
 const MAX_THREADS: usize = 128;
 const MAX_QUEUE: usize = 1 << 16;
 const MAX_LIVE: usize = 4_096;
 
 /// How much compiled code is kept. Unit: bytes.
-const CACHE_BYTES: usize = 64 << 20;
+pub(super) const CACHE_BYTES: usize = 64 << 20;

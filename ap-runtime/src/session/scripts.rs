@@ -104,7 +104,10 @@ impl Unit {
     }
 
     fn findings(&self, error: &CodeError) -> impl Iterator<Item = Diagnostic> {
-        let is_fault = matches!(error, CodeError::Busy | CodeError::Bug { .. } | CodeError::Trap { .. });
+        let is_fault = matches!(
+            error,
+            CodeError::Busy | CodeError::Bug { .. } | CodeError::Trap { .. } | CodeError::WorkerLost { .. }
+        );
         let (rule, fix) = match (is_fault, self.is_expression()) {
             (true, _) => ("step.code.unchecked", "publish again; if it stays so, ask whoever runs the product"),
             (false, true) => ("template.syntax", "write one JavaScript expression, without statements"),

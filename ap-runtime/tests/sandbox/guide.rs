@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
-use ap_runtime::sandbox::{CodeError, CodeHost, CodeOutput, CodeSandbox as _, NoCodeHost, StoreCall, StoreCallError};
+use ap_runtime::sandbox::{CodeError, CodeHost, CodeOutput, NoCodeHost, StoreCall, StoreCallError};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::{Value, json};

@@ -4,15 +4,15 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use ap_core::id::ProjectId;
-use ap_runtime::sandbox::{CodeError, CodeLimits, CodeSandbox as _, ExpressionRequest, SandboxCapacity, WasmSandbox};
+use ap_runtime::sandbox::{CodeError, CodeLimits, CodeSandbox, ExpressionRequest, SandboxCapacity};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{request, step};
 
 /// One thread and one attack at a time, so that an attack is measured alone and its successor runs where it ran.
-static TARGET: LazyLock<Mutex<WasmSandbox>> =
-    LazyLock::new(|| Mutex::new(WasmSandbox::start(SandboxCapacity::default().with_threads(1).unwrap()).unwrap()));
+static TARGET: LazyLock<Mutex<Box<dyn CodeSandbox>>> =
+    LazyLock::new(|| Mutex::new(crate::start(SandboxCapacity::default().with_threads(1).unwrap())));
 
 /// How a step must end.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ap_core::id::ProjectId;
-use ap_runtime::sandbox::{
-    CodeError, CodeLanguage, CodeLimits, CodeSandbox as _, CodeUnit, ExpressionRequest, SourcePlace,
-};
+use ap_runtime::sandbox::{CodeError, CodeLanguage, CodeLimits, CodeUnit, ExpressionRequest, SourcePlace};
 use serde_json::{Value, json};
 
 use crate::{NOW, SANDBOX};

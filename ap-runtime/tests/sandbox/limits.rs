@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use ap_runtime::sandbox::{CodeError, CodeLimits, CodeRequest, CodeSandbox as _, SandboxCapacity, WasmSandbox};
+use ap_runtime::sandbox::{CodeError, CodeLimits, CodeRequest, SandboxCapacity};
 use futures_util::future::{join_all, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::json;
@@ -77,7 +77,7 @@ async fn one_steps_deadline_does_not_end_another() {
 
 #[tokio::test]
 async fn a_dropped_future_interrupts_its_step() {
-    let sandbox = WasmSandbox::start(SandboxCapacity::default().with_threads(1).unwrap()).unwrap();
+    let sandbox = crate::start(SandboxCapacity::default().with_threads(1).unwrap());
     let limit = Duration::from_secs(300);
     let hog = with_limits(FOREVER, |limits| limits.with_timeout(limit).unwrap());
     let queued = hog.clone();
@@ -91,7 +91,7 @@ async fn a_dropped_future_interrupts_its_step() {
 #[tokio::test]
 async fn a_full_queue_is_busy_and_recovers() {
     let capacity = SandboxCapacity::default().with_threads(1).unwrap().with_queue(2).unwrap();
-    let sandbox = WasmSandbox::start(capacity).unwrap();
+    let sandbox = crate::start(capacity);
     let mut hog = sandbox.run(with_limits(FOREVER, |limits| limits.with_timeout(Duration::from_secs(300)).unwrap()));
     assert!(timeout(Duration::from_millis(200), &mut hog).await.is_err()); // the thread has it by now
     let mut others: FuturesUnordered<_> = (0..4).map(|_| sandbox.run(request(&step("return 1;"), "{}"))).collect();
@@ -108,7 +108,7 @@ async fn a_full_queue_is_busy_and_recovers() {
 #[tokio::test]
 async fn dropping_the_sandbox_stops_its_threads() {
     for _ in 0..5 {
-        let sandbox = WasmSandbox::start(SandboxCapacity::default().with_threads(3).unwrap()).unwrap();
+        let sandbox = crate::start(SandboxCapacity::default().with_threads(3).unwrap());
         let hog = with_limits(FOREVER, |limits| limits.with_timeout(Duration::from_secs(300)).unwrap());
         assert!(timeout(Duration::from_millis(5), sandbox.run(hog)).await.is_err());
         let started = Instant::now();

@@ -1,6 +1,6 @@
 //! Fuel and computing time.
 
-use ap_runtime::sandbox::{CodeLimits, CodeRequest, CodeSandbox as _, Metering, SandboxCapacity, WasmSandbox};
+use ap_runtime::sandbox::{CodeLimits, CodeRequest, Metering, SandboxCapacity};
 
 use crate::{request, step};
 
@@ -17,7 +17,7 @@ async fn the_same_step_consumes_the_same_fuel() {
     let mut seen = Vec::new();
     for _ in 0..3 {
         // Another sandbox compiles anew and has other threads and slots.
-        let sandbox = WasmSandbox::start(SandboxCapacity::default().with_live_steps(2).unwrap()).unwrap();
+        let sandbox = crate::start(SandboxCapacity::default().with_live_steps(2).unwrap());
         for _ in 0..3 {
             let output = sandbox.run(metered(SORT, 1_000_000_000)).await.unwrap();
             seen.push((output.fuel.unwrap(), output.value.to_string()));

@@ -1,4 +1,4 @@
-use ap_runtime::sandbox::{CodeError, CodeSandbox as _, ConsoleLevel, ConsoleLine};
+use ap_runtime::sandbox::{CodeError, ConsoleLevel, ConsoleLine};
 use serde_json::{Value, json};
 
 use super::{SANDBOX, request, run, run_body, thrown};

@@ -7,7 +7,7 @@ use std::{
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
 use ap_runtime::sandbox::{
-    CodeHost, CodeLimits, CodeSandbox as _, Metering, NoCodeHost, StoreAct, StoreCall, StoreCallError, StoreScope,
+    CodeHost, CodeLimits, Metering, NoCodeHost, StoreAct, StoreCall, StoreCallError, StoreScope,
 };
 use async_trait::async_trait;
 use secrecy::SecretString;

@@ -13,10 +13,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lettre", &["ap-runtime/src/egress/mail/"]),
     ("reqwest", &["ap-runtime/src/egress/"]),
     ("wasmtime", &["ap-runtime/src/sandbox/", "ap-runtime/build.rs"]),
+    ("landlock", &["ap-runtime/src/sandbox/process/"]),
+    ("nix", &["ap-runtime/src/sandbox/process/"]),
+    ("rustix", &["ap-runtime/src/sandbox/process/"]),
+    ("seccompiler", &["ap-runtime/src/sandbox/process/"]),
     ("getrandom", &["ap-crypto/src/entropy.rs"]),
 ];
 
-/// The only files of the runtime that start tasks or threads.
+/// The only files of the runtime that start tasks, threads or processes.
 const SPAWNING: &[&str] = &[
     "ap-runtime/src/backend/postgres/wakeup.rs",
     "ap-runtime/src/backend/postgres/writer.rs",
@@ -27,6 +31,8 @@ const SPAWNING: &[&str] = &[
     "ap-runtime/src/executor/worker.rs",
     "ap-runtime/src/oauth/renew.rs",
     "ap-runtime/src/sandbox/deadline.rs",
+    "ap-runtime/src/sandbox/process/post.rs",
+    "ap-runtime/src/sandbox/process/serve.rs",
     "ap-runtime/src/sandbox/worker.rs",
 ];
 
@@ -34,10 +40,13 @@ const SPAWNING: &[&str] = &[
 const CLOCKS: &[&str] = &[
     "ap-runtime/src/clock.rs",
     "ap-runtime/src/conformance/wakeup.rs",
+    "ap-runtime/src/sandbox/conduct.rs",
     "ap-runtime/src/sandbox/deadline.rs",
+    "ap-runtime/src/sandbox/process/post.rs",
+    "ap-runtime/src/sandbox/process/remote.rs",
+    "ap-runtime/src/sandbox/process/wire.rs",
     "ap-runtime/src/sandbox/state.rs",
     "ap-runtime/src/sandbox/step.rs",
-    "ap-runtime/src/sandbox/wasm.rs",
 ];
 
 /// Programs in the guise of a test, which another test starts as a child process and kills.

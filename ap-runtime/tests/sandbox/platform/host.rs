@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
-use ap_runtime::sandbox::{CodeError, CodeHost, CodeSandbox as _, NoCodeHost, StoreCall, StoreCallError};
+use ap_runtime::sandbox::{CodeError, CodeHost, NoCodeHost, StoreCall, StoreCallError};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::{Value, json};

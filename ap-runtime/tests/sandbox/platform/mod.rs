@@ -6,7 +6,6 @@ mod step;
 mod tampering;
 mod vectors;
 
-use ap_runtime::sandbox::CodeSandbox as _;
 use serde_json::Value;
 
 use super::{SANDBOX, request};

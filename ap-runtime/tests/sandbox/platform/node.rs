@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ap_runtime::sandbox::CodeSandbox as _;
-
 use crate::{SANDBOX, request};
 
 macro_rules! fixture {

@@ -1,6 +1,6 @@
 //! How a step meets its platform: exports, imports, globals, `ctx`, masking, the console.
 
-use ap_runtime::sandbox::{CodeError, CodeSandbox as _};
+use ap_runtime::sandbox::CodeError;
 use serde_json::json;
 
 use super::evaluate;
