@@ -4,7 +4,7 @@
 //! earliest deadline and then advances the epoch; each running step then looks at its own clock.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -39,10 +39,16 @@ impl DeadlineTimer {
     pub(crate) fn start(engines: Arc<Engines>, slots: usize) -> io::Result<Self> {
         let schedule = Schedule { deadlines: vec![None; slots], wakes_at: None, stopped: false };
         let shared = Arc::new(Shared { schedule: Mutex::new(schedule), changed: Condvar::new() });
+        let (running, runs) = mpsc::channel();
         let thread = thread::Builder::new().name("ap-code-timer".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run(&engines)
+            move || {
+                let _ = running.send(()); // nobody waits for it twice
+                shared.run(&engines);
+            }
         })?;
+        // What a thread does at its very start, a worker process may not do later.
+        runs.recv().map_err(io::Error::other)?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -21,6 +21,7 @@ mod steps;
 mod store;
 #[path = "../sandbox/support.rs"]
 mod support;
+mod workers;
 
 use std::sync::{Arc, LazyLock};
 

@@ -50,8 +50,13 @@ const CLOCKS: &[&str] = &[
 ];
 
 /// Programs in the guise of a test, which another test starts as a child process and kills.
-const CHILDREN: &[&str] =
-    &["ap-runtime/tests/crash/child.rs", "ap-runtime/tests/crash/rotation.rs", "ap-runtime/tests/oauth/processes.rs"];
+const CHILDREN: &[&str] = &[
+    "ap-runtime/src/sandbox/process/tests.rs",
+    "ap-runtime/tests/crash/child.rs",
+    "ap-runtime/tests/crash/rotation.rs",
+    "ap-runtime/tests/oauth/processes.rs",
+    "ap-runtime/tests/sandbox_process/workers.rs",
+];
 
 const UNSAFE_ROOM: &str = "ap-runtime/src/sandbox/";
 const MOST_PRODUCTION_LINES: usize = 600;

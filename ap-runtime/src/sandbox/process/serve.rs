@@ -146,7 +146,7 @@ fn prepare(engines: &Engines) -> wasmtime::Result<()> {
 }
 
 /// How many steps may live, and the connections of the threads.
-fn receive_setup(control: &Wire) -> io::Result<(Vec<Wire>, usize)> {
+pub(super) fn receive_setup(control: &Wire) -> io::Result<(Vec<Wire>, usize)> {
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_THREADS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut room);
     let mut bytes = [0; SETUP_BYTES];
