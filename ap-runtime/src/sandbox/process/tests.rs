@@ -36,7 +36,7 @@ fn refused<T>(result: io::Result<T>) -> bool {
 #[ignore = "started by `walls_leave_computing_and_nothing_else`"]
 fn probe() {
     let name = env::var("AP_PROBE").unwrap();
-    let pair = UnixStream::pair().unwrap();
+    let (pair, parent) = (UnixStream::pair().unwrap(), rustix::process::getppid().unwrap());
     let standing = walls::give_up_files_and_privileges().unwrap();
     if name == "files before the filter" {
         let closed = refused(fs::File::open("/etc/passwd")) && refused(fs::read("/proc/self/environ"));
@@ -57,15 +57,13 @@ fn probe() {
         "open" => refused(fs::File::open("/etc/passwd")),
         "create" => refused(fs::File::create("/tmp/ap-code-worker-probe")),
         "environment" => refused(fs::read("/proc/self/environ")),
-        "memory of the host" => refused(fs::File::open(format!("/proc/{}/mem", rustix::process::getppid().unwrap()))),
+        "memory of the host" => refused(fs::File::open(format!("/proc/{parent}/mem"))),
         "socket" => net::UdpSocket::bind("127.0.0.1:0").is_err(),
         "connect" => net::TcpStream::connect("127.0.0.1:1").is_err(),
         "socket pair" => UnixStream::pair().is_err(),
         "exec" => Command::new("/bin/true").status().is_err(),
         "thread" => thread::Builder::new().spawn(|| {}).is_err(),
-        "signal" => {
-            rustix::process::kill_process(rustix::process::getppid().unwrap(), rustix::process::Signal::CONT).is_err()
-        }
+        "signal" => rustix::process::kill_process(parent, rustix::process::Signal::CONT).is_err(),
         "ptrace" => nix::sys::ptrace::traceme().is_err(),
         "duplicate" => pair.0.try_clone().is_err(),
         "other users" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_err(),
