@@ -14,7 +14,7 @@ use super::conduct::{bug, check_size};
 use super::crypto::engine_seed;
 use super::deadline::DeadlineTimer;
 use super::engine::{Engines, LoadedEngine};
-use super::place::{LiveStep, Place};
+use super::place::{LiveStep, Place, Results};
 use super::scheduler::Slot;
 use super::state::StepState;
 use super::step::{Seat, Step, Turn, Written};
@@ -176,7 +176,7 @@ impl Thread {
         start: &ExpressionStart<'_>,
         cancelled: &Arc<AtomicBool>,
         compiles: impl Fn(bool) -> Result<(), CodeError>,
-    ) -> Result<(Vec<Result<Vec<u8>, CodeError>>, Step), CodeError> {
+    ) -> Result<(Results<Vec<u8>>, Step), CodeError> {
         let limits = start.limits;
         let engine = self.engine(limits.metering())?;
         let mut step = Step::new(engine, StepState::new(limits.clone(), start.now, None, Arc::clone(cancelled)))?;
@@ -254,7 +254,7 @@ impl Place for Here {
         thread: &Thread,
         request: &ExpressionRequest,
         ticket: &Self::Ticket,
-    ) -> Result<(Vec<Result<Value, CodeError>>, Step), CodeError> {
+    ) -> Result<(Results<Value>, Step), CodeError> {
         let start = ExpressionStart {
             project: request.project,
             expressions: &request.expressions,

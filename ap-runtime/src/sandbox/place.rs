@@ -57,8 +57,11 @@ pub(crate) trait Place: Send + Sync + 'static {
         thread: &Self::Thread,
         request: &ExpressionRequest,
         ticket: &Self::Ticket,
-    ) -> Result<(Vec<Result<Value, CodeError>>, Self::Rest), CodeError>;
+    ) -> Result<(Results<Value>, Self::Rest), CodeError>;
 }
+
+/// Of several expressions, each for itself.
+pub(crate) type Results<V> = Vec<Result<V, CodeError>>;
 
 /// A step that waits for its host.
 pub(crate) trait LiveStep: Send + 'static {

@@ -18,7 +18,7 @@ use super::{MOST_TO_HOST, next_id};
 use crate::sandbox::calls::{Border as _, HostAnswer, HostCalls, Started};
 use crate::sandbox::conduct::bug;
 use crate::sandbox::crypto::engine_seed;
-use crate::sandbox::place::{LiveStep, Place};
+use crate::sandbox::place::{LiveStep, Place, Results};
 use crate::sandbox::scheduler::Slot;
 use crate::sandbox::state::Interrupt;
 use crate::sandbox::step::{Turn, Written};
@@ -311,7 +311,7 @@ impl Place for There {
         thread: &RemoteThread,
         request: &ExpressionRequest,
         ticket: &Arc<Ticket>,
-    ) -> Result<(Vec<Result<Value, CodeError>>, ()), CodeError> {
+    ) -> Result<(Results<Value>, ()), CodeError> {
         let limits = &request.limits;
         let count = request.expressions.len();
         let too_large = |text: &Arc<str>| (text.len() > limits.source_bytes()).then(|| limits.source_bytes());
