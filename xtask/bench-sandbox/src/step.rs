@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ap_core::{id::ProjectId, time::Timestamp};
+use ap_runtime::sandbox::process::{ProcessOptions, ProcessSandbox};
 use ap_runtime::sandbox::{
     CodeLanguage, CodeLimits, CodeRequest, CodeSandbox, ExpressionRequest, SandboxCapacity, WasmSandbox,
 };
@@ -33,22 +34,31 @@ pub const FETCH: &str = "export const code = async () => {
   const response = await fetch('https://api.example/');
   return (await response.json()).echo;
 };";
+/// Asks the host a thousand times, which has next to nothing to do for it.
+pub const CALLS: &str = "const crypto = require('crypto');
+export const code = () => { for (let i = 0; i < 1000; i++) crypto.timingSafeEqual(Buffer.of(1), Buffer.of(1)); };";
 /// Waits for longer than it is measured.
 const WAITS: &str = "export const code = () => new Promise((done) => setTimeout(done, 60000));";
 const PARAMS: &str = r#"{"n":41,"id":"abc","secret":"s3cr3t","items":[1,2,3,{"a":"b"}]}"#;
 
 /// A sandbox, and the runtime its callers are on.
 pub struct Bench {
-    runtime: Runtime,
-    sandbox: Arc<WasmSandbox>,
+    runtime: Arc<Runtime>,
+    sandbox: Arc<dyn CodeSandbox>,
     anew: AtomicU64,
 }
 
 impl Bench {
-    pub fn start(runtime: Runtime) -> Result<Self> {
-        let capacity = SandboxCapacity::default().with_live_steps(1_000)?.with_threads(2)?.with_threads_per_project(2)?;
-        let sandbox = Arc::new(WasmSandbox::start(capacity)?);
-        Ok(Self { runtime, sandbox, anew: AtomicU64::new(0) })
+    /// In this process.
+    pub fn start(runtime: &Arc<Runtime>) -> Result<Self> {
+        let sandbox = Arc::new(WasmSandbox::start(capacity()?)?);
+        Ok(Self { runtime: Arc::clone(runtime), sandbox, anew: AtomicU64::new(0) })
+    }
+
+    /// In a worker process.
+    pub fn start_process(runtime: &Arc<Runtime>) -> Result<Self> {
+        let sandbox = Arc::new(start_worker()?);
+        Ok(Self { runtime: Arc::clone(runtime), sandbox, anew: AtomicU64::new(0) })
     }
 
     pub fn run(&self, source: &str) -> Result<()> {
@@ -134,6 +144,19 @@ impl Bench {
         }
         Ok(each)
     }
+}
+
+/// Starts a worker process, sees it walled in, and ends it.
+pub fn worker() -> Result<()> {
+    start_worker().map(drop)
+}
+
+fn start_worker() -> Result<ProcessSandbox> {
+    Ok(ProcessSandbox::start(ProcessOptions::default().with_workers(1)?.with_capacity(capacity()?))?)
+}
+
+fn capacity() -> Result<SandboxCapacity> {
+    Ok(SandboxCapacity::default().with_live_steps(1_000)?.with_threads(2)?.with_threads_per_project(2)?)
 }
 
 fn request(source: &str, project: u128) -> CodeRequest {

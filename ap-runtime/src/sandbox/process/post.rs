@@ -298,18 +298,31 @@ impl Process {
         }
     }
 
-    /// Stops the process at once.
+    /// Stops the process at once, unless it has ended: its number may be another's by then.
     pub(super) fn kill(&self, why: &str) {
+        if lock(&self.end).is_some() {
+            return;
+        }
         lock(&self.stopped_for).get_or_insert_with(|| format!("it was stopped: {why}"));
         let _ = lock(&self.child).kill(); // it may have ended by itself
     }
 
     /// How the process ended; waits for that, if only for a while.
     pub(super) fn how_it_ended(&self) -> String {
-        let end = lock(&self.end);
-        let waited = self.ended.wait_timeout_while(end, LONGEST_END, |end| end.is_none());
-        let end = waited.unwrap_or_else(PoisonError::into_inner).0;
-        end.clone().unwrap_or_else(|| "its connection closed".to_owned())
+        self.ended_within(LONGEST_END).unwrap_or_else(|| "its connection closed".to_owned())
+    }
+
+    /// How the process ended whose connection closed. One that only closed it is stopped.
+    pub(super) fn how_it_left(&self) -> String {
+        self.ended_within(LONGEST_FAREWELL).unwrap_or_else(|| {
+            self.kill("it closed a connection");
+            self.how_it_ended()
+        })
+    }
+
+    fn ended_within(&self, longest: Duration) -> Option<String> {
+        let waited = self.ended.wait_timeout_while(lock(&self.end), longest, |end| end.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Sends what may never wait: the caller can be anywhere. A worker that does not read is stopped.
@@ -476,6 +489,8 @@ const LONGEST_VACANCY: Duration = Duration::from_secs(5);
 const LIVES_LONG: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long it may take from the end of a process's first connection to its own.
+const LONGEST_FAREWELL: Duration = Duration::from_millis(500);
 /// How long the system may take to end a process.
 const LONGEST_END: Duration = Duration::from_secs(2);
 const MOST_CONTROL: usize = 16 << 10;

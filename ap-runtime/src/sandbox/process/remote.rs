@@ -202,7 +202,7 @@ impl Failure {
     /// What whoever waits is told. A process that is there still is stopped.
     fn explain(self, process: &Process, limits: &CodeLimits) -> CodeError {
         match self {
-            Self::Lost => {}
+            Self::Lost => return CodeError::WorkerLost { how: process.how_it_left() },
             Self::Broken => process.kill("it broke the rules between host and worker"),
             Self::Late => {
                 process.kill("a step did not end when its time was up");

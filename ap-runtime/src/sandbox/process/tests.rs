@@ -326,7 +326,7 @@ fn hostile_worker() {
             }
             Vec::new()
         }
-        "falls silent" => Vec::new(),
+        "falls silent" | "closes a connection" => Vec::new(),
         "hangs up" => process::exit(0),
         "talks out of turn" => {
             connection.send(Frame::new(control::READY).u32(1), None).unwrap();
@@ -354,6 +354,9 @@ fn hostile_worker() {
         if link.send(frame, None).is_err() {
             break;
         }
+    }
+    if behaviour == "closes a connection" {
+        drop(link);
     }
     thread::sleep(Duration::from_secs(60)); // until it is stopped
 }
@@ -394,6 +397,7 @@ async fn workers_that_mean_harm_harm_nobody() {
         ("trickles", "time limit"),
         ("falls silent", "time limit"),
         ("hangs up", "status 0"),
+        ("closes a connection", "it closed a connection"),
         ("talks out of turn", "said what no worker says"),
         ("invents kinds", "broke the rules"),
         ("compiles for ever", "broke the rules"),
