@@ -310,9 +310,9 @@ fn memory_contains(process: u32, wanted: &[&[u8]]) -> Option<Vec<bool>> {
         while at < end {
             memory.seek(SeekFrom::Start(at)).ok()?;
             let most = chunk.len().min(usize::try_from(end - at).ok()?);
-            let Ok(read @ 1..) = memory.read(&mut chunk[..most]) else { break };
+            let Ok(read @ 1..) = memory.read(chunk.get_mut(..most)?) else { break };
             for (wanted, found) in wanted.iter().zip(&mut found) {
-                *found |= chunk[..read].windows(wanted.len()).any(|window| window == *wanted);
+                *found |= chunk.get(..read)?.windows(wanted.len()).any(|window| window == *wanted);
             }
             at += read as u64;
         }
