@@ -182,7 +182,10 @@ fn line(text: &str) -> ConsoleLine {
     ConsoleLine { level: ConsoleLevel::Warn, text: text.to_owned() }
 }
 
-fn through(result: &Result<Written, CodeError>) -> Option<Result<(Vec<u8>, Vec<ConsoleLine>, Option<u64>), CodeError>> {
+/// Value, console and fuel.
+type Said = (Vec<u8>, Vec<ConsoleLine>, Option<u64>);
+
+fn through(result: &Result<Written, CodeError>) -> Option<Result<Said, CodeError>> {
     let bytes = message::ended(Frame::new(0), result).payload();
     let read = message::read_ended(Fields::new(bytes.get(1..)?), &limits()).ok()?;
     Some(read.map(|written| (written.value, written.console, written.fuel)))
