@@ -63,7 +63,8 @@ pub fn serve_if_worker() {
 
 /// Runs steps as [`WasmSandbox`](super::WasmSandbox) does, in worker processes behind walls of the operating system.
 ///
-/// Results, limits and fuel are the same. A call of the host costs about ten microseconds more, so does a step.
+/// Results, limits and fuel are the same. A step, and each call of its host, takes a round trip between two processes more:
+/// `cargo xtask bench sandbox` measures it.
 ///
 /// Each project has its worker process, which it may share with others: what its code breaks, it breaks there. A worker that
 /// ends is replaced, later and later if it ends again at once; the steps it held end as [`CodeError::WorkerLost`]. Workers
@@ -120,7 +121,8 @@ impl ProcessOptions {
         self
     }
 
-    /// Sets how many worker processes there are. The more, the fewer steps one loses when it ends; each takes about 25 MiB.
+    /// Sets how many worker processes there are. The more, the fewer steps are lost when one ends; each has
+    /// the engine in memory and compiled code of its own.
     ///
     /// Default: 2. Accepted: 1 to 64.
     ///
@@ -177,7 +179,7 @@ impl Default for ProcessOptions {
 }
 
 impl ProcessSandbox {
-    /// Starts the worker processes and waits until each is ready, which takes about 20 ms.
+    /// Starts the worker processes, one after the other, and waits until each is ready.
     ///
     /// # Errors
     /// [`SandboxStartError::NotPrepared`] if `main` did not call [`serve_if_worker`], and no other program is given;
