@@ -267,3 +267,50 @@ impl Step {
         Ok(instance)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ap_core::time::Timestamp;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::sandbox::{CodeLanguage, CodeLimits, engine::Engines};
+
+    /// Bytecode comes from the compiler in the sandbox alone. Should that one be taken over, what it says is contained like
+    /// everything else: it ends by its deadline, with no harm to the next step.
+    #[test]
+    fn malformed_bytecode_is_contained() {
+        let engines = Arc::new(Engines::load(2, 1).unwrap());
+        let (engine, timer) = (engines.timed(), DeadlineTimer::start(Arc::clone(&engines), 1).unwrap());
+        let seat = Seat { timer: &timer, index: 0 };
+        let limits = CodeLimits::default().with_timeout(Duration::from_millis(50)).unwrap();
+        let step = |limits: &CodeLimits| {
+            Step::new(engine, StepState::new(limits.clone(), Timestamp::from_micros(0), None, Arc::default())).unwrap()
+        };
+        let source = "const f = (x) => [x, `${x}`, /a+/.test(x), 1n, class A { #b = 1 }]; export const code = () => f('text').length;";
+        let unit = CodeUnit::Module { source: source.into(), language: CodeLanguage::JavaScript };
+        let good = step(&CodeLimits::default()).compile((engine, &seat), &unit, &[]).unwrap();
+        let run = |code: &[u8], limits: &CodeLimits| match step(limits).run((engine, &seat), code, (b"{}", b"{}"), 1) {
+            Turn::Ended(result) => result.map(|_| ()),
+            Turn::Waiting => Err(CodeError::Unsettled),
+        };
+        let mut ended = 0;
+        for round in 0..400_u32 {
+            // Bytes exchanged, cut off, repeated, or all of them at random.
+            let draw: [u8; 32] = Sha256::digest(round.to_le_bytes()).into();
+            let at = usize::from(u16::from_le_bytes([draw[0], draw[1]])) % good.len();
+            let mut code = good.to_vec();
+            match round % 4 {
+                0 => code[at] ^= draw[2] | 1,
+                1 => code.truncate(at),
+                2 => code.extend_from_within(at..),
+                _ => code.iter_mut().skip(8).zip(draw.iter().cycle()).for_each(|(byte, noise)| *byte ^= noise),
+            }
+            let result = run(&code, &limits);
+            assert!(!matches!(result, Err(CodeError::Busy | CodeError::Bug { .. })), "{result:?}");
+            ended += u32::from(result.is_err());
+        }
+        assert!(ended > 200, "most of them fail");
+        assert_eq!(run(&good, &CodeLimits::default()), Ok(()));
+    }
+}
