@@ -71,9 +71,14 @@ impl HostError {
         Self { name, message: message.into() }
     }
 
-    /// As the prelude reads it.
+    /// As the prelude reads it. What parsers quote of the step's own input is cut.
     pub(crate) fn into_text(self) -> Vec<u8> {
-        format!("{}\n{}", self.name, self.message).into_bytes()
+        let Self { name, mut message } = self;
+        if message.len() > MOST_ERROR_BYTES {
+            message.truncate(message.floor_char_boundary(MOST_ERROR_BYTES));
+            message.push('…');
+        }
+        format!("{name}\n{message}").into_bytes()
     }
 }
 
@@ -368,6 +373,9 @@ pub(crate) const MAX_UNDER_WAY: usize = 256;
 /// Most requests of a step that are under way at a time, so that few answers are held; more wait for their turn.
 const MAX_EXCHANGES: usize = 8;
 
+/// The longest message of an exception. Unit: bytes.
+pub(crate) const MOST_ERROR_BYTES: usize = 2 << 10;
+
 /// The longest delay of a timer, as in browsers and Node.js: 2^31 - 1 ms.
 const MAX_DELAY_MS: f64 = 2_147_483_647.0;
 
@@ -467,6 +475,14 @@ mod tests {
         for (operation, arguments) in wrong {
             assert!(calls.store(operation, arguments).is_err(), "{operation} {arguments:?}");
         }
+    }
+
+    #[test]
+    fn what_an_error_quotes_is_cut() {
+        let head = format!(r#"{{"url":"","method":"","headers":[],"redirect":"{}"}}"#, "é".repeat(100_000));
+        let text = fetch(head.as_bytes(), None).unwrap_err().into_text();
+        assert!(text.len() < MOST_ERROR_BYTES + 20 && String::from_utf8(text).unwrap().ends_with("é…"));
+        assert_eq!(HostError::new("Error", "short").into_text(), b"Error\nshort");
     }
 
     proptest! {

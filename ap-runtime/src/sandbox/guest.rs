@@ -45,7 +45,7 @@ impl Outcome {
 }
 
 impl Part {
-    fn from_guest(number: u32) -> Option<Self> {
+    pub(crate) fn from_guest(number: u32) -> Option<Self> {
         Some(match number {
             0 => Self::Value,
             1 => Self::Name,
@@ -128,7 +128,7 @@ fn no_host() -> HostError {
 }
 
 /// The bytes of each argument of a host call.
-fn arguments(memory: &[u8], start: u32, count: u32) -> Result<Vec<&[u8]>> {
+pub(crate) fn arguments(memory: &[u8], start: u32, count: u32) -> Result<Vec<&[u8]>> {
     if count as usize > MAX_ARGUMENTS {
         bail!("the guest passed too many arguments");
     }
@@ -149,7 +149,7 @@ fn arguments(memory: &[u8], start: u32, count: u32) -> Result<Vec<&[u8]>> {
         .collect()
 }
 
-fn console_level(number: u32) -> Option<ConsoleLevel> {
+pub(crate) fn console_level(number: u32) -> Option<ConsoleLevel> {
     Some(match number {
         0 => ConsoleLevel::Debug,
         1 => ConsoleLevel::Info,

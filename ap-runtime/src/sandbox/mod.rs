@@ -25,6 +25,9 @@ mod crypto;
 mod deadline;
 #[cfg(feature = "code")]
 mod engine;
+#[cfg(all(feature = "code", any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "code")]
 mod guest;
 #[cfg(feature = "code")]
