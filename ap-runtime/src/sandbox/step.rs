@@ -9,7 +9,7 @@ use super::deadline::DeadlineTimer;
 use super::engine::LoadedEngine;
 use super::guest::Outcome;
 use super::state::{Interrupt, StepState, trap};
-use super::{CodeError, CodeOutput, CodeUnit, ConsoleLine, Metering, output};
+use super::{CodeError, CodeOutput, CodeUnit, ConsoleLine, Metering, SourcePlace, output};
 
 /// An instance with one step in it. Dropping it hands its memory back to the pool, cleaned.
 pub(crate) struct Step {
@@ -105,7 +105,10 @@ impl Step {
                 let code = state.report.bytecode.take().ok_or_else(|| trap("the guest compiled to nothing"))?;
                 Ok(code.into())
             }
-            _ => Err(state.invalid_source()),
+            _ => Err(match unit {
+                CodeUnit::Module { .. } => state.invalid_source(),
+                CodeUnit::Expression(text) => of_expression(text, state.invalid_source()),
+            }),
         }
     }
 
@@ -268,6 +271,28 @@ impl Step {
     }
 }
 
+/// The guest compiles an expression between brackets, the second on a line of its own: the text's first line begins a column
+/// later, and what goes wrong behind its last line is a matter of its end.
+fn of_expression(text: &str, error: CodeError) -> CodeError {
+    let last = text.rsplit(['\n', '\r', '\u{2028}', '\u{2029}']).next().unwrap_or_default();
+    let line_ends = text.replace("\r\n", "\n").matches(['\n', '\r', '\u{2028}', '\u{2029}']).count();
+    let end = SourcePlace {
+        line: u32::try_from(line_ends).unwrap_or(u32::MAX).saturating_add(1),
+        column: u32::try_from(last.encode_utf16().count()).unwrap_or(u32::MAX).saturating_add(1),
+    };
+    match error {
+        CodeError::InvalidSource { place: Some(place), .. } if place.line > end.line => {
+            let message = "it is no whole expression: it ends too early, or closes a bracket that was not opened";
+            CodeError::InvalidSource { message: message.to_owned(), place: Some(end) }
+        }
+        CodeError::InvalidSource { message, place: Some(SourcePlace { line: 1, column }) } => {
+            let column = column.saturating_sub(1).max(1);
+            CodeError::InvalidSource { message, place: Some(SourcePlace { line: 1, column }) }
+        }
+        error => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ap_core::time::Timestamp;
@@ -275,6 +300,30 @@ mod tests {
 
     use super::*;
     use crate::sandbox::{CodeLanguage, CodeLimits, engine::Engines};
+
+    #[test]
+    fn a_place_in_the_brackets_around_an_expression_is_the_end_of_its_text() {
+        let told = |text: &str, line: u32| {
+            let place = Some(SourcePlace { line, column: 1 });
+            let error = CodeError::InvalidSource { message: "unexpected token: ']'".to_owned(), place };
+            match of_expression(text, error) {
+                CodeError::InvalidSource { message, place: Some(place) } => (place.line, place.column, message),
+                other => panic!("{other:?}"),
+            }
+        };
+        for (text, line, end) in
+            [("a(b(", 2, (1, 5)), ("a]", 2, (1, 3)), ("(1 +\r\n😀", 3, (2, 3)), ("a\u{2028}(\n", 4, (3, 1))]
+        {
+            let (line, column, message) = told(text, line);
+            assert_eq!((line, column), end, "{text:?}");
+            assert!(message.contains("no whole expression"), "{message}");
+        }
+        assert_eq!(told("(1 +\n]", 2), (2, 1, "unexpected token: ']'".to_owned()));
+        let place = Some(SourcePlace { line: 1, column: 6 });
+        let told = of_expression("item)", CodeError::InvalidSource { message: String::new(), place });
+        let place = Some(SourcePlace { line: 1, column: 5 });
+        assert_eq!(told, CodeError::InvalidSource { message: String::new(), place });
+    }
 
     /// Bytecode comes from the compiler in the sandbox alone. Should that one be taken over, what it says is contained like
     /// everything else: it ends by its deadline, with no harm to the next step.

@@ -58,3 +58,17 @@ async fn an_expression_has_variables_of_its_own_and_no_host() {
     let checked = check(CodeUnit::Expression("fetch('https://a.example')".into())).await;
     assert_eq!(checked, Ok(()), "it compiles");
 }
+
+#[tokio::test]
+async fn an_expression_that_is_not_whole_is_told_within_its_own_text() {
+    for (text, line, column) in
+        [("doter.bp(t(p((x) =>map(t(", 1, 26), ("(1 +\n", 2, 1), ("item]", 1, 6), ("item)", 1, 5)]
+    {
+        let refused = check(CodeUnit::Expression(text.into())).await.unwrap_err();
+        let place = Some(SourcePlace { line, column });
+        assert!(
+            matches!(&refused, CodeError::InvalidSource { place: told, .. } if *told == place),
+            "{text:?}: {refused:?}"
+        );
+    }
+}
