@@ -310,7 +310,7 @@ mod tests {
     const PLATFORM: PlatformId = PlatformId::from_u128(1);
 
     /// Who has what: permission, level, then Admin, Editor, Viewer.
-    const TABLE: [(&str, char, [bool; 3]); 25] = [
+    const TABLE: [(&str, char, [bool; 3]); 27] = [
         ("audit.read", 'p', [true, false, false]),
         ("connection.delete", 'p', [true, false, false]),
         ("connection.provision", 'P', [true, false, false]),
@@ -334,6 +334,8 @@ mod tests {
         ("run.retry", 'p', [true, true, false]),
         ("run.start", 'p', [true, true, false]),
         ("step.test", 'p', [true, true, false]),
+        ("store.read", 'p', [true, true, true]),
+        ("store.write", 'p', [true, true, false]),
         ("subject.erase", 'p', [true, false, false]),
         ("worker.read", 'P', [true, false, false]),
     ];
