@@ -108,9 +108,9 @@ impl Shared {
         let mut state = self.lock();
         loop {
             match &*state {
-                State::Taken(process) => return Some(Arc::clone(process)),
+                State::Taken(process) if !process.has_ended() => return Some(Arc::clone(process)),
                 State::Stopped => return None,
-                State::Vacant => {}
+                State::Taken(_) | State::Vacant => {}
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -305,6 +305,10 @@ impl Process {
         }
         lock(&self.stopped_for).get_or_insert_with(|| format!("it was stopped: {why}"));
         let _ = lock(&self.child).kill(); // it may have ended by itself
+    }
+
+    fn has_ended(&self) -> bool {
+        lock(&self.end).is_some()
     }
 
     /// How the process ended; waits for that, if only for a while.
