@@ -1,10 +1,10 @@
-//! The code sandbox, by its public API. `tests/sandbox_process` runs the same tests in worker processes.
+//! The code sandbox, by its public API. `tests/sandbox_hostile` attacks it; `tests/sandbox_process` runs the tests of both in
+//! worker processes.
 #![cfg(feature = "code")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test support")]
 
 mod extraction;
 mod guide;
-mod hostile;
 mod language;
 mod limits;
 mod metering;

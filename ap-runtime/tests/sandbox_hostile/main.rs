@@ -39,9 +39,7 @@ fn request(source: &str, params: &str) -> CodeRequest {
 
 #[tokio::test]
 async fn the_hostile_suite_is_contained_and_leaves_nothing_behind() {
-    // One thread for those who mean harm, one for their neighbours.
-    let capacity = SandboxCapacity::default().with_threads(2).unwrap().with_threads_per_project(1).unwrap();
-    let target = Target::new(start(capacity));
+    let target = Target::new(start(attack::capacity()));
     let classes = classes();
     let mut surprises = Vec::new();
     let mut calm = 0;
