@@ -17,5 +17,5 @@ fn the_committed_engine_has_the_committed_hash() {
         }
         writeln!(lines, "  {name}").unwrap();
     }
-    assert_eq!(lines, committed, "run `cargo run --manifest-path xtask/build-engine/Cargo.toml`");
+    assert_eq!(lines, committed, "run `cargo xtask sandbox-guest`");
 }

@@ -8,6 +8,7 @@ mod bench;
 mod check_add;
 mod leak;
 mod oauth;
+mod sandbox_guest;
 mod services;
 mod soak;
 mod test;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         }
         ["leak", rest @ ..] => leak::run(rest),
         ["oauth", rest @ ..] => oauth::run(rest),
+        ["sandbox-guest", rest @ ..] => sandbox_guest::run(rest),
         ["services", rest @ ..] => services::run(rest),
         ["soak", rest @ ..] => soak::run(rest),
         ["test", rest @ ..] => test::run(rest),
@@ -69,5 +71,8 @@ Usage: cargo xtask <command>
   check-add [set]    builds a crate outside the workspace that depends on `ap-runtime`, and prints its number of crates
                      and its check time: default features (at most 175 crates, else it fails), then with feature
                      `code`; with the argument `default` or `code` only that
+  sandbox-guest [--check]
+                     builds the engine of the code sandbox from its sources, with `clang-19` and `lld-19`; with `--check`
+                     compares it with the committed one instead. `test` does that too where the two are installed
   help               prints this
 ";

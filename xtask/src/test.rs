@@ -4,11 +4,12 @@
 //! provider where Node.js is present; SQLite is bundled, and
 //! HTTP peers run inside the tests. One `cargo test` with all features runs unit, integration and documentation tests, the conformance suite (feature
 //! `conformance`) and the sandbox's tests (feature `code`): features are additive, so nothing is compiled twice. What
-//! that one build cannot show is checked without running anything: that the smaller feature sets compile.
+//! that one build cannot show is checked without running anything: that the smaller feature sets compile, and, where its
+//! toolchain is installed, that the committed engine of the code sandbox is what its sources build.
 
 use std::time::Instant;
 
-use crate::{services::Services, tool};
+use crate::{sandbox_guest, services::Services, tool};
 
 /// Runs everything; `arguments` go to `cargo test`, say a filter.
 pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
@@ -19,6 +20,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), String> {
     let mut all = tool::cargo(&root, &["test", "--locked", "--workspace", "--all-features"]);
     tool::run(all.args(arguments).envs(services.variables()))?;
     drop(services);
+    sandbox_guest::check_if_possible()?;
     for features in FEATURE_SETS {
         let package = ["check", "--locked", "--package", "ap-runtime", "--no-default-features", "--features", features];
         tool::run(&mut tool::cargo(&root, &package))?;
