@@ -1,5 +1,6 @@
 //! Computing steps on threads of this process.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Instant;
@@ -170,7 +171,7 @@ impl Thread {
         local.step.settle((engine, &self.seat()), id, (succeeded, bytes))
     }
 
-    /// Evaluates expressions in one instance; `computes` is told when one begins to compile and when it was compiled.
+    /// Evaluates expressions in one instance, as long as that is whole; `computes` is told when one begins to compile and when it was compiled.
     pub(crate) fn evaluate(
         &self,
         start: &ExpressionStart<'_>,
@@ -180,21 +181,32 @@ impl Thread {
         let limits = start.limits;
         let engine = self.engine(limits.metering())?;
         let mut step = Step::new(engine, StepState::new(limits.clone(), start.now, None, Arc::clone(cancelled)))?;
-        let one = |expression: &Arc<str>| {
-            let unit = CodeUnit::Expression(Arc::clone(expression));
-            check_size(&unit, limits)?;
-            let began = std::cell::Cell::new(false);
-            let code = self.compiled(start.project, &unit, (limits, cancelled), || {
-                began.set(true);
-                compiles(true)
-            });
-            if began.get() {
-                compiles(false)?;
-            }
-            step.evaluate((engine, &self.seat()), &code?, start.variables, start.seed)
-        };
-        let results = start.expressions.iter().map(one).collect();
+        let mut results = Vec::with_capacity(start.expressions.len());
+        for expression in start.expressions {
+            step = step.unbroken(engine)?;
+            results.push(self.evaluate_one(start, expression, (&mut step, cancelled), &compiles));
+        }
         Ok((results, step))
+    }
+
+    fn evaluate_one(
+        &self,
+        start: &ExpressionStart<'_>,
+        expression: &Arc<str>,
+        (step, cancelled): (&mut Step, &Arc<AtomicBool>),
+        compiles: impl Fn(bool) -> Result<(), CodeError>,
+    ) -> Result<Vec<u8>, CodeError> {
+        let unit = CodeUnit::Expression(Arc::clone(expression));
+        check_size(&unit, start.limits)?;
+        let began = Cell::new(false);
+        let code = self.compiled(start.project, &unit, (start.limits, cancelled), || {
+            began.set(true);
+            compiles(true)
+        });
+        if began.get() {
+            compiles(false)?;
+        }
+        step.evaluate((self.engine(start.limits.metering())?, &self.seat()), &code?, start.variables, start.seed)
     }
 }
 

@@ -86,6 +86,11 @@ impl StepState {
         }
     }
 
+    /// The same for an instance that has not been refused memory yet.
+    pub(crate) fn without_refusals(self) -> Self {
+        Self { memory_refused: false, ..self }
+    }
+
     /// When the step must have ended.
     pub(crate) fn deadline(&self) -> Instant {
         self.began + self.limits.timeout()

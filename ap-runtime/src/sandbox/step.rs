@@ -17,6 +17,8 @@ pub(crate) struct Step {
     instance: Option<Instance>,
     cpu_left: Duration,
     fuel: Option<u64>,
+    /// The guest did not come back from a turn: its memory is in no known state.
+    broken: bool,
 }
 
 /// How a turn of a step ended.
@@ -81,7 +83,21 @@ impl Step {
                 Some(fuel)
             }
         };
-        Ok(Self { store, instance: None, cpu_left, fuel })
+        Ok(Self { store, instance: None, cpu_left, fuel, broken: false })
+    }
+
+    /// The same step in an instance that nothing went wrong in, with what is left of its time and fuel.
+    pub(crate) fn unbroken(self, engine: &LoadedEngine) -> Result<Self, CodeError> {
+        if !self.broken {
+            return Ok(self);
+        }
+        let (cpu_left, fuel) = (self.cpu_left, self.fuel.and_then(|_| self.store.get_fuel().ok()));
+        // The old instance makes room first.
+        let mut step = Self::new(engine, self.store.into_data().without_refusals())?;
+        if let Some(fuel) = fuel {
+            step.store.set_fuel(fuel).map_err(|error| trap(&format!("{error:#}")))?;
+        }
+        Ok(Self { cpu_left, ..step })
     }
 
     /// Compiles a unit to bytecode. Nothing of it runs. `translator` is the bytecode of what removes types.
@@ -188,7 +204,10 @@ impl Step {
         let outcome = ran.and_then(|number| {
             Outcome::from_guest(number).ok_or_else(|| format_err!("the guest ended with an unknown outcome"))
         });
-        outcome.map_err(|error| self.store.data().explain(&error))
+        outcome.map_err(|error| {
+            self.broken = true;
+            self.store.data().explain(&error)
+        })
     }
 
     fn finish_turn(&mut self, outcome: Result<Outcome, CodeError>) -> Turn<Written> {

@@ -59,6 +59,15 @@ async fn an_expression_has_variables_of_its_own_and_no_host() {
     assert_eq!(checked, Ok(()), "it compiles");
 }
 
+/// A call of the host that is not there stops the engine in the middle.
+#[tokio::test]
+async fn expressions_after_one_that_was_stopped_have_an_engine_that_is_whole() {
+    let expressions = ["globalThis.left = 1", "setTimeout(() => 1, 1)", "typeof left", "[item].map((x) => x + 1)[0]"];
+    let results = evaluate(&expressions, &json!({"item": 1})).await;
+    assert!(matches!(&results[1], Err(CodeError::Thrown { name, .. }) if name == "TypeError"), "{:?}", results[1]);
+    assert_eq!([&results[0], &results[2], &results[3]], [&Ok(json!(1)), &Ok(json!("undefined")), &Ok(json!(2))]);
+}
+
 #[tokio::test]
 async fn an_expression_that_is_not_whole_is_told_within_its_own_text() {
     for (text, line, column) in
