@@ -80,6 +80,8 @@ pub struct HttpResponse {
     pub headers: Vec<(String, String)>,
     /// The decoded body.
     pub body: Bytes,
+    /// Where the last of the redirects that were followed led to, without the credentials placed there; `None` if none was.
+    pub redirected_to: Option<String>,
 }
 
 impl HttpResponse {

@@ -139,7 +139,7 @@ mod tests {
 
     fn ok() -> Result<HttpResponse, HttpError> {
         let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-        Ok(HttpResponse { status: 200, headers, body: b"{\"id\":7}".to_vec().into() })
+        Ok(HttpResponse { status: 200, headers, body: b"{\"id\":7}".to_vec().into(), redirected_to: None })
     }
 
     #[tokio::test]

@@ -143,7 +143,7 @@ mod tests {
         if !content_type.is_empty() {
             headers.push(("content-type".to_owned(), content_type.to_owned()));
         }
-        HttpResponse { status, headers, body: body.into().into() }
+        HttpResponse { status, headers, body: body.into().into(), redirected_to: None }
     }
 
     fn with_header(mut response: HttpResponse, name: &str, value: &str) -> HttpResponse {

@@ -338,7 +338,12 @@ impl RunHttp {
                 hop = next;
                 continue;
             }
-            return self.read(response, &method, limit_bytes, redactor).await;
+            let mut response = self.read(response, &method, limit_bytes, redactor).await?;
+            if hop.number() > 0 {
+                let redactor = if shared.scrub { redactor } else { &Redactor::default() };
+                response.redirected_to = Some(redactor.redact_str(hop.url().as_url().as_str()).into_owned());
+            }
+            return Ok(response);
         }
     }
 
@@ -411,7 +416,7 @@ impl RunHttp {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(masked) => Bytes::from(masked),
         };
-        Ok(HttpResponse { status: response.status().as_u16(), headers, body })
+        Ok(HttpResponse { status: response.status().as_u16(), headers, body, redirected_to: None })
     }
 }
 

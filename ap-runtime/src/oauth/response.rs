@@ -216,7 +216,7 @@ mod tests {
 
     fn response(status: u16, headers: &[(&str, &str)], body: &str) -> HttpResponse {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        HttpResponse { status, headers, body: bytes::Bytes::copy_from_slice(body.as_bytes()) }
+        HttpResponse { status, headers, body: bytes::Bytes::copy_from_slice(body.as_bytes()), redirected_to: None }
     }
 
     fn of(status: u16, body: &str) -> Result<OAuthTokens, TokenFailure> {
@@ -319,7 +319,7 @@ mod tests {
         #[test]
         fn reading_never_panics(status in 100_u16..1000, noise in "\\PC{0,80}", body: Vec<u8>) {
             let _ = of(status, &noise);
-            let _ = read(&HttpResponse { status, headers: vec![("retry-after".to_owned(), noise)], body: body.into() }, NOW, None);
+            let _ = read(&HttpResponse { status, headers: vec![("retry-after".to_owned(), noise)], body: body.into(), redirected_to: None }, NOW, None);
         }
     }
 }

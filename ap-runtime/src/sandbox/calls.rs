@@ -279,6 +279,7 @@ enum Redirect {
 #[derive(Serialize)]
 struct ResponseHead {
     url: String,
+    redirected: bool,
     status: u16,
     headers: Vec<(String, String)>,
 }
@@ -320,10 +321,16 @@ fn whole_text(bytes: &[u8]) -> Result<String, HostError> {
     Ok(text.to_owned())
 }
 
-/// The length of the head, the head, the body.
-fn encode_response(url: String, response: HttpResponse) -> Result<Vec<u8>, HostError> {
+/// The length of the head, the head, the body. `url` is that of the request.
+fn encode_response(mut url: String, response: HttpResponse) -> Result<Vec<u8>, HostError> {
+    let redirected = response.redirected_to.is_some();
+    if let Some(last) = response.redirected_to {
+        url = last;
+    }
+    // Fetch, "response.url": without the fragment.
+    url.truncate(url.find('#').unwrap_or(url.len()));
     let headers = response.headers.into_iter().map(|(name, value)| (name, latin1(&value))).collect();
-    let head = ResponseHead { url, status: response.status, headers };
+    let head = ResponseHead { url, redirected, status: response.status, headers };
     let head = serde_json::to_vec(&head).map_err(|error| HostError::new("TypeError", error.to_string()))?;
     let length = u32::try_from(head.len()).map_err(|error| HostError::new("TypeError", error.to_string()))?;
     Ok([&length.to_le_bytes()[..], &head, &response.body].concat())
@@ -435,13 +442,25 @@ mod tests {
     fn header_values_are_latin_1_and_masks_stay_readable() {
         assert_eq!(latin1("a ‹redacted:crm› é €"), "a <redacted:crm> é ?");
         let headers = vec![("x".to_owned(), "‹redacted:crm›".to_owned())];
-        let answer =
-            encode_response("https://a.example/".into(), HttpResponse { status: 200, headers, body: "b".into() });
-        let answer = answer.unwrap();
+        let (head, body) = encoded(headers, None);
+        assert_eq!((&head["headers"][0][1], &*body), (&serde_json::json!("<redacted:crm>"), &b"b"[..]));
+    }
+
+    #[test]
+    fn a_response_says_where_it_came_from() {
+        let (head, _) = encoded(Vec::new(), None);
+        assert_eq!((&head["url"], &head["redirected"]), (&"https://a.example/?q".into(), &false.into()));
+        let (head, _) = encoded(Vec::new(), Some("https://b.example/c#d".into()));
+        assert_eq!((&head["url"], &head["redirected"]), (&"https://b.example/c".into(), &true.into()));
+    }
+
+    /// The head and the body of what `https://a.example/?q#f` answers.
+    fn encoded(headers: Vec<(String, String)>, redirected_to: Option<String>) -> (serde_json::Value, Vec<u8>) {
+        let response = HttpResponse { status: 200, headers, body: "b".into(), redirected_to };
+        let answer = encode_response("https://a.example/?q#f".into(), response).unwrap();
         let (length, rest) = answer.split_first_chunk::<4>().unwrap();
         let (head, body) = rest.split_at(u32::from_le_bytes(*length) as usize);
-        let head: serde_json::Value = serde_json::from_slice(head).unwrap();
-        assert_eq!((&head["headers"][0][1], body), (&serde_json::json!("<redacted:crm>"), &b"b"[..]));
+        (serde_json::from_slice(head).unwrap(), body.to_vec())
     }
 
     #[test]

@@ -242,7 +242,7 @@ impl CodeHost for Secrets {
             return Err(HttpError::Refused { reason: "no".to_owned() });
         }
         let body = request.body.unwrap_or_default();
-        Ok(HttpResponse { status: 200, headers: request.headers, body })
+        Ok(HttpResponse { status: 200, headers: request.headers, body, redirected_to: None })
     }
 
     fn key(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {

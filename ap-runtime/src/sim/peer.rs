@@ -147,7 +147,12 @@ impl fmt::Debug for StubHttp {
 /// 200 with a small JSON object.
 pub(super) fn default_response(_: &HttpRequest) -> HttpResponse {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    HttpResponse { status: 200, headers, body: Bytes::from(json!({ "id": "simulated" }).to_string()) }
+    HttpResponse {
+        status: 200,
+        headers,
+        body: Bytes::from(json!({ "id": "simulated" }).to_string()),
+        redirected_to: None,
+    }
 }
 
 /// How long a script takes to count.

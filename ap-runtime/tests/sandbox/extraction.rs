@@ -28,7 +28,7 @@ impl CodeHost for Vault {
     async fn fetch(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let body = request.body.as_deref().map(|body| String::from_utf8_lossy(body).into_owned());
         let echo = json!({ "url": request.url, "headers": request.headers, "body": body });
-        Ok(HttpResponse { status: 200, headers: Vec::new(), body: echo.to_string().into() })
+        Ok(HttpResponse { status: 200, headers: Vec::new(), body: echo.to_string().into(), redirected_to: None })
     }
 
     fn key(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {

@@ -31,6 +31,7 @@ impl CodeHost for Api {
             status: if busy { 429 } else { 200 },
             headers: vec![("retry-after".to_owned(), "0".to_owned())],
             body: body.to_string().into(),
+            redirected_to: None,
         })
     }
 

@@ -170,7 +170,7 @@ struct Open;
 #[async_trait]
 impl CodeHost for Open {
     async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        Ok(HttpResponse { status: 200, headers: Vec::new(), body: "from the network".into() })
+        Ok(HttpResponse { status: 200, headers: Vec::new(), body: "from the network".into(), redirected_to: None })
     }
 
     fn key(&self, _: &str) -> Option<Result<SecretString, HttpError>> {

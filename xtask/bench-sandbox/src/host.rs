@@ -13,7 +13,7 @@ pub struct Echo;
 #[async_trait]
 impl CodeHost for Echo {
     async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        Ok(HttpResponse { status: 200, headers: Vec::new(), body: Bytes::from_static(br#"{"echo":1}"#) })
+        Ok(HttpResponse { status: 200, headers: Vec::new(), body: Bytes::from_static(br#"{"echo":1}"#), redirected_to: None })
     }
 
     fn key(&self, _: &str) -> Option<Result<SecretString, HttpError>> {

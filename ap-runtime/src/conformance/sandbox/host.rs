@@ -66,7 +66,12 @@ impl CodeHost for Peer {
             ("set-cookie".to_owned(), "a=1".to_owned()),
             ("set-cookie".to_owned(), "b=2".to_owned()),
         ];
-        Ok(HttpResponse { status: path.parse().unwrap_or(200), headers, body: format!("answer to {path} \0é").into() })
+        Ok(HttpResponse {
+            status: path.parse().unwrap_or(200),
+            headers,
+            body: format!("answer to {path} \0é").into(),
+            redirected_to: None,
+        })
     }
 
     fn key(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {

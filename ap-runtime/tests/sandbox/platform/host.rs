@@ -38,6 +38,7 @@ impl CodeHost for Mirror {
                 ("set-cookie".to_owned(), "b=2".to_owned()),
             ],
             body: body.to_string().into(),
+            redirected_to: (path == "moved").then(|| "https://api.example/here?a=1#b".to_owned()),
         })
     }
 
@@ -83,6 +84,19 @@ async fn a_request_arrives_as_it_was_made() {
         json!({"method": "POST", "url": "https://a.example/", "headers": [["content-type", "text/plain;charset=UTF-8"], ["x-one", "1"]], "body": "{\"a\":\"Ã©\"}"}),
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_response_says_where_it_came_from() {
+    for (path, expected) in
+        [("x?y#z", json!(["https://a.example/x?y", false])), ("moved", json!(["https://api.example/here?a=1", true]))]
+    {
+        let body = format!(
+            "const response = await fetch('https://a.example/{path}'), copy = response.clone();
+             return [response, copy].map((one) => [one.url, one.redirected]);"
+        );
+        gives(&body, json!([expected, expected])).await;
+    }
 }
 
 #[tokio::test]

@@ -38,7 +38,10 @@ async fn redirects_are_judged_counted_and_change_the_method() {
         ("POST", "/307", "POST /end?x HTTP"),
         ("DELETE", "/307", "DELETE /end?x HTTP"),
     ] {
-        assert_eq!(send(method, path).await.expect(path).status, 200, "{method} {path}");
+        let response = send(method, path).await.expect(path);
+        assert_eq!(response.status, 200, "{method} {path}");
+        let end = if path == "/307" { "/end?x" } else { "/end" };
+        assert_eq!(response.redirected_to, Some(format!("{}{end}", peer.origin())), "{method} {path}");
         let last = peer.requests().pop().expect("seen");
         assert!(last.starts_with(expected), "{method} {path}: {last}");
         assert_eq!(last.ends_with("{}"), expected.starts_with("POST"), "{last}");
@@ -59,6 +62,24 @@ async fn redirects_are_judged_counted_and_change_the_method() {
     request.max_redirects = 0;
     let itself = client.send(request).await.expect("the redirect");
     assert_eq!((itself.status, itself.header("location")), (301, Some("/end")));
+    assert_eq!(itself.redirected_to, None);
+}
+
+#[tokio::test]
+async fn the_place_of_a_response_shows_no_credential() {
+    let peer = Peer::start(|request| match request.split(' ').nth(1).unwrap_or_default() {
+        path if path.starts_with("/query") => redirect("302 Found", "/end?a=1"),
+        path if path.starts_with("/echo") => redirect("302 Found", &format!("/end?again={CANARY}")),
+        _ => ok("end"),
+    })
+    .await;
+    let placement = Placement::Query { name: "key".to_owned(), field: "token".to_owned() };
+    let client = egress(open_plain(), &[]).for_run(Arc::new(one(vec![placement], &peer.origin())));
+    for (path, end) in [("/query", "/end?a=1"), ("/echo", "/end?again=‹redacted:api›")] {
+        let response = client.send(with_credential("GET", format!("{}{path}", peer.origin()))).await.expect(path);
+        assert!(peer.requests().pop().expect("seen").contains("key=canary%2FS3cr3t%2Bv4lue"));
+        assert_eq!(response.redirected_to, Some(format!("{}{end}", peer.origin())));
+    }
 }
 
 #[tokio::test]
