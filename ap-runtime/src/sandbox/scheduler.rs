@@ -28,6 +28,18 @@ pub(crate) struct Rules {
     pub(crate) running_per_project: usize,
 }
 
+impl Rules {
+    /// At most `live` steps that have started and not ended, and at most a quarter of them of one project.
+    pub(crate) fn with_live(self, live: usize) -> Self {
+        Self { live, live_per_project: live.div_ceil(4), ..self }
+    }
+
+    /// The same where there is room for no more than `room` steps.
+    pub(crate) fn within(self, room: usize) -> Self {
+        if room < self.live { self.with_live(room) } else { self }
+    }
+}
+
 /// Starts a step, which holds the slot until it ends.
 pub(crate) type Start<T> = Box<dyn FnOnce(&T, Slot<T>) + Send>;
 /// Goes on with a step that waited.
@@ -263,6 +275,14 @@ mod tests {
         for number in [1, 1, 2] {
             scheduler.done(project(number));
         }
+    }
+
+    #[test]
+    fn a_project_has_its_share_of_what_room_there_is() {
+        let rules = RULES.with_live(256);
+        assert_eq!((rules.live, rules.live_per_project), (256, 64));
+        assert_eq!(rules.within(256), rules);
+        assert_eq!(rules.within(10), Rules { live: 10, live_per_project: 3, ..RULES });
     }
 
     #[test]

@@ -108,8 +108,7 @@ impl WasmSandbox {
         let instances = |live: usize| u32::try_from(live + capacity.threads).unwrap_or(u32::MAX);
         let engines = Engines::load(instances(capacity.rules.live), instances(1))
             .map_err(|error| SandboxStartError::Engine { message: format!("{error:#}") })?;
-        let live = (engines.instances() as usize).saturating_sub(capacity.threads);
-        let rules = Rules { live: live.min(capacity.rules.live), ..capacity.rules };
+        let rules = capacity.rules.within((engines.instances() as usize).saturating_sub(capacity.threads));
         let engines = Arc::new(engines);
         let timer = DeadlineTimer::start(Arc::clone(&engines), capacity.threads).map_err(SandboxStartError::Thread)?;
         let threads = Thread::all(&engines, timer, CACHE_BYTES, capacity.threads);
@@ -151,8 +150,7 @@ impl SandboxCapacity {
     /// # Errors
     /// [`CodeLimitError`] if `steps` is outside the accepted range.
     pub fn with_live_steps(mut self, steps: usize) -> Result<Self, CodeLimitError> {
-        self.rules.live = within("live_steps", steps, 1..=MAX_LIVE)?;
-        self.rules.live_per_project = steps.div_ceil(4);
+        self.rules = self.rules.with_live(within("live_steps", steps, 1..=MAX_LIVE)?);
         Ok(self)
     }
 

@@ -31,7 +31,6 @@ use super::calls::MOST_CALL_BYTES;
 use super::conduct::Conductor;
 use super::layout::MAX_MEMORY_BYTES;
 use super::limits::within;
-use super::scheduler::Rules;
 use super::{
     CodeError, CodeLimitError, CodeOutput, CodeRequest, CodeSandbox, CodeUnit, ExpressionRequest, SandboxCapacity,
     SandboxStartError,
@@ -219,8 +218,7 @@ impl Worker {
     fn start(options: &ProcessOptions, index: usize) -> Result<Self, SandboxStartError> {
         let post = Post::start(options, format!("ap-code-post-{index}"))?;
         let room = post.shared().present().map_or(1, |process| process.room());
-        let rules = options.capacity.rules;
-        let rules = Rules { live: rules.live.min(room), ..rules };
+        let rules = options.capacity.rules.within(room);
         let threads = (0..options.capacity.threads)
             .map(|index| RemoteThread { post: std::sync::Arc::clone(post.shared()), index })
             .collect();
