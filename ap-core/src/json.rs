@@ -65,6 +65,16 @@ pub enum JsonError {
         /// Column of the second.
         column: usize,
     },
+    /// A key that `serde_json` gives a meaning of its own: [`RESERVED_KEYS`].
+    #[error("line {line}, column {column}: the key at `{pointer}` is reserved: none begins with `{RESERVED_KEYS}`")]
+    ReservedKey {
+        /// The member.
+        pointer: String,
+        /// Line of it.
+        line: usize,
+        /// Column of it.
+        column: usize,
+    },
     /// The text is too long.
     #[error("the text is larger than {limit} bytes")]
     Size {
@@ -147,6 +157,17 @@ impl JsonLimits {
         Self { max_bytes: 10 << 20, max_depth: 64, max_values: 1_000_000, duplicate_keys: DuplicateKeys::LastWins }
     }
 
+    /// For a text whose size is bounded already: [`MAX_DEPTH`] levels, the last of duplicate keys wins.
+    #[must_use]
+    pub const fn deep() -> Self {
+        Self {
+            max_bytes: usize::MAX,
+            max_depth: MAX_DEPTH,
+            max_values: usize::MAX,
+            duplicate_keys: DuplicateKeys::LastWins,
+        }
+    }
+
     /// Sets the longest text. Unit: bytes.
     #[must_use]
     pub const fn with_max_bytes(mut self, max_bytes: usize) -> Self {
@@ -200,6 +221,7 @@ impl JsonError {
         match self {
             Self::Depth { pointer, .. }
             | Self::DuplicateKey { pointer, .. }
+            | Self::ReservedKey { pointer, .. }
             | Self::Syntax { pointer, .. }
             | Self::Values { pointer, .. } => pointer,
             Self::Size { .. } => "",
@@ -212,6 +234,7 @@ impl JsonError {
         match self {
             Self::Depth { .. } => "json.depth",
             Self::DuplicateKey { .. } => "json.duplicate",
+            Self::ReservedKey { .. } => "json.reserved",
             Self::Size { .. } => "json.size",
             Self::Syntax { .. } => "json.syntax",
             Self::Values { .. } => "json.values",
@@ -224,6 +247,7 @@ impl JsonError {
         match self {
             Self::Depth { .. } => "nest arrays and objects less deep",
             Self::DuplicateKey { .. } => "keep one of the two members",
+            Self::ReservedKey { .. } => "give the member another name",
             Self::Size { .. } => "send less, or split it",
             Self::Syntax { .. } => "write JSON (RFC 8259) in UTF-8",
             Self::Values { .. } => "send fewer values, or split them",
@@ -249,6 +273,7 @@ struct Progress {
 enum Violation {
     Depth,
     DuplicateKey,
+    ReservedKey,
     Values,
 }
 
@@ -265,6 +290,7 @@ impl Progress {
         match self.violation {
             Some(Violation::Depth) => JsonError::Depth { pointer, line, column, limit: limits.max_depth },
             Some(Violation::DuplicateKey) => JsonError::DuplicateKey { pointer, line, column },
+            Some(Violation::ReservedKey) => JsonError::ReservedKey { pointer, line, column },
             Some(Violation::Values) => JsonError::Values { pointer, line, column, limit: limits.max_values },
             None => {
                 let text = error.to_string();
@@ -371,6 +397,9 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             if self.limits.duplicate_keys == DuplicateKeys::Refuse && object.contains_key(&key) {
                 return Err(self.through(key, self.violation(Violation::DuplicateKey)));
             }
+            if key.starts_with(RESERVED_KEYS) {
+                return Err(self.through(key, self.violation(Violation::ReservedKey)));
+            }
             match members.next_value_seed(inner) {
                 Ok(value) => drop(object.insert(key, value)),
                 Err(error) => return Err(self.through(key, error)),
@@ -380,6 +409,11 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 }
 
+/// How the keys begin by which `serde_json` tells itself of numbers and of JSON text, in the features `arbitrary_precision` and
+/// `raw_value`. It takes them from outside as well: an object with such a key would be another value once it is written and read
+/// back, or could not be read at all, and whether a host has these features is not ours to say. No such object is accepted. With
+/// `arbitrary_precision`, numbers are such objects: a host cannot have that one.
+pub const RESERVED_KEYS: &str = "$serde_json::private::";
 /// Deepest nesting that [`JsonLimits`] can allow.
 pub const MAX_DEPTH: usize = 100;
 /// Longest pointer in an error. Unit: bytes, before escaping.
@@ -387,26 +421,21 @@ const MAX_POINTER_BYTES: usize = 1024;
 
 /// Whether `value` can be kept: stored as JSON text and read back.
 ///
-/// At most [`MAX_STORED_DEPTH`] levels and [`MAX_STORED_BYTES`].
+/// At most [`MAX_STORED_DEPTH`] levels and [`MAX_STORED_BYTES`], and none of [`RESERVED_KEYS`].
 ///
 /// # Errors
 /// Says which limit is exceeded, as the end of a sentence.
 pub fn check_stored(value: &Value) -> Result<(), StoredLimit> {
-    if depth_exceeds(value, MAX_STORED_DEPTH) {
-        Err(StoredLimit::Depth)
-    } else if size_of(value) > MAX_STORED_BYTES {
-        Err(StoredLimit::Size)
-    } else {
-        Ok(())
-    }
+    check_depth(value)?;
+    if size_of(value) > MAX_STORED_BYTES { Err(StoredLimit::Size) } else { Ok(()) }
 }
 
-/// As [`check_stored`], for the depth alone: at most [`MAX_STORED_DEPTH`] levels.
+/// As [`check_stored`], whatever its size.
 ///
 /// # Errors
 /// As the end of a sentence.
 pub fn check_depth(value: &Value) -> Result<(), StoredLimit> {
-    if depth_exceeds(value, MAX_STORED_DEPTH) { Err(StoredLimit::Depth) } else { Ok(()) }
+    check_levels(value, MAX_STORED_DEPTH)
 }
 
 /// As [`check_stored`], for the output of a step: one that is large is kept as a file, up to [`MAX_OUTPUT_BYTES`].
@@ -414,13 +443,8 @@ pub fn check_depth(value: &Value) -> Result<(), StoredLimit> {
 /// # Errors
 /// Says which limit is exceeded, as the end of a sentence.
 pub fn check_output(value: &Value) -> Result<(), StoredLimit> {
-    if depth_exceeds(value, MAX_STORED_DEPTH) {
-        Err(StoredLimit::Depth)
-    } else if size_of(value) > MAX_OUTPUT_BYTES {
-        Err(StoredLimit::Output)
-    } else {
-        Ok(())
-    }
+    check_depth(value)?;
+    if size_of(value) > MAX_OUTPUT_BYTES { Err(StoredLimit::Output) } else { Ok(()) }
 }
 
 /// Largest output of a step, by [`size_of`]. Unit: bytes.
@@ -439,6 +463,9 @@ pub enum StoredLimit {
     /// Too large for an output.
     #[error("is larger than {MAX_OUTPUT_BYTES} bytes")]
     Output,
+    /// One of [`RESERVED_KEYS`].
+    #[error("has a member whose name begins with `{RESERVED_KEYS}`, which is reserved")]
+    ReservedKey,
     /// Too large.
     #[error("is larger than {MAX_STORED_BYTES} bytes")]
     Size,
@@ -459,13 +486,15 @@ pub fn size_of(value: &Value) -> u64 {
     }
 }
 
-/// Whether arrays and objects in `value` nest deeper than `levels`. Looks no deeper than that.
-fn depth_exceeds(value: &Value, levels: usize) -> bool {
+/// Whether arrays and objects in `value` nest no deeper than `levels`, with no reserved key. Looks no deeper than that.
+fn check_levels(value: &Value, levels: usize) -> Result<(), StoredLimit> {
     match (value, levels.checked_sub(1)) {
-        (Value::Array(_) | Value::Object(_), None) => true,
-        (Value::Array(items), Some(left)) => items.iter().any(|item| depth_exceeds(item, left)),
-        (Value::Object(members), Some(left)) => members.values().any(|member| depth_exceeds(member, left)),
-        _ => false,
+        (Value::Array(_) | Value::Object(_), None) => Err(StoredLimit::Depth),
+        (Value::Array(items), Some(left)) => items.iter().try_for_each(|item| check_levels(item, left)),
+        (Value::Object(members), Some(left)) => members.iter().try_for_each(|(key, member)| {
+            if key.starts_with(RESERVED_KEYS) { Err(StoredLimit::ReservedKey) } else { check_levels(member, left) }
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -475,6 +504,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// `serde_json` reads them as JSON text or as a number wherever its features are on: what was checked is not what is stored.
+    #[test]
+    fn keys_that_the_reader_gives_a_meaning_are_refused() {
+        for name in ["RawValue", "Number"] {
+            let text = format!(r#"{{"a":[{{"\u0024serde_json::private::{name}":"[1"}}]}}"#);
+            let error = parse(text.as_bytes(), &JsonLimits::payload()).unwrap_err();
+            assert!(
+                matches!(&error, JsonError::ReservedKey { pointer, .. } if pointer.starts_with("/a/0/$")),
+                "{error}"
+            );
+            let value = json!({"a": [{format!("{RESERVED_KEYS}{name}"): "[1"}]});
+            for checked in [check_stored(&value), check_depth(&value), check_output(&value)] {
+                assert_eq!(checked, Err(StoredLimit::ReservedKey));
+            }
+        }
+        let near = json!({"$serde_json": {"private": 1}, "serde_json::private::RawValue": 1});
+        assert_eq!(parse(near.to_string().as_bytes(), &JsonLimits::payload()), Ok(near));
+    }
 
     #[test]
     fn a_number_survives_being_written_and_read_again() {
@@ -633,10 +681,10 @@ mod tests {
     #[test]
     fn depth_is_counted_in_levels_of_arrays_and_objects() {
         let value = serde_json::json!([{ "a": [1] }]);
-        assert!(depth_exceeds(&value, 2));
-        assert!(!depth_exceeds(&value, 3));
-        assert!(!depth_exceeds(&serde_json::json!(1), 0));
-        assert!(depth_exceeds(&serde_json::json!([]), 0));
+        assert_eq!(check_levels(&value, 2), Err(StoredLimit::Depth));
+        assert_eq!(check_levels(&value, 3), Ok(()));
+        assert_eq!(check_levels(&json!(1), 0), Ok(()));
+        assert_eq!(check_levels(&json!([]), 0), Err(StoredLimit::Depth));
     }
 
     #[test]

@@ -80,7 +80,12 @@ pub(super) async fn action(
                 AttemptOutcome::failed(StepError::new(StepErrorKind::Limit, format!("the output {limit}")), None)
             }
         },
-        Ok(Err(ActionError { error, retry_after })) => AttemptOutcome::failed(error, retry_after),
+        Ok(Err(ActionError { mut error, retry_after })) => {
+            if let Some(Err(limit)) = error.detail.as_ref().map(json::check_stored) {
+                error.detail = Some(format!("the detail {limit}").into());
+            }
+            AttemptOutcome::failed(error, retry_after)
+        }
         Err(_) => {
             tracing::error!(step = %call.path, "a piece panicked");
             AttemptOutcome::failed(StepError::new(StepErrorKind::Internal, "the piece failed unexpectedly"), None)

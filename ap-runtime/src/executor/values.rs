@@ -12,13 +12,12 @@ use std::{
 
 use ap_core::{
     id::{FlowId, ProjectId, ValueId},
-    json,
+    json::{self, JsonLimits},
     run::{StepError, StepErrorKind, StepPath},
     store::{Entity, Sealed, StoreError},
 };
 use ap_crypto::{entropy::random_array, vault::TenantKeys};
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::driver::{Driver, Stopped};
 use crate::{
@@ -149,9 +148,8 @@ impl StepValues {
             );
             return Err(StoreCallError::Limit { reason });
         }
-        let value: Value = serde_json::from_str(text)
-            .map_err(|error| StoreCallError::Invalid { reason: format!("the value is not JSON: {error}") })?;
-        json::check_output(&value).map_err(|limit| StoreCallError::Invalid { reason: format!("the value {limit}") })?;
+        let value = json::parse(text.as_bytes(), &JsonLimits::deep())
+            .map_err(|error| StoreCallError::Invalid { reason: format!("the value cannot be kept: {error}") })?;
         let text = value.to_string();
         self.refuse_secrets(&text, credentials)?;
         Ok(self.masked(text, credentials))

@@ -1,5 +1,6 @@
 //! Reading the guest's JSON, which no one has checked.
 
+use ap_core::json::{self, JsonError, JsonLimits};
 use serde_json::Value;
 
 use super::CodeError;
@@ -7,8 +8,17 @@ use super::CodeError;
 /// Parses the text of a result. Lone surrogates, which JSON can write and UTF-8 cannot, become U+FFFD.
 pub(crate) fn parse(mut text: Vec<u8>) -> Result<Value, CodeError> {
     check_and_mend(&mut text)?;
-    serde_json::from_slice(&text)
-        .map_err(|error| CodeError::Trap { message: format!("the guest wrote invalid JSON: {error}") })
+    json::parse(&text, &JsonLimits::deep()).map_err(|error| match error {
+        JsonError::Depth { limit, .. } => CodeError::OutputTooDeep { limit },
+        JsonError::ReservedKey { pointer, .. } => CodeError::Thrown {
+            name: "TypeError".to_owned(),
+            message: format!("the name of the member at `{pointer}` is reserved: give it another one"),
+            place: None,
+            stack: String::new(),
+            console: Vec::new(),
+        },
+        error => CodeError::Trap { message: format!("the guest wrote invalid JSON: {error}") },
+    })
 }
 
 /// Measures nesting before a recursive parser sees the text, and overwrites lone surrogates in place.
@@ -50,7 +60,7 @@ fn mend_escape(text: &mut [u8]) -> &mut [u8] {
 }
 
 /// The deepest nesting of a result, below what the parser can take.
-pub(crate) const MAX_DEPTH: usize = 100;
+pub(crate) const MAX_DEPTH: usize = json::MAX_DEPTH;
 
 /// `u` and four digits.
 const ESCAPE_BYTES: usize = 5;
@@ -72,6 +82,17 @@ mod tests {
         assert!(parse(nested(MAX_DEPTH)).is_ok());
         assert_eq!(parse(nested(MAX_DEPTH + 1)), Err(CodeError::OutputTooDeep { limit: MAX_DEPTH }));
         assert_eq!(parse(vec![b'{'; 1 << 20]), Err(CodeError::OutputTooDeep { limit: MAX_DEPTH }));
+    }
+
+    #[test]
+    fn a_key_that_the_reader_would_expand_is_refused() {
+        for key in ["$serde_json::private::RawValue", r"\u0024serde_json::private::Number"] {
+            let refused = parse(format!(r#"{{"a":{{"{key}":"[1]"}}}}"#).into_bytes()).unwrap_err();
+            assert!(
+                matches!(&refused, CodeError::Thrown { message, .. } if message.contains("/a/$serde")),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]
