@@ -1,6 +1,7 @@
 //! What a step may ask of its host: decoding the guest's calls, and carrying them out.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub(crate) struct HostCalls {
     crypto: CryptoState,
     limit: usize,
     made: usize,
-    /// What is waited for, and how many bytes each request holds.
+    /// What is waited for, and how many bytes each call holds.
     under_way: HashMap<u32, usize>,
     started: Vec<Started>,
     cancelled: Vec<u32>,
@@ -67,17 +68,20 @@ pub(crate) struct HostError {
 }
 
 impl HostError {
+    /// What parsers quote of the step's own input is cut.
     pub(crate) fn new(name: &'static str, message: impl Into<String>) -> Self {
-        Self { name, message: message.into() }
-    }
-
-    /// As the prelude reads it. What parsers quote of the step's own input is cut.
-    pub(crate) fn into_text(self) -> Vec<u8> {
-        let Self { name, mut message } = self;
+        let mut message = message.into();
         if message.len() > MOST_ERROR_BYTES {
             message.truncate(message.floor_char_boundary(MOST_ERROR_BYTES));
             message.push('…');
+            message.shrink_to_fit();
         }
+        Self { name, message }
+    }
+
+    /// As the prelude reads it.
+    pub(crate) fn into_text(self) -> Vec<u8> {
+        let Self { name, message } = self;
         format!("{name}\n{message}").into_bytes()
     }
 }
@@ -104,24 +108,42 @@ impl HostCalls {
     #[cfg(feature = "process-isolation")]
     pub(crate) fn refuse_start(&mut self, id: u32) -> Result<(), Interrupt> {
         self.count()?;
-        self.note(id, Err(too_long()))
+        self.note(id, 0, || Err(too_long()))
     }
 
-    /// Notes that the step waits for a call from now on.
-    fn note(&mut self, id: u32, call: Result<Waited, HostError>) -> Result<(), Interrupt> {
+    /// Notes that the step waits for a call from now on, whose arguments have so many bytes.
+    fn note(
+        &mut self,
+        id: u32,
+        bytes: usize,
+        call: impl FnOnce() -> Result<Waited, HostError>,
+    ) -> Result<(), Interrupt> {
         let held = self.under_way.values().sum::<usize>();
-        let call = call.and_then(|call| {
-            let bytes = call.held_bytes();
-            if held.saturating_add(bytes) > MOST_HELD_BYTES { Err(too_much_held()) } else { Ok((call, bytes)) }
-        });
-        let (call, bytes) = call.unwrap_or_else(|error| (Waited::Refused(error), 0));
-        // The prelude gives every call a number of its own; a guest that does not gets no answer to one of them.
-        self.under_way.insert(id, bytes);
+        let (call, bytes) = if held.saturating_add(bytes) > MOST_HELD_BYTES {
+            (Waited::Refused(too_much_held()), 0)
+        } else {
+            (call().unwrap_or_else(Waited::Refused), bytes)
+        };
+        // The prelude gives every call a number of its own; a guest that does not gets no answer to the second.
+        let Entry::Vacant(place) = self.under_way.entry(id) else { return Ok(()) };
+        place.insert(bytes.max(LEAST_HELD_BYTES));
         if self.under_way.len() > MAX_UNDER_WAY {
             return Err(Interrupt::HostCalls { what: "host calls under way", limit: MAX_UNDER_WAY });
         }
         self.started.push(Started { id, call });
         Ok(())
+    }
+
+    /// Notes that the step does not wait for a call any more. What was not begun holds nothing from now on.
+    fn cancel(&mut self, id: u32) {
+        if self.under_way.remove(&id).is_none() {
+            return;
+        }
+        let before = self.started.len();
+        self.started.retain(|started| started.id != id);
+        if self.started.len() == before {
+            self.cancelled.push(id);
+        }
     }
 
     /// A call of the key-value store. What stands for a secret does not get there: it would be worthless to whoever reads it, and
@@ -169,10 +191,8 @@ impl Border for HostCalls {
         let third = arguments.get(2).copied().unwrap_or_default();
         let answer = match operation {
             CANCEL => {
-                if let Some(id) =
-                    text(first).and_then(|text| text.parse().ok()).filter(|id| self.under_way.remove(id).is_some())
-                {
-                    self.cancelled.push(id);
+                if let Some(id) = text(first).and_then(|text| text.parse().ok()) {
+                    self.cancel(id);
                 }
                 Ok(Vec::new())
             }
@@ -186,15 +206,20 @@ impl Border for HostCalls {
 
     fn start(&mut self, id: u32, operation: u32, arguments: &[&[u8]]) -> Result<(), Interrupt> {
         self.count()?;
+        if is_too_long(arguments) {
+            return self.note(id, 0, || Err(too_long()));
+        }
         let first = arguments.first().copied().unwrap_or_default();
-        let call = match operation {
-            _ if is_too_long(arguments) => Err(too_long()),
-            TIMER => timer(first),
-            FETCH => fetch(first, arguments.get(1).copied()),
-            STORE_GET..=STORE_DELETE => self.store(operation, arguments),
-            _ => Err(unknown()),
-        };
-        self.note(id, call)
+        let bytes = bytes_of(arguments);
+        match operation {
+            TIMER => self.note(id, 0, || timer(first)),
+            FETCH => self.note(id, bytes, || fetch(first, arguments.get(1).copied())),
+            STORE_GET..=STORE_DELETE => {
+                let call = self.store(operation, arguments);
+                self.note(id, bytes, || call)
+            }
+            _ => self.note(id, 0, || Err(unknown())),
+        }
     }
 
     fn take(&mut self) -> (Vec<Started>, Vec<u32>) {
@@ -207,18 +232,6 @@ impl Border for HostCalls {
 }
 
 impl Waited {
-    /// What it holds until it has ended.
-    fn held_bytes(&self) -> usize {
-        match self {
-            Self::Timer(_) | Self::Refused(_) => 0,
-            Self::Store(call) => call.key.len() + if let StoreAct::Put(json) = &call.act { json.len() } else { 0 },
-            Self::Fetch(request) => {
-                let headers = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-                request.url.len() + headers + request.body.as_ref().map_or(0, Bytes::len)
-            }
-        }
-    }
-
     /// Carries the call out. `time_left` is that of the step.
     pub(crate) async fn perform(self, host: &dyn CodeHost, turns: &Turns, time_left: Duration) -> HostAnswer {
         let answer = match self {
@@ -293,6 +306,9 @@ fn timer(delay: &[u8]) -> Result<Waited, HostError> {
 fn fetch(head: &[u8], body: Option<&[u8]>) -> Result<Waited, HostError> {
     let head: FetchHead = serde_json::from_slice(head)
         .map_err(|error| HostError::new("TypeError", format!("the request cannot be read: {error}")))?;
+    if head.headers.len() > MOST_HEADERS {
+        return Err(HostError::new("TypeError", format!("a request has at most {MOST_HEADERS} headers")));
+    }
     let mut request = HttpRequest::new(head.method, head.url);
     request.headers = head.headers;
     request.body = body.map(Bytes::copy_from_slice);
@@ -351,8 +367,12 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
+fn bytes_of(arguments: &[&[u8]]) -> usize {
+    arguments.iter().map(|argument| argument.len()).sum()
+}
+
 fn is_too_long(arguments: &[&[u8]]) -> bool {
-    arguments.iter().map(|argument| argument.len()).sum::<usize>() > MOST_CALL_BYTES
+    bytes_of(arguments) > MOST_CALL_BYTES
 }
 
 fn too_long() -> HostError {
@@ -373,6 +393,12 @@ pub(crate) const MOST_CALL_BYTES: usize = 32 << 20;
 
 /// Most that the requests hold which a step waits for. Unit: bytes; 64 MiB, as much as the step itself.
 const MOST_HELD_BYTES: usize = 64 << 20;
+
+/// What a call counts for at the least, whose error may stand for it. Unit: bytes; 2 KiB.
+const LEAST_HELD_BYTES: usize = MOST_ERROR_BYTES;
+
+/// Most header fields of a request.
+const MOST_HEADERS: usize = 256;
 
 /// Most calls of a step that are under way at a time.
 pub(crate) const MAX_UNDER_WAY: usize = 256;
@@ -424,6 +450,50 @@ mod tests {
             one_ends.start(id, TIMER, &[b"5"]).unwrap();
             one_ends.ended(id);
         }
+    }
+
+    #[test]
+    fn what_is_given_up_before_it_begins_is_held_no_longer() {
+        let (mut calls, body) = (calls(10_000), vec![b'x'; 10 << 20]);
+        let head = br#"{"url":"https://a.example/","method":"POST","headers":[]}"#;
+        for id in 0..100 {
+            calls.start(id, FETCH, &[head, &body]).unwrap();
+            assert!(calls.call(CANCEL, &[id.to_string().as_bytes()]).unwrap().is_ok());
+            assert!(calls.started.is_empty() && calls.cancelled.is_empty() && calls.under_way.is_empty());
+        }
+        for id in 0..20 {
+            calls.start(id, FETCH, &[head, &body]).unwrap();
+        }
+        // The same number again, with other content.
+        calls.start(3, FETCH, &[head, &body]).unwrap();
+        let (started, _) = calls.take();
+        let held = started.iter().filter(|started| matches!(started.call, Waited::Fetch(_))).count();
+        assert_eq!((started.len(), held), (20, 6), "64 MiB hold six of these");
+        // What has begun is given up by whoever carries it out.
+        calls.call(CANCEL, &[b"3"]).unwrap().unwrap();
+        calls.call(CANCEL, &[b"3"]).unwrap().unwrap();
+        assert_eq!(calls.take().1, [3]);
+    }
+
+    #[test]
+    fn whatever_a_request_is_made_of_counts() {
+        let mut calls = calls(10_000);
+        let long = "m".repeat(20 << 20);
+        for (id, head) in [
+            (0, format!(r#"{{"url":"https://a.example/","method":"{long}","headers":[]}}"#)),
+            (1, format!(r#"{{"url":"https://a.example/","method":"GET","headers":[],"redirect":"{long}"}}"#)),
+            (2, format!(r#"{{"url":"https://a.example/","method":"GET","headers":[["{long}",""]]}}"#)),
+            (3, r#"{"url":"https://a.example/","method":"GET","headers":[]}"#.to_owned()),
+        ] {
+            calls.start(id, FETCH, &[head.as_bytes()]).unwrap();
+        }
+        let sizes: Vec<_> = (0..4).map(|id| calls.under_way[&id] >> 20).collect();
+        assert_eq!(sizes, [20, 20, 20, 0]);
+        let many = vec![r#"["a",""]"#; MOST_HEADERS + 1].join(",");
+        let head = format!(r#"{{"url":"https://a.example/","method":"GET","headers":[{many}]}}"#);
+        assert!(fetch(head.as_bytes(), None).is_err_and(|error| error.message.contains("256 headers")));
+        let Waited::Refused(error) = &calls.take().0[1].call else { panic!("read") };
+        assert!(error.message.len() <= MOST_ERROR_BYTES + 3);
     }
 
     #[test]

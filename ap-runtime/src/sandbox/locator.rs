@@ -7,6 +7,7 @@ use super::calls::HostError;
 
 /// The parts of `href`, relative to `base` if that is not empty, as JSON text.
 pub(crate) fn parse(href: &[u8], base: &[u8]) -> Result<Vec<u8>, HostError> {
+    check_size(&[href, base])?;
     let href = text(href)?;
     let base = if base.is_empty() { None } else { Some(Url::parse(text(base)?).map_err(|_| invalid())?) };
     let url = Url::options().base_url(base.as_ref()).parse(href).map_err(|_| invalid())?;
@@ -15,6 +16,7 @@ pub(crate) fn parse(href: &[u8], base: &[u8]) -> Result<Vec<u8>, HostError> {
 
 /// The parts of `href` after one was set, as JSON text. What cannot be set stays as it was.
 pub(crate) fn set(href: &[u8], part: &[u8], value: &[u8]) -> Result<Vec<u8>, HostError> {
+    check_size(&[href, value])?;
     let mut url = Url::parse(text(href)?).map_err(|_| invalid())?;
     let value = text(value)?;
     let set = match text(part)? {
@@ -60,6 +62,14 @@ fn parts(url: &Url) -> Result<Vec<u8>, HostError> {
     Ok(parts.to_string().into_bytes())
 }
 
+/// The parts together can be nine times as long as what they are of.
+fn check_size(texts: &[&[u8]]) -> Result<(), HostError> {
+    if texts.iter().map(|text| text.len()).sum::<usize>() > MOST_BYTES {
+        return Err(HostError::new("RangeError", format!("a URL has at most {MOST_BYTES} bytes")));
+    }
+    Ok(())
+}
+
 fn text(bytes: &[u8]) -> Result<&str, HostError> {
     std::str::from_utf8(bytes).map_err(|_| invalid())
 }
@@ -67,6 +77,9 @@ fn text(bytes: &[u8]) -> Result<&str, HostError> {
 fn invalid() -> HostError {
     HostError::new("code:ERR_INVALID_URL", "Invalid URL")
 }
+
+/// The longest URL, with what it is relative to. Unit: bytes; 2 MiB, as in browsers.
+const MOST_BYTES: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -88,6 +101,15 @@ mod tests {
         }
         assert_eq!(parse(b"/a", b"nothing"), Err(invalid()));
         assert_eq!(parse(b"\xff", b""), Err(invalid()));
+    }
+
+    #[test]
+    fn a_url_is_long_or_refused() {
+        let of = |bytes: usize| format!("a://{}", "\u{1}".repeat(bytes - 4));
+        assert!(parse(of(MOST_BYTES).as_bytes(), b"").is_ok_and(|parts| parts.len() < 10 * MOST_BYTES));
+        for refused in [parse(of(MOST_BYTES + 1).as_bytes(), b""), set(b"a://b", b"hash", of(MOST_BYTES).as_bytes())] {
+            assert!(refused.is_err_and(|error| error.name == "RangeError"));
+        }
     }
 
     #[test]

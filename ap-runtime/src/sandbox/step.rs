@@ -200,6 +200,7 @@ impl Step {
         let armed = seat.timer.arm(seat.index, ends);
         let ran = self.store.data().check_interrupt().map_err(wasmtime::Error::from).and_then(|()| work(self));
         drop(armed);
+        self.store.data_mut().reply = Vec::new(); // one that nobody took
         self.cpu_left = self.cpu_left.saturating_sub(began.elapsed());
         let outcome = ran.and_then(|number| {
             Outcome::from_guest(number).ok_or_else(|| format_err!("the guest ended with an unknown outcome"))
