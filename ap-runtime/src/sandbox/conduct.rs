@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::calls::{HostAnswer, Started, Turns};
 use super::place::{LiveStep, Place};
-use super::scheduler::{Rules, Scheduler, Slot};
+use super::scheduler::{Rules, Scheduler, Slot, StartId};
 use super::step::Turn;
 use super::worker::WorkerPool;
 use super::{CodeError, CodeLimits, CodeOutput, CodeRequest, CodeUnit, ExpressionRequest};
@@ -125,13 +125,14 @@ impl<P: Place> Conductor<P> {
     ) -> Result<T, CodeError> {
         let (reply, answer) = oneshot::channel();
         let ticket = self.place.ticket();
-        let mut cancel = CancelOnDrop { place: &self.place, ticket: ticket.clone(), armed: true };
+        let cancelled = ticket.clone();
         let start = Box::new(move |thread: &P::Thread, slot| {
-            if !P::is_cancelled(&ticket) {
-                start(thread, slot, ticket, Reply(reply));
+            if !P::is_cancelled(&cancelled) {
+                start(thread, slot, cancelled, Reply(reply));
             }
         });
-        self.scheduler.start(project, start)?;
+        let queued = Some(self.scheduler.start(project, start)?);
+        let mut cancel = CancelOnDrop { conductor: self, project, ticket, queued, armed: true };
         let answer = answer.await;
         cancel.armed = false;
         answer.map_err(|_| bug("a step was lost"))
@@ -146,7 +147,8 @@ impl<P: Place> Conductor<P> {
         result: HostAnswer,
     ) -> Result<Answer<P>, CodeError> {
         let (reply, answer) = oneshot::channel();
-        let mut cancel = CancelOnDrop { place: &self.place, ticket: waiting.ticket.clone(), armed: true };
+        let ticket = waiting.ticket.clone();
+        let mut cancel = CancelOnDrop { conductor: self, project, ticket, queued: None, armed: true };
         let go_on = Box::new(move |thread: &P::Thread| {
             let mut waiting = *waiting;
             let turn = P::settle(thread, &mut waiting.step, id, result);
@@ -217,15 +219,21 @@ pub(crate) fn bug(message: &str) -> CodeError {
 
 /// Interrupts a step whose caller has gone.
 struct CancelOnDrop<'a, P: Place> {
-    place: &'a P,
+    conductor: &'a Conductor<P>,
+    project: ProjectId,
     ticket: P::Ticket,
+    /// Its place in the queue.
+    queued: Option<StartId>,
     armed: bool,
 }
 
 impl<P: Place> Drop for CancelOnDrop<'_, P> {
     fn drop(&mut self) {
         if self.armed {
-            self.place.cancel(&self.ticket);
+            let unbegun = self.queued.is_some_and(|id| self.conductor.scheduler.forget(self.project, id));
+            if !unbegun {
+                self.conductor.place.cancel(&self.ticket);
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Scheduler<T> {
 pub(crate) struct Rules {
     /// Most steps before their start.
     pub(crate) queue: usize,
+    /// Of these, most of one project.
+    pub(crate) queue_per_project: usize,
     /// Most steps that have started and not ended.
     pub(crate) live: usize,
     /// Of these, most of one project.
@@ -39,6 +41,10 @@ impl Rules {
         if room < self.live { self.with_live(room) } else { self }
     }
 }
+
+/// Which start, among those that wait.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct StartId(u64);
 
 /// Starts a step, which holds the slot until it ends.
 pub(crate) type Start<T> = Box<dyn FnOnce(&T, Slot<T>) + Send>;
@@ -62,6 +68,8 @@ struct State<T> {
     /// Projects with something to do, in the order of their turns.
     turns: VecDeque<ProjectId>,
     queued: usize,
+    /// How many were ever queued.
+    starts: u64,
     live: usize,
     stopped: bool,
 }
@@ -69,7 +77,7 @@ struct State<T> {
 /// What there is of one project.
 struct Lane<T> {
     going_on: VecDeque<GoOn<T>>,
-    starting: VecDeque<Start<T>>,
+    starting: VecDeque<(StartId, Start<T>)>,
     running: usize,
     live: usize,
 }
@@ -80,16 +88,26 @@ impl<T> Scheduler<T> {
     }
 
     /// Queues a step's start.
-    pub(crate) fn start(&self, project: ProjectId, start: Start<T>) -> Result<(), CodeError> {
+    pub(crate) fn start(&self, project: ProjectId, start: Start<T>) -> Result<StartId, CodeError> {
         let mut state = self.lock();
-        if state.queued >= self.rules.queue || state.stopped {
+        let of_project = state.lanes.get(&project).map_or(0, |lane| lane.starting.len());
+        if state.queued >= self.rules.queue || of_project >= self.rules.queue_per_project || state.stopped {
             return Err(CodeError::Busy);
         }
         state.queued += 1;
-        state.lane(project).starting.push_back(start);
+        state.starts += 1;
+        let id = StartId(state.starts);
+        state.lane(project).starting.push_back((id, start));
         drop(state);
         self.changed.notify_one();
-        Ok(())
+        Ok(id)
+    }
+
+    /// Takes a start that nobody waits for out of the queue. Whether it was still there.
+    pub(crate) fn forget(&self, project: ProjectId, id: StartId) -> bool {
+        // Dropped when the lock is free again: its request may be large.
+        let forgotten = self.lock().forget(project, id);
+        forgotten.is_some()
     }
 
     /// Queues a step that has a slot already: it is never refused.
@@ -152,7 +170,7 @@ enum Taken<T> {
 
 impl<T> State<T> {
     fn new() -> Self {
-        Self { lanes: HashMap::new(), turns: VecDeque::new(), queued: 0, live: 0, stopped: false }
+        Self { lanes: HashMap::new(), turns: VecDeque::new(), queued: 0, starts: 0, live: 0, stopped: false }
     }
 
     fn lane(&mut self, project: ProjectId) -> &mut Lane<T> {
@@ -173,7 +191,7 @@ impl<T> State<T> {
         let taken = match lane.going_on.pop_front() {
             Some(go_on) => Taken::GoOn(go_on),
             None => {
-                let start = lane.starting.pop_front()?;
+                let (_, start) = lane.starting.pop_front()?;
                 self.queued -= 1;
                 self.live += 1;
                 lane.live += 1;
@@ -185,6 +203,18 @@ impl<T> State<T> {
             self.turns.push_back(project);
         }
         Some((project, taken))
+    }
+
+    fn forget(&mut self, project: ProjectId, id: StartId) -> Option<Start<T>> {
+        let lane = self.lanes.get_mut(&project)?;
+        let at = lane.starting.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        let (_, start) = lane.starting.remove(at)?;
+        self.queued -= 1;
+        if lane.is_empty() {
+            self.turns.retain(|waiting| *waiting != project);
+        }
+        self.forget_if_idle(project);
+        Some(start)
     }
 
     fn lane_at_limit(&self, project: ProjectId, limit: usize) -> bool {
@@ -234,13 +264,13 @@ impl<T> Drop for Slot<T> {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { queue: 4, live: 3, live_per_project: 2, running_per_project: 1 };
+    const RULES: Rules = Rules { queue: 4, queue_per_project: 3, live: 3, live_per_project: 2, running_per_project: 1 };
 
     fn project(number: u128) -> ProjectId {
         ProjectId::from_u128(number)
     }
 
-    fn start(scheduler: &Scheduler<()>, number: u128) -> Result<(), CodeError> {
+    fn start(scheduler: &Scheduler<()>, number: u128) -> Result<StartId, CodeError> {
         scheduler.start(project(number), Box::new(|_, _| {}))
     }
 
@@ -275,6 +305,28 @@ mod tests {
         for number in [1, 1, 2] {
             scheduler.done(project(number));
         }
+    }
+
+    #[test]
+    fn a_project_fills_its_share_of_the_queue_with_what_is_waited_for() {
+        let scheduler = Arc::new(Scheduler::new(RULES));
+        let ids: Vec<_> = (0..3).map(|_| start(&scheduler, 1).unwrap()).collect();
+        assert_eq!(start(&scheduler, 1), Err(CodeError::Busy), "of this project");
+        assert!(scheduler.forget(project(1), ids[1]));
+        assert!(!scheduler.forget(project(1), ids[1]));
+        assert!(!scheduler.forget(project(2), ids[0]));
+        assert_eq!(scheduler.lock().queued, 2);
+        let last = start(&scheduler, 1).unwrap();
+        let other = start(&scheduler, 2).unwrap();
+        assert_eq!(start(&scheduler, 3), Err(CodeError::Busy), "of all");
+        for (number, id) in [(1, ids[0]), (1, ids[2]), (1, last)] {
+            assert!(scheduler.forget(project(number), id));
+        }
+        assert_eq!(take(&scheduler).unwrap().0, 2, "project 1 has nothing left, and no turn");
+        assert!(!scheduler.forget(project(2), other));
+        scheduler.done(project(2));
+        let state = scheduler.lock();
+        assert!(state.lanes.is_empty() && state.turns.is_empty() && state.queued == 0);
     }
 
     #[test]

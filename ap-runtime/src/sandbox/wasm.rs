@@ -156,12 +156,13 @@ impl SandboxCapacity {
 
     /// How many steps may wait for their start; one more is refused as [`CodeError::Busy`].
     ///
-    /// Default: 1,024. Accepted: 1 to 65,536.
+    /// Default: 4,096, and 1,024 of one project. Accepted: 1 to 65,536; a quarter of them (rounded up) may be of one project.
     ///
     /// # Errors
     /// [`CodeLimitError`] if `queue` is outside the accepted range.
     pub fn with_queue(mut self, queue: usize) -> Result<Self, CodeLimitError> {
         self.rules.queue = within("queue", queue, 1..=MAX_QUEUE)?;
+        self.rules.queue_per_project = queue.div_ceil(4);
         Ok(self)
     }
 }
@@ -169,7 +170,13 @@ impl SandboxCapacity {
 impl Default for SandboxCapacity {
     fn default() -> Self {
         let threads = thread::available_parallelism().map_or(2, |cores| (2 * cores.get()).min(MAX_THREADS));
-        let rules = Rules { queue: 1_024, live: 256, live_per_project: 64, running_per_project: threads.div_ceil(2) };
+        let rules = Rules {
+            queue: 4_096,
+            queue_per_project: 1_024,
+            live: 256,
+            live_per_project: 64,
+            running_per_project: threads.div_ceil(2),
+        };
         Self { threads, rules }
     }
 }

@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use ap_core::id::ProjectId;
 use ap_runtime::sandbox::{CodeError, CodeLimits, CodeRequest, SandboxCapacity};
 use futures_util::future::{join_all, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -90,7 +91,7 @@ async fn a_dropped_future_interrupts_its_step() {
 
 #[tokio::test]
 async fn a_full_queue_is_busy_and_recovers() {
-    let capacity = SandboxCapacity::default().with_threads(1).unwrap().with_queue(2).unwrap();
+    let capacity = SandboxCapacity::default().with_threads(1).unwrap().with_queue(8).unwrap();
     let sandbox = crate::start(capacity);
     let mut hog = sandbox.run(with_limits(FOREVER, |limits| limits.with_timeout(Duration::from_secs(300)).unwrap()));
     assert!(timeout(Duration::from_millis(200), &mut hog).await.is_err()); // the thread has it by now
@@ -98,6 +99,12 @@ async fn a_full_queue_is_busy_and_recovers() {
     for _ in 0..2 {
         let error = others.next().await.unwrap().unwrap_err();
         assert!(error == CodeError::Busy && error.is_retryable());
+    }
+    // Another project has a place, and so have those who come when others do not wait any more.
+    let mut other = request(&step("return 1;"), "{}");
+    other.project = ProjectId::from_u128(2);
+    for _ in 0..10 {
+        assert!(timeout(Duration::from_millis(5), sandbox.run(other.clone())).await.is_err());
     }
     drop(hog);
     for _ in 0..2 {
