@@ -69,28 +69,29 @@ impl Evaluator<'_> {
             let message = "what the expressions read could not be prepared";
             return failed(count, &StepError::new(StepErrorKind::Internal, message));
         };
-        match self.together(&batch.scripts, &variables).await {
-            Ok(results) => results.into_iter().map(result).collect(),
-            // One of them may have used up what all were given: each gets it for itself then, as long as there is time.
-            Err(error) if count > 1 && !matches!(error, CodeError::InvalidParams { .. }) => {
-                self.one_by_one(batch, &variables, &error).await
-            }
-            Err(error) => failed(count, &step_error(error).0),
+        let together = self.together(&batch.scripts, &variables).await;
+        let mut results = together.unwrap_or_else(|error| vec![Err(error); count]);
+        if count > 1 {
+            self.one_by_one(batch, &variables, &mut results).await;
         }
+        results.into_iter().map(result).collect()
     }
 
-    async fn one_by_one(&self, batch: &ScriptBatch, variables: &Bytes, error: &CodeError) -> Vec<ScriptResult> {
+    /// Evaluates those again that may have failed by another's fault, each with all that was given to all of them, as long as
+    /// there is time.
+    async fn one_by_one(
+        &self,
+        batch: &ScriptBatch,
+        variables: &Bytes,
+        results: &mut [Result<serde_json::Value, CodeError>],
+    ) {
         let until = self.kernel.clock.now().saturating_add(ONE_BY_ONE);
-        let mut results = Vec::new();
-        for script in &batch.scripts {
-            let alone = if self.kernel.clock.now() < until {
-                self.together(std::slice::from_ref(script), variables).await
-            } else {
-                Err(error.clone())
-            };
-            results.push(result(alone.and_then(|mut one| one.pop().unwrap_or(Err(CodeError::NoValue)))));
+        for (script, result) in batch.scripts.iter().zip(results) {
+            if result.as_ref().is_err_and(may_be_anothers_fault) && self.kernel.clock.now() < until {
+                let alone = self.together(std::slice::from_ref(script), variables).await;
+                *result = alone.and_then(|mut one| one.pop().unwrap_or(Err(CodeError::NoValue)));
+            }
         }
-        results
     }
 
     /// Evaluates in one world; waits while the sandbox is busy.
@@ -169,6 +170,21 @@ pub(crate) fn redacted(result: ScriptResult, redactor: &Redactor) -> ScriptResul
         ScriptResult::Failed(error) => ScriptResult::Failed(redact_error(error, redactor)),
         other => other,
     }
+}
+
+/// Whether an expression may end so because of those that were evaluated before it in the same world.
+fn may_be_anothers_fault(error: &CodeError) -> bool {
+    !matches!(
+        error,
+        CodeError::Thrown { .. }
+            | CodeError::NoValue
+            | CodeError::InvalidSource { .. }
+            | CodeError::InvalidParams { .. }
+            | CodeError::SourceTooLarge { .. }
+            | CodeError::StackExhausted
+            | CodeError::OutputTooDeep { .. }
+            | CodeError::OutputTooLarge { .. }
+    )
 }
 
 fn result(evaluated: Result<serde_json::Value, CodeError>) -> ScriptResult {

@@ -38,6 +38,8 @@ enum Answer {
     Fails,
     /// So does whatever is asked for together with it.
     FailsAll,
+    /// It takes all the time there is: so does whatever is asked for behind it.
+    TakesAll,
     Undefined,
     Value(Value),
     Variables,
@@ -74,7 +76,13 @@ impl CodeSandbox for Table {
         let variables: Value = serde_json::from_slice(&request.variables).unwrap();
         let texts: Vec<String> = request.expressions.iter().map(ToString::to_string).collect();
         self.asked.lock().unwrap().push((texts, variables.clone()));
+        let mut left = true;
         let one = |text: &Arc<str>| match self.answers.get(&**text) {
+            Some(Answer::TakesAll) => {
+                left = false;
+                Ok(Err(CodeError::Timeout { limit: Duration::from_secs(1) }))
+            }
+            _ if !left => Ok(Err(CodeError::Timeout { limit: Duration::from_secs(1) })),
             Some(Answer::Fails) => Ok(Err(CodeError::StackExhausted)),
             Some(Answer::FailsAll) => Err(CodeError::MemoryLimit { limit_bytes: 1 }),
             Some(Answer::Undefined) => Ok(Err(CodeError::NoValue)),
@@ -156,17 +164,21 @@ async fn a_failure_counts_where_it_is_resolved_and_names_the_expression() {
 
 #[tokio::test(start_paused = true)]
 async fn an_expression_that_uses_everything_up_does_not_take_the_others_along() {
-    let table = Table::of([("trigger.hog + 1", Answer::FailsAll), ("trigger.good + 1", Answer::Value(json!(2)))]);
-    let world = world(5, &table).await;
-    let flow = world
-        .publish_manual(json!([{ "name": "way", "type": "router", "settings": { "branches": [
-            { "name": "a", "condition": "{{trigger.good + 1}}", "steps": [pure("taken", json!(1))] },
-            { "name": "b", "condition": "{{trigger.hog + 1}}", "steps": [pure("other", json!(1))] },
-        ] } }]))
-        .await;
-    let view = world.run(flow, json!({})).await;
-    assert_eq!(view.status, RunStatus::Succeeded, "{:?}", view.error);
-    assert_eq!(table.asked().len(), 3, "together, then each by itself");
+    for hog in [Answer::FailsAll, Answer::TakesAll] {
+        let table = Table::of([("trigger.a_hog + 1", hog), ("trigger.good + 1", Answer::Value(json!(2)))]);
+        let world = world(5, &table).await;
+        let flow = world
+            .publish_manual(json!([{ "name": "way", "type": "router", "settings": { "branches": [
+                { "name": "a", "condition": "{{trigger.good + 1}}", "steps": [pure("taken", json!(1))] },
+                { "name": "b", "condition": "{{trigger.a_hog + 1}}", "steps": [pure("other", json!(1))] },
+            ] } }]))
+            .await;
+        let view = world.run(flow, json!({})).await;
+        assert_eq!(view.status, RunStatus::Succeeded, "{:?}", view.error);
+        let (hog, good) = ("trigger.a_hog + 1".to_owned(), "trigger.good + 1".to_owned());
+        let asked = [vec![hog.clone(), good.clone()], vec![hog], vec![good]];
+        assert_eq!(table.asked(), asked, "together, then each by itself");
+    }
 }
 
 #[tokio::test(start_paused = true)]
