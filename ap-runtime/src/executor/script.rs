@@ -102,6 +102,8 @@ struct RunCodeHost {
     http: Box<dyn HttpClient>,
     credentials: Arc<RunCredentials>,
     values: Option<Arc<StepValues>>,
+    /// Whether a request may leave.
+    acts: bool,
 }
 
 impl RunCodeHost {
@@ -117,7 +119,7 @@ impl RunCodeHost {
                 Box::new(NoWayOut::new("the code of this flow reaches no host: list those it may in `allowedHosts`"))
             }
         };
-        Self { http, credentials: Arc::clone(credentials), values }
+        Self { http, credentials: Arc::clone(credentials), values, acts: hosts.is_some() }
     }
 }
 
@@ -131,7 +133,7 @@ impl CodeHost for RunCodeHost {
             let reason = format!("connection `{name}` is not for `{FETCH_PIECE}`, which is what `fetch` counts as");
             return Err(HttpError::Credential { reason });
         }
-        if let Some(values) = &self.values {
+        if let Some(values) = self.values.as_ref().filter(|_| self.acts) {
             values.acts();
         }
         self.http.send(request).await

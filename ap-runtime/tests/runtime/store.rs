@@ -176,6 +176,10 @@ async fn a_step_that_has_sent_requests_is_not_run_again() {
     let quiet = publish(count("counts"), json!({})).await;
     let (view, ran) = run(quiet, 2).await;
     assert_eq!((view.status, output(&view, "count"), ran), (RunStatus::Succeeded, json!(402), 3));
+    // One that asked in vain, in a flow whose scripts reach nobody.
+    let shut = world.publish_manual(json!([count("acts")])).await;
+    let (view, ran) = run(shut, 1).await;
+    assert_eq!((view.status, ran), (RunStatus::Succeeded, 2), "{:?}", view.error);
 }
 
 #[tokio::test(start_paused = true)]
