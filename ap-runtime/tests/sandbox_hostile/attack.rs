@@ -167,7 +167,7 @@ impl Target {
         };
         request.limits = request.limits.with_timeout(deadline).unwrap();
         if end == Stopped {
-            request.limits = request.limits.with_host_calls(2_000).unwrap();
+            request.limits = request.limits.with_host_calls(500).unwrap();
         }
         let started = Instant::now();
         let result = self.beside_neighbours(self.sandbox.run(request)).await;
