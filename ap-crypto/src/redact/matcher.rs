@@ -104,6 +104,16 @@ impl Matcher {
         self.longest
     }
 
+    /// How many of the last bytes of `text` begin a form that is longer. Too few say nothing, and count as none.
+    pub(super) fn begun_at_end(&self, text: &[u8]) -> usize {
+        let begun = |form: &Form| {
+            let most = text.len().min(form.bytes.len().saturating_sub(1));
+            let begins = |length: &usize| text.ends_with(form.bytes.get(..*length).unwrap_or_default());
+            (LEAST_BEGUN..=most).rev().find(begins)
+        };
+        self.forms.iter().filter_map(begun).max().unwrap_or(0)
+    }
+
     /// Reports where each match ends and its form, the longest one at each end, until `report` returns `false`; returns
     /// whether it never did. What was reported may be reported again.
     pub(super) fn scan(&self, text: &[u8], report: &mut dyn FnMut(usize, &Form) -> bool) -> bool {
@@ -273,6 +283,8 @@ fn spend(budget: &mut usize, work: usize) -> Result<(), Ended> {
     Ok(())
 }
 
+/// Bytes of a form that tell of it.
+const LEAST_BEGUN: usize = 4;
 /// What every form has at least, and what of it the filter looks at. A gram at one of [`STRIDE`] successive offsets fits in.
 const TAIL_BYTES: usize = 8;
 const GRAM_BYTES: usize = 5;

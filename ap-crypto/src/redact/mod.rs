@@ -179,6 +179,17 @@ impl Redactor {
         }
     }
 
+    /// `text`, the rest of which was cut off, without the beginning of a secret at its end.
+    ///
+    /// Fewer than four bytes of one are left: they say too little, and other texts end so as well. Behind escapes it is not looked
+    /// for.
+    #[must_use]
+    pub fn without_begun<'t>(&self, text: &'t str) -> &'t str {
+        let begun = self.secrets.iter().map(|secrets| secrets.matcher.begun_at_end(text.as_bytes())).max().unwrap_or(0);
+        // A form in UTF-16 may begin inside a character.
+        text.get(..text.floor_char_boundary(text.len() - begun)).unwrap_or_default()
+    }
+
     /// `value` with every secret masked in texts and member names; a number that shows a secret becomes a text.
     ///
     /// Member names that become equal are told apart by a number.

@@ -20,6 +20,28 @@ fn percent(bytes: &[u8], upper: bool, keep: impl Fn(u8) -> bool) -> String {
     bytes.iter().map(|byte| if keep(*byte) { char::from(*byte).to_string() } else { escape(*byte) }).collect()
 }
 
+#[test]
+fn what_a_cut_left_of_a_secret_goes() {
+    let secret = "s3cr3t/t0ken-é😀";
+    let redactor = redactor(secret);
+    let forms = [secret.to_owned(), hex(secret.as_bytes()), STANDARD.encode(secret)];
+    for form in forms {
+        for (end, _) in form.char_indices() {
+            let text = format!("GET /?key={}", &form[..end]);
+            let left = redactor.without_begun(&text);
+            // One that is whole is found.
+            let kept = end < 4 || redactor.contains(form[..end].as_bytes());
+            assert_eq!(left, if kept { &*text } else { "GET /?key=" }, "{end} of {form}");
+        }
+    }
+    for text in ["", "s3c", "s3cr", "nothing"] {
+        assert_eq!(redactor.without_begun(text), if text == "s3cr" { "" } else { text });
+        assert_eq!(Redactor::default().without_begun(text), text);
+    }
+    let twice = format!("{secret}{}", &secret[..7]);
+    assert_eq!(redactor.without_begun(&twice), secret, "a whole one is not cut: it is found");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -8,7 +8,7 @@ use ap_core::{
     id::{ProjectId, RunId},
     run::{StepError, StepErrorKind},
 };
-use ap_crypto::entropy::random_array;
+use ap_crypto::{entropy::random_array, redact::Redactor};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde_json::json;
@@ -19,8 +19,8 @@ use crate::{
     engine::{ActionCall, AttemptOutcome, CodeCall},
     kernel::Kernel,
     sandbox::{
-        CodeError, CodeHost, CodeLanguage, CodeLimits, CodeRequest, ConsoleLevel, ConsoleLine, NoCodeHost, StoreCall,
-        StoreCallError,
+        CodeError, CodeHost, CodeLanguage, CodeLimits, CodeOutput, CodeRequest, ConsoleLevel, ConsoleLine, NoCodeHost,
+        StoreCall, StoreCallError,
     },
 };
 
@@ -80,12 +80,33 @@ pub(super) async fn run(
         host: Arc::new(RunCodeHost::new(kernel, hosts, credentials, values)),
     };
     match sandbox.run(request).await {
-        Ok(output) => AttemptOutcome::Succeeded {
-            output: Arc::new(output.value),
-            spilled: None,
-            console: lines(&output.console, output.console_truncated),
-        },
-        Err(error) => failed(error),
+        Ok(CodeOutput { value, mut console, console_truncated, .. }) => {
+            if console_truncated {
+                drop_begun(&mut console, credentials.redactor());
+            }
+            let console = lines(&console, console_truncated);
+            AttemptOutcome::Succeeded { output: Arc::new(value), spilled: None, console }
+        }
+        Err(error) => failed(without_begun(error, credentials.redactor())),
+    }
+}
+
+/// Where the sandbox cut a text, half a secret may stand, which nobody would find later.
+fn without_begun(mut error: CodeError, redactor: &Redactor) -> CodeError {
+    if let CodeError::Thrown { message, stack, console, .. } = &mut error {
+        for text in [message, stack] {
+            if let Some(cut) = text.trim_end().strip_suffix('…') {
+                *text = format!("{}…", redactor.without_begun(cut));
+            }
+        }
+        drop_begun(console, redactor);
+    }
+    error
+}
+
+fn drop_begun(console: &mut [ConsoleLine], redactor: &Redactor) {
+    if let Some(last) = console.last_mut() {
+        last.text.truncate(redactor.without_begun(&last.text).len());
     }
 }
 
@@ -213,4 +234,26 @@ fn lines(console: &[ConsoleLine], truncated: bool) -> Vec<String> {
     };
     let shown = console.iter().map(|line| format!("{}: {}", level(line.level), line.text));
     shown.chain(truncated.then(|| "… more was cut".to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_secret_where_a_text_was_cut_is_not_shown() {
+        let redactor = Redactor::new([("crm", &"s3cr3t/t0ken".into())]).unwrap();
+        let line = |text: &str| ConsoleLine { level: ConsoleLevel::Log, text: text.to_owned() };
+        let thrown = |message: &str, stack: &str, console: &[&str]| CodeError::Thrown {
+            name: "Error".to_owned(),
+            message: message.to_owned(),
+            place: None,
+            stack: stack.to_owned(),
+            console: console.iter().map(|text| line(text)).collect(),
+        };
+        let error = thrown("key s3cr3t…", "at s3cr3t/t0…\n", &["s3cr3t", "key=s3cr3t/t"]);
+        assert_eq!(without_begun(error, &redactor), thrown("key …", "at …", &["s3cr3t", "key="]));
+        let whole = thrown("key s3cr3t", "at s3cr3t\n", &[]);
+        assert_eq!(without_begun(whole.clone(), &redactor), whole, "nothing was cut");
+    }
 }
