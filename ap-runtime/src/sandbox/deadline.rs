@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::engine::Engines;
 
@@ -29,6 +29,8 @@ struct Shared {
 
 struct Schedule {
     deadlines: Vec<Option<Instant>>,
+    /// When the epoch advances once more.
+    once: Option<Instant>,
     /// When the timer thread will wake by itself.
     wakes_at: Option<Instant>,
     stopped: bool,
@@ -37,7 +39,7 @@ struct Schedule {
 impl DeadlineTimer {
     /// Starts the timer for `slots` threads.
     pub(crate) fn start(engines: Arc<Engines>, slots: usize) -> io::Result<Self> {
-        let schedule = Schedule { deadlines: vec![None; slots], wakes_at: None, stopped: false };
+        let schedule = Schedule { deadlines: vec![None; slots], once: None, wakes_at: None, stopped: false };
         let shared = Arc::new(Shared { schedule: Mutex::new(schedule), changed: Condvar::new() });
         let (running, runs) = mpsc::channel();
         let thread = thread::Builder::new().name("ap-code-timer".into()).spawn({
@@ -52,19 +54,21 @@ impl DeadlineTimer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Advances the epoch once at or after `deadline`, unless the guard is dropped before.
+    /// Advances the epoch at `deadline`, and again and again from then on, until the guard is dropped.
     pub(crate) fn arm(&self, slot: usize, deadline: Instant) -> Armed<'_> {
         let mut schedule = self.shared.lock();
         if let Some(entry) = schedule.deadlines.get_mut(slot) {
             *entry = Some(deadline);
         }
-        // A timer that wakes early finds nothing to do; one that is never woken for nothing costs steps less.
-        let too_late = schedule.wakes_at.is_none_or(|wakes_at| deadline < wakes_at);
-        drop(schedule);
-        if too_late {
-            self.shared.changed.notify_one();
-        }
+        self.shared.wake_by(deadline, schedule);
         Armed { shared: &self.shared, slot }
+    }
+
+    /// Advances the epoch once more a little later, after somebody advanced it.
+    pub(crate) fn advance_again(&self) {
+        let (at, mut schedule) = (Instant::now() + AGAIN, self.shared.lock());
+        schedule.once = Some(at);
+        self.shared.wake_by(at, schedule);
     }
 }
 
@@ -91,6 +95,15 @@ impl Shared {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A timer that wakes early finds nothing to do; one that is never woken for nothing costs steps less.
+    fn wake_by(&self, at: Instant, schedule: MutexGuard<'_, Schedule>) {
+        let too_late = schedule.wakes_at.is_none_or(|wakes_at| at < wakes_at);
+        drop(schedule);
+        if too_late {
+            self.changed.notify_one();
+        }
+    }
+
     fn run(&self, engines: &Engines) {
         let mut schedule = self.lock();
         while !schedule.stopped {
@@ -98,7 +111,7 @@ impl Shared {
             if schedule.take_due(now) {
                 engines.increment_epoch();
             }
-            schedule.wakes_at = schedule.deadlines.iter().flatten().min().copied();
+            schedule.wakes_at = schedule.next();
             schedule = match schedule.wakes_at {
                 None => self.changed.wait(schedule).unwrap_or_else(PoisonError::into_inner),
                 Some(wakes_at) => {
@@ -111,32 +124,49 @@ impl Shared {
 }
 
 impl Schedule {
+    /// Whether the epoch must advance. What was due is due again a little later: a guest that was just looking at its clock when
+    /// the epoch advanced takes that for what it has looked at already.
     fn take_due(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for entry in &mut self.deadlines {
-            any |= entry.take_if(|deadline| *deadline <= now).is_some();
+        let mut any = self.once.take_if(|at| *at <= now).is_some();
+        for deadline in self.deadlines.iter_mut().flatten() {
+            if *deadline <= now {
+                *deadline = now + AGAIN;
+                any = true;
+            }
         }
         any
     }
+
+    fn next(&self) -> Option<Instant> {
+        self.deadlines.iter().flatten().chain(&self.once).min().copied()
+    }
 }
+
+/// How much later the epoch advances again.
+const AGAIN: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn each_deadline_fires_once_when_due() {
+    fn each_deadline_fires_when_due_and_again_until_it_is_disarmed() {
         let start = Instant::now();
         let [first, second] = [1, 2].map(|seconds| start + Duration::from_secs(seconds));
-        let mut schedule =
-            Schedule { deadlines: vec![Some(second), None, Some(first)], wakes_at: None, stopped: false };
+        let deadlines = vec![Some(second), None, Some(first)];
+        let mut schedule = Schedule { deadlines, once: None, wakes_at: None, stopped: false };
         assert!(!schedule.take_due(first - Duration::from_nanos(1)));
         assert!(schedule.take_due(first));
         assert!(!schedule.take_due(first));
+        assert_eq!(schedule.next(), Some(first + AGAIN));
+        assert!(schedule.take_due(first + AGAIN));
+        schedule.deadlines[2] = None;
         assert!(schedule.take_due(second + Duration::from_nanos(1)));
-        assert_eq!(schedule.deadlines, [None; 3]);
+        schedule.deadlines[0] = None;
+        schedule.once = Some(second);
+        assert_eq!(schedule.next(), Some(second));
+        assert!(schedule.take_due(second) && !schedule.take_due(second));
+        assert_eq!(schedule.next(), None);
     }
 
     #[test]

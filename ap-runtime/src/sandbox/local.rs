@@ -24,6 +24,7 @@ use super::{CodeError, CodeLanguage, CodeLimits, CodeOutput, CodeRequest, CodeUn
 /// This process.
 pub(crate) struct Here {
     pub(crate) engines: Arc<Engines>,
+    pub(crate) timer: Arc<DeadlineTimer>,
 }
 
 /// What a step finds on the thread that runs it.
@@ -70,10 +71,15 @@ pub(crate) struct PlacedStep {
 
 impl Thread {
     /// One thread's view of what all share, for each of `count`.
-    pub(crate) fn all(engines: &Arc<Engines>, timer: DeadlineTimer, cache_bytes: usize, count: usize) -> Vec<Self> {
-        let (cache, timer) = (Arc::new(CodeCache::new(cache_bytes)), Arc::new(timer));
+    pub(crate) fn all(
+        engines: &Arc<Engines>,
+        timer: &Arc<DeadlineTimer>,
+        cache_bytes: usize,
+        count: usize,
+    ) -> Vec<Self> {
+        let cache = Arc::new(CodeCache::new(cache_bytes));
         let one = |index| {
-            let (engines, cache, timer) = (Arc::clone(engines), Arc::clone(&cache), Arc::clone(&timer));
+            let (engines, cache, timer) = (Arc::clone(engines), Arc::clone(&cache), Arc::clone(timer));
             Self { engines, cache, timer, index }
         };
         (0..count).map(one).collect()
@@ -232,6 +238,7 @@ impl Place for Here {
         ticket.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
         self.engines.increment_epoch();
+        self.timer.advance_again();
     }
 
     fn is_cancelled(ticket: &Self::Ticket) -> bool {

@@ -111,8 +111,9 @@ impl WasmSandbox {
         let rules = capacity.rules.within((engines.instances() as usize).saturating_sub(capacity.threads));
         let engines = Arc::new(engines);
         let timer = DeadlineTimer::start(Arc::clone(&engines), capacity.threads).map_err(SandboxStartError::Thread)?;
-        let threads = Thread::all(&engines, timer, CACHE_BYTES, capacity.threads);
-        let conductor = Conductor::start(Here { engines }, rules, threads).map_err(SandboxStartError::Thread)?;
+        let timer = Arc::new(timer);
+        let threads = Thread::all(&engines, &timer, CACHE_BYTES, capacity.threads);
+        let conductor = Conductor::start(Here { engines, timer }, rules, threads).map_err(SandboxStartError::Thread)?;
         Ok(Self { conductor, capacity })
     }
 }

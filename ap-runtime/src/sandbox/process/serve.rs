@@ -73,6 +73,7 @@ fn connect() -> io::Result<Wire> {
 /// Everything a worker's threads share.
 struct Shared {
     engines: Arc<Engines>,
+    timer: Arc<DeadlineTimer>,
     live: Mutex<Live>,
 }
 
@@ -107,9 +108,9 @@ fn work(control: &mut Wire) -> io::Result<()> {
     prepare(&engines).map_err(|error| io::Error::other(format!("the engine could not be prepared: {error:#}")))?;
     let instances = engines.instances() as usize;
     let standing = walls::give_up_files_and_privileges()?;
-    let timer = DeadlineTimer::start(Arc::clone(&engines), threads)?;
-    let local = Thread::all(&engines, timer, CACHE_BYTES, threads);
-    let shared = Arc::new(Shared { engines, live: Mutex::default() });
+    let timer = Arc::new(DeadlineTimer::start(Arc::clone(&engines), threads)?);
+    let local = Thread::all(&engines, &timer, CACHE_BYTES, threads);
+    let shared = Arc::new(Shared { engines, timer, live: Mutex::default() });
     // Every thread runs before the walls close, and none takes up work before.
     let (started, walled) = (Arc::new(Barrier::new(threads + 1)), Arc::new(Barrier::new(threads + 1)));
     for (local, link) in local.into_iter().zip(links) {
@@ -202,6 +203,7 @@ impl Shared {
                 flag.store(true, Ordering::SeqCst);
                 fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
                 self.engines.increment_epoch();
+                self.timer.advance_again();
             }
             None => {
                 live.early.push_back(id);
