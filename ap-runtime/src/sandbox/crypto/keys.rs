@@ -139,17 +139,21 @@ impl Encoding {
     /// The key that a secret spells. Where Node.js would stop at the first digit that is none, and go on with a shorter key,
     /// this is an error.
     pub(super) fn decode(self, text: &str) -> Result<Zeroizing<Vec<u8>>, HostError> {
-        let refused = |how: &str| {
-            HostError::new("Error", format!("the connection's secret cannot be read as a key: it is not {how}"))
+        // One text: which encodings fail is the script's to see, how they fail is not.
+        let refused = || {
+            let message = "the connection's secret cannot be read as a key in this encoding: Buffer.from(secret, encoding) takes \
+                           'hex', 'base64', 'base64url', 'latin1' and 'utf16le', for a secret that is wholly written so. One that \
+                           is written in none of them is a key as it is";
+            HostError::new("Error", message)
         };
         match self {
-            Self::Base64 => from_base64(text.as_bytes()).ok_or_else(|| refused("written in base64")),
-            Self::Hex => from_hex(text.as_bytes()).ok_or_else(|| refused("written in hex")),
+            Self::Base64 => from_base64(text.as_bytes()).ok_or_else(refused),
+            Self::Hex => from_hex(text.as_bytes()).ok_or_else(refused),
             Self::Latin1 => {
                 let bytes = || text.chars().map(|letter| u8::try_from(u32::from(letter)));
                 let mut key = Zeroizing::new(Vec::with_capacity(text.len()));
                 for byte in bytes() {
-                    key.push(byte.map_err(|_| refused("written in Latin-1"))?);
+                    key.push(byte.map_err(|_| refused())?);
                 }
                 Ok(key)
             }
