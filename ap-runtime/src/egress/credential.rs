@@ -158,6 +158,11 @@ impl RunCredentials {
         self.known(text).next().is_some()
     }
 
+    /// Every placeholder of this run.
+    pub(crate) fn placeholders(&self) -> impl Iterator<Item = &str> {
+        self.placeholders.keys().map(String::as_str)
+    }
+
     /// Whether the connection this placeholder stands for puts a secret into the body.
     #[must_use]
     pub fn places_in_body(&self, placeholder: &str) -> bool {

@@ -175,6 +175,10 @@ impl CodeHost for RunCodeHost {
         self.credentials.mentioned_in(&String::from_utf8_lossy(bytes))
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        self.credentials.placeholders().map(str::to_owned).collect()
+    }
+
     fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
         self.credentials.redactor().redact_bytes(&bytes).into_owned()
     }

@@ -257,6 +257,10 @@ impl CodeHost for Secrets {
         [KEY, FORBIDDEN].iter().any(|known| bytes.windows(known.len()).any(|window| window == known.as_bytes()))
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        vec![KEY.to_owned(), FORBIDDEN.to_owned()]
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         match call.act {
             StoreAct::Get => Ok(Some(call.key)),

@@ -21,7 +21,7 @@ pub trait CodeHost: fmt::Debug + Send + Sync + 'static {
     async fn fetch(&self, request: HttpRequest) -> Result<HttpResponse, HttpError>;
 
     /// The secret that exactly this text stands for, to be used as a key inside the sandbox's host side and never to be shown
-    /// to the step. `None` if it is no placeholder of this run: then it is text like any other.
+    /// to the step. `None` if it is no placeholder of this run: then it is text like any other, and no key.
     ///
     /// # Errors
     /// [`HttpError::Credential`] if the connection is not for that.
@@ -29,6 +29,9 @@ pub trait CodeHost: fmt::Debug + Send + Sync + 'static {
 
     /// Whether a placeholder of this run stands somewhere in `bytes`.
     fn mentions(&self, bytes: &[u8]) -> bool;
+
+    /// All placeholders of this run: their parts are refused as keys. Asked once, when the step begins.
+    fn placeholders(&self) -> Vec<String>;
 
     /// Does what a step asks of its key-value store. Nothing that it changes is there for others before the step has succeeded. The
     /// calls of a step come one after the other, in its order.
@@ -136,6 +139,10 @@ impl CodeHost for NoCodeHost {
 
     fn mentions(&self, _: &[u8]) -> bool {
         false
+    }
+
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
     }
 
     async fn store(&self, _: StoreCall) -> Result<Option<String>, StoreCallError> {

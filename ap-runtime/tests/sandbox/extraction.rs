@@ -12,10 +12,10 @@ use crate::{SANDBOX, request, step};
 
 /// The placeholders of this run, and what they stand for: 32 bytes in hex, and words.
 const KEY: (&str, &str) = (
-    "apcred_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "apcred_dpLDrTVAu4A8Ags67mbNiIcSMjTqDG5xQ8Ct1z_0Me0",
     "7365637265742d6b65792d6f662d746869732d746573742d30303030303032a1",
 );
-const WORDS: (&str, &str) = ("apcred_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA", "correct horse battery staple 0042");
+const WORDS: (&str, &str) = ("apcred_P8TM_nRYcOLA2Z9x8w_wZWyN7dQcwdfT03aw2-aF4vM", "correct horse battery staple 0042");
 /// Of another run.
 const FOREIGN: &str = "apcred_CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCA";
 
@@ -41,6 +41,10 @@ impl CodeHost for Vault {
         [KEY, WORDS].iter().any(|(known, _)| text.contains(known))
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        vec![KEY.0.to_owned(), WORDS.0.to_owned()]
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         NoCodeHost.store(call).await
     }
@@ -64,6 +68,8 @@ enum End {
 use End::{Gives, Harmless, Refused};
 
 const AS_KEY_ONLY: &str = "as a key only";
+const A_PART: &str = "use the whole value as the key";
+const ELSEWHERE: &str = "Name the connection in the parameters of this step";
 
 fn attacks() -> Vec<(&'static str, &'static str, End)> {
     vec![
@@ -131,7 +137,7 @@ fn attacks() -> Vec<(&'static str, &'static str, End)> {
         // Looking at it.
         ("the text itself", "return key;", Gives(json!(KEY.0))),
         ("its length", "return [key.length, words.length, Buffer.from(key, 'hex').length, Buffer.from(words, 'utf8').length];", Gives(json!([50, 50, 50, 50]))),
-        ("its first characters", "return key.slice(0, 12);", Gives(json!("apcred_AAAAA"))),
+        ("its first characters", "return key.slice(0, 12);", Gives(json!("apcred_dpLDr"))),
         ("equality with a guess", "return [key === '7365637265742d6b', words == 'correct horse battery staple 0042'];", Gives(json!([false, false]))),
         ("order against a guess", "return [key < '7365', words < 'correct horse', Buffer.compare(Buffer.from(words), Buffer.from('correct horse')) ];", Harmless),
         ("bytes of the decoded key", "return [...Buffer.from(key, 'hex')].join();", Harmless),
@@ -139,22 +145,41 @@ fn attacks() -> Vec<(&'static str, &'static str, End)> {
         ("as base64, which it is not", "return Buffer.from(words, 'base64').toString('hex');", Refused("")),
         ("a length by the wrong cipher", "return c.createCipheriv('aes-128-gcm', Buffer.from(key, 'hex'), Buffer.alloc(12)).final('hex');", Refused("")),
         ("a key with something behind it", "return c.createHmac('sha256', key + 'x').update('x').digest('hex');", Refused("as a whole only")),
-        ("half of a placeholder", "return c.createHmac('sha256', key.slice(0, 25)).update('x').digest('hex') === c.createHmac('sha256', 'apcred_AAAAAAAAAAAAAAAAAA').update('x').digest('hex');", Gives(json!(true))),
+        ("half of a placeholder as data", "return c.createHash('sha256').update(key.slice(0, 25)).digest('hex').length;", Gives(json!(64))),
+        ("half of a placeholder as a key", "return c.createHmac('sha256', key.slice(0, 25)).update('x').digest('hex');", Refused(A_PART)),
+        ("the other half", "return c.createHmac('sha256', key.slice(25)).update('x').digest('hex');", Refused(A_PART)),
+        ("a secret without what one thinks its prefix is", "return c.createHmac('sha256', Buffer.from(key.slice(6), 'base64')).update('x').digest('hex');", Refused(A_PART)),
+        ("half of a key", "return c.createCipheriv('aes-128-gcm', Buffer.from(key, 'hex').subarray(0, 16), Buffer.alloc(12)).final('hex');", Refused(A_PART)),
+        ("a part of a derived key", "return c.createCipheriv('aes-256-cbc', c.scryptSync(words, 'salt', 64, { N: 1024 }).subarray(0, 32), Buffer.alloc(16)).final('hex');", Refused(A_PART)),
+        ("the end of a derived key", "return c.createCipheriv('aes-256-cbc', c.scryptSync(words, 'salt', 64, { N: 1024 }).subarray(-32), Buffer.alloc(16)).final('hex');", Refused(A_PART)),
+        ("a part as a password", "return c.scryptSync(key.slice(9), 'salt', 32, { N: 1024 }).toString('hex');", Refused(A_PART)),
+        ("a part with one's own text", "return c.createHmac('sha256', 'v1:' + words.slice(10, 30) + ':').update('x').digest('hex');", Refused(A_PART)),
+        (
+            "web crypto with a part",
+            "const k = await crypto.subtle.importKey('raw', Buffer.from(key, 'hex').subarray(0, 32), { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
+             return Buffer.from(await crypto.subtle.sign('HMAC', k, Buffer.from('x'))).toString('hex');",
+            Refused(A_PART),
+        ),
+        (
+            "a derived key of the length that is wanted",
+            "const k = c.scryptSync(words, 'salt', 32, { N: 1024 }), e = c.createCipheriv('aes-256-cbc', k, Buffer.alloc(16)); return (e.update('text', 'utf8', 'hex') + e.final('hex')).length;",
+            Gives(json!(32)),
+        ),
         (
             "a short tag under the key",
             "const e = c.createCipheriv('aes-256-gcm', Buffer.from(key, 'hex'), Buffer.alloc(12), { authTagLength: 4 }); e.final(); return e.getAuthTag().toString('hex');",
             Refused(""),
         ),
         // Of another run.
+        ("a placeholder of another run as data", "return c.createHash('sha256').update(foreign).digest('hex').length;", Gives(json!(64))),
+        ("a placeholder of another run as a key", "return c.createHmac('sha256', foreign).update('x').digest('hex');", Refused(ELSEWHERE)),
+        ("its bytes as a key", "return c.createHmac('sha256', Buffer.from(foreign)).update('x').digest('hex');", Refused(ELSEWHERE)),
+        ("what it spells as a key", "return c.createHmac('sha256', Buffer.from(foreign, 'hex')).update('x').digest('hex');", Refused(ELSEWHERE)),
+        ("a part of it as a key", "return c.createHmac('sha256', foreign.slice(0, 32)).update('x').digest('hex');", Refused(A_PART)),
         (
-            "a placeholder of another run is text",
-            "return c.createHmac('sha256', foreign).update('x').digest('hex') === c.createHmac('sha256', Buffer.from(foreign)).update('x').digest('hex') && c.createHash('sha256').update(foreign).digest('hex').length;",
-            Gives(json!(64)),
-        ),
-        (
-            "a guessed handle is text",
+            "a guessed handle",
             "const guess = 'apcred_' + Buffer.alloc(32, 1).toString('base64url'); return c.createHmac('sha256', guess).update('x').digest('hex').length;",
-            Gives(json!(64)),
+            Refused(ELSEWHERE),
         ),
         // Getting at what the platform holds.
         (

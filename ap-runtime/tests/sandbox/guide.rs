@@ -43,6 +43,10 @@ impl CodeHost for Api {
         false
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         NoCodeHost.store(call).await
     }

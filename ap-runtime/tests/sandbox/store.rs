@@ -36,6 +36,10 @@ impl CodeHost for Slow {
         false
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         let number = self.calls.lock().unwrap().len();
         self.calls.lock().unwrap().push(format!("{call:?}"));

@@ -98,8 +98,8 @@ impl CodeSandbox for Wrong {
             Defect::OwnWayOut => request.host = Arc::new(Open),
             Defect::ShowsSecrets => {
                 let text = String::from_utf8_lossy(&request.params).into_owned();
-                let placeholder = format!("apcred_{}", "A".repeat(43));
-                request.params = text.replace(&placeholder, "correct horse battery staple 0042").into();
+                let placeholder = "apcred_dpLDrTVAu4A8Ags67mbNiIcSMjTqDG5xQ8Ct1z_0Me0";
+                request.params = text.replace(placeholder, "correct horse battery staple 0042").into();
             }
             Defect::IgnoresTypes => request.language = CodeLanguage::JavaScript,
             Defect::NoFuel => request.limits = request.limits.with_metering(Metering::Clock).unwrap(),
@@ -179,6 +179,10 @@ impl CodeHost for Open {
 
     fn mentions(&self, _: &[u8]) -> bool {
         false
+    }
+
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
     }
 
     async fn store(&self, _: StoreCall) -> Result<Option<String>, StoreCallError> {

@@ -289,6 +289,10 @@ impl CodeHost for Keeper {
         bytes.windows(PLACEHOLDER.len()).any(|window| window == PLACEHOLDER.as_bytes())
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        vec![PLACEHOLDER.to_owned()]
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         NoCodeHost.store(call).await
     }

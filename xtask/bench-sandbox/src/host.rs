@@ -24,6 +24,10 @@ impl CodeHost for Echo {
         false
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         NoCodeHost.store(call).await
     }

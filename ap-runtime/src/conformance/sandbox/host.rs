@@ -86,6 +86,10 @@ impl CodeHost for Peer {
         [KEY, FORBIDDEN].iter().any(|known| bytes.windows(known.len()).any(|window| window == known.as_bytes()))
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        vec![KEY.to_owned(), FORBIDDEN.to_owned()]
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         // The first take longest.
         let before = self.store_calls.fetch_add(1, Ordering::SeqCst);
@@ -245,7 +249,7 @@ pub async fn a_placeholder_is_text(harness: &impl SandboxHarness) {
     );
     (request.host, request.params) = (peer.clone(), json!(KEY).to_string().into());
     let output = bench.run(request).await.map(|output| output.value);
-    assert_eq!(output, Ok(json!([KEY, 50, "apcred_AA", 50, 50])));
+    assert_eq!(output, Ok(json!([KEY, 50, "apcred_dp", 50, 50])));
     let sent = peer.requests();
     assert_eq!(
         sent[0].headers.iter().find(|(name, _)| name == "authorization").map(|(_, value)| value.clone()),
@@ -326,7 +330,7 @@ pub async fn what_a_key_decrypts_is_masked(harness: &impl SandboxHarness) {
 }
 
 /// A placeholder, and what it stands for.
-const KEY: &str = "apcred_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const KEY: &str = "apcred_dpLDrTVAu4A8Ags67mbNiIcSMjTqDG5xQ8Ct1z_0Me0";
 const SECRET: &str = "correct horse battery staple 0042";
 /// One whose connection is not for keys.
-const FORBIDDEN: &str = "apcred_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA";
+const FORBIDDEN: &str = "apcred_P8TM_nRYcOLA2Z9x8w_wZWyN7dQcwdfT03aw2-aF4vM";

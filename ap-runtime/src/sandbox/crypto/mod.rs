@@ -13,6 +13,8 @@
 //!   drawn, so equal keys have different handles. A key of a wrong length is refused in the same words whatever its length;
 //!   that it fits tells no more than which AES it is for. A key that is made from a secret has at least 128 bits, else its
 //!   few bits could be tried out, and longer ones after it byte by byte. Tags under a secret have at least 96 bits.
+//! * **That its text is no key by itself.** Text of the form of a placeholder that is none here, and parts of one, are refused as
+//!   keys: whoever reads the run could sign with them, and what they encrypt nobody decrypts in the next attempt.
 //! * **What was encrypted under it**, less the secrets of the run: decrypted text passes [`CodeHost::scrub`]. So a script can
 //!   ask whether a whole value of eight bytes or more is a secret of the run, by decrypting its own encryption of a guess; it
 //!   can do so with every peer that echoes. Prefixes and single bytes are not masked, hence cannot be asked for. A script that
@@ -26,6 +28,7 @@ mod digest;
 mod gcm;
 mod kdf;
 mod keys;
+mod parts;
 mod random;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,7 @@ pub(crate) use self::random::engine_seed;
 use self::{
     digest::Hash,
     keys::{Encoding, Key, KeyHandles},
+    parts::Parts,
     random::{MOST_RANDOM_BYTES, StepRandom},
 };
 use super::{CodeHost, calls::HostError};
@@ -48,13 +52,16 @@ pub(crate) struct CryptoState {
     host: Arc<dyn CodeHost>,
     random: StepRandom,
     handles: KeyHandles,
+    parts: Parts,
 }
 
 impl CryptoState {
     /// All randomness of the step follows from `seed`, which no other attempt may have and no script may know: scripts draw
     /// nonces and keys from it.
     pub(crate) fn new(host: Arc<dyn CodeHost>, seed: &[u8; 32]) -> Self {
-        Self { host, random: StepRandom::new(seed), handles: KeyHandles::default() }
+        let mut parts = Parts::default();
+        host.placeholders().iter().for_each(|text| parts.add(text));
+        Self { host, random: StepRandom::new(seed), handles: KeyHandles::default(), parts }
     }
 
     /// Whether this is an operation of cryptography.
@@ -130,7 +137,9 @@ impl CryptoState {
         let password = self.key(password)?;
         let mut derived = options.derive(&password, salt, info)?;
         if password.is_secret() {
-            return Ok(self.handles.insert(&mut self.random, derived)?.into_bytes());
+            let handle = self.handles.insert(&mut self.random, derived)?;
+            self.parts.add(&handle);
+            return Ok(handle.into_bytes());
         }
         Ok(std::mem::take(&mut *derived))
     }
@@ -142,19 +151,23 @@ impl CryptoState {
         if let Some(handle) = self.handles.decoded(text, encoding) {
             return Ok(handle.as_bytes().to_vec());
         }
-        let secret = match self.key(placeholder)? {
-            Key::Plain(_) => return Ok(Vec::new()),
-            Key::Secret(_) if encoding == Encoding::Utf8 => return Ok(placeholder.to_vec()),
-            Key::Secret(secret) => secret,
+        let keeps_letters = matches!(encoding, Encoding::Latin1 | Encoding::Utf8);
+        let secret = match self.known_key(text)? {
+            // The bytes of the text: harmless as data, and refused as a key.
+            None if keeps_letters => return Ok(Vec::new()),
+            None => return Err(unknown_key()),
+            Some(Key::Secret(secret)) if encoding != Encoding::Utf8 => secret,
             // Bytes went through a string, as they do in old programs.
-            Key::Made(_) if matches!(encoding, Encoding::Latin1 | Encoding::Utf8) => return Ok(placeholder.to_vec()),
-            Key::Made(_) => {
+            Some(_) if keeps_letters => return Ok(placeholder.to_vec()),
+            Some(_) => {
                 let message = "what was made from a connection's secret is a key already, and spells no other one";
                 return Err(HostError::new("Error", message));
             }
         };
         let decoded = encoding.decode(secret.expose_secret())?;
-        Ok(self.handles.insert_decoded(&mut self.random, text, encoding, decoded)?.into_bytes())
+        let handle = self.handles.insert_decoded(&mut self.random, text, encoding, decoded)?;
+        self.parts.add(&handle);
+        Ok(handle.into_bytes())
     }
 
     fn equal(&self, one: &[u8], other: &[u8]) -> Result<Vec<u8>, HostError> {
@@ -166,24 +179,32 @@ impl CryptoState {
         Ok(vec![u8::from(constant_time_eq(one, other))])
     }
 
-    /// The key that an argument is, or stands for.
+    /// The key that an argument is, or stands for. What only looks like a secret is none: see [`Parts`].
     fn key<'a>(&self, argument: &'a [u8]) -> Result<Key<'a>, HostError> {
-        let Some(text) = keys::placeholder_form(argument) else {
-            if self.mentions(argument) {
-                return Err(HostError::new(
-                    "Error",
-                    "a connection's secret is a key as a whole only: nothing may stand before or after it",
-                ));
-            }
-            return Ok(Key::Plain(argument));
-        };
+        if let Some(text) = keys::placeholder_form(argument) {
+            return self.known_key(text)?.ok_or_else(unknown_key);
+        }
+        if self.mentions(argument) {
+            return Err(HostError::new(
+                "Error",
+                "a connection's secret is a key as a whole only: nothing may stand before or after it",
+            ));
+        }
+        if keys::may_mention(argument) || self.parts.in_key(argument) {
+            return Err(HostError::new("Error", PART_OF_SECRET));
+        }
+        Ok(Key::Plain(argument))
+    }
+
+    /// The key that `text` stands for, if it stands for any.
+    fn known_key(&self, text: &str) -> Result<Option<Key<'static>>, HostError> {
         if let Some(key) = self.handles.get(text) {
-            return Ok(Key::Made(key));
+            return Ok(Some(Key::Made(key)));
         }
         match self.host.key(text) {
-            Some(Ok(secret)) => Ok(Key::Secret(secret)),
+            Some(Ok(secret)) => Ok(Some(Key::Secret(secret))),
             Some(Err(refused)) => Err(HostError::new("Error", refused.to_string())),
-            None => Ok(Key::Plain(argument)),
+            None => Ok(None),
         }
     }
 
@@ -209,6 +230,13 @@ impl fmt::Debug for CryptoState {
     }
 }
 
+/// A key would be text that was a secret's in another run, which others may have seen.
+fn unknown_key() -> HostError {
+    let message = "this text is no key here: it stands for a connection's secret in another run or another step, or for one that is \
+                   gone. Name the connection in the parameters of this step";
+    HostError::new("Error", message)
+}
+
 /// Reads the options of an operation, which the prelude writes.
 fn options<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T, HostError> {
     let parsed = if json.len() <= MOST_OPTION_BYTES { serde_json::from_slice(json).ok() } else { None };
@@ -220,6 +248,10 @@ fn shown(name: &[u8]) -> String {
     name.iter().copied().take(32).filter(u8::is_ascii_graphic).map(char::from).collect()
 }
 
+const PART_OF_SECRET: &str = "the key is a part of the text that stands for a connection's secret, or for a key that was made from \
+                              one, and not of the secret itself: use the whole value as the key, read it by Buffer.from(secret, \
+                              'hex') or 'base64' if it is written so, and derive each key with the length that it needs, as by \
+                              scryptSync(secret, salt, 32)";
 /// Most that one call takes, all arguments together. Unit: bytes; 16 MiB.
 pub(crate) const MOST_BYTES: usize = 16 << 20;
 /// Longest options. Unit: bytes of JSON.

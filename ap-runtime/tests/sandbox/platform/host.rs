@@ -50,6 +50,10 @@ impl CodeHost for Mirror {
         false
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         NoCodeHost.store(call).await
     }

@@ -49,6 +49,10 @@ impl CodeHost for Run {
         find_placeholders(&text).any(|range| self.secrets.iter().any(|(known, _)| *known == text[range.clone()]))
     }
 
+    fn placeholders(&self) -> Vec<String> {
+        self.secrets.iter().map(|(known, _)| known.clone()).collect()
+    }
+
     async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
         NoCodeHost.store(call).await
     }

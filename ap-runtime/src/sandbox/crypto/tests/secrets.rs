@@ -143,17 +143,39 @@ fn no_bound_measures_a_secret() {
 }
 
 #[test]
-fn what_no_run_knows_is_text() {
+fn what_no_run_knows_is_text_and_no_key() {
     let mut state = with_secret("0123456789");
     // Of another run, of another step, and of no form at all.
     let elsewhere = text(hkdf(&mut with_secret("0123456789"), placeholder(1).as_bytes(), 32));
-    for unknown in [placeholder(2), elsewhere, "apcred_".to_owned(), "apcred_short".to_owned(), String::new()] {
+    let of_the_form = [placeholder(2), elsewhere];
+    for unknown in of_the_form.iter().map(String::as_str).chain(["apcred_", "apcred_short", ""]) {
         let bytes = unknown.as_bytes();
-        assert_eq!(hmac(&mut state, "sha256", bytes, b"x"), hmac(&mut without(), "sha256", bytes, b"x"));
-        assert_eq!(state.call(KEY, &[bytes, b"hex"]).unwrap(), b"");
         assert_eq!(state.call(HASH, &[b"sha256", bytes]), without().call(HASH, &[b"sha256", bytes]));
         assert_eq!(state.call(EQUAL, &[bytes, bytes]).unwrap(), [1]);
-        assert_eq!(hkdf(&mut state, bytes, 32).unwrap(), hkdf(&mut without(), bytes, 32).unwrap());
+        assert_eq!(hmac(&mut state, "sha256", b"own", bytes), hmac(&mut without(), "sha256", b"own", bytes));
+    }
+    for unknown in &of_the_form {
+        // Nor where there is no connection at all.
+        for mut state in [with_secret("0123456789"), without()] {
+            let bytes = unknown.as_bytes();
+            let answers = [
+                hmac(&mut state, "sha256", bytes, b"x"),
+                hkdf(&mut state, bytes, 32),
+                state.call(CIPHER, &[gcm().to_string().as_bytes(), bytes, &[1; 12], b"", b"x", b""]),
+                // What it spells would be no secret, and no key either.
+                state.call(KEY, &[bytes, b"hex"]),
+                state.call(KEY, &[bytes, b"base64"]),
+                state.call(KEY, &[bytes, b"utf16le"]),
+            ];
+            for answer in answers {
+                refused(answer, "Error", &unknown_key().message);
+            }
+            assert_eq!(state.call(KEY, &[bytes, b"latin1"]).unwrap(), b"");
+        }
+    }
+    for part in ["apcred_", "apcred_short", "sk-apcred_"] {
+        refused(hmac(&mut without(), "sha256", part.as_bytes(), b"x"), "Error", PART_OF_SECRET);
+        refused(hkdf(&mut without(), part.as_bytes(), 32), "Error", PART_OF_SECRET);
     }
 }
 
@@ -200,15 +222,38 @@ fn a_secret_is_nothing_but_a_key() {
 }
 
 #[test]
-fn slices_are_worthless_text() {
+fn parts_are_worthless_text_and_no_keys() {
     let mut state = with_secret(HEX_KEY);
-    let secret = placeholder(1);
-    for end in [8, 32, 49] {
-        let part = &secret.as_bytes()[..end];
-        let digest = state.call(HASH, &[b"sha256", part]).unwrap();
-        assert_eq!(digest, without().call(HASH, &[b"sha256", part]).unwrap());
-        assert_eq!(hmac(&mut state, "sha256", part, b""), hmac(&mut without(), "sha256", part, b""));
-        assert_eq!(state.call(KEY, &[part, b"hex"]).unwrap(), b"");
+    let read = text(state.call(KEY, &[placeholder(1).as_bytes(), b"hex"]));
+    let derived = text(hkdf(&mut state, placeholder(1).as_bytes(), 64));
+    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    for whole in [placeholder(1), read, derived] {
+        for range in [0..8, 0..32, 0..49, 1..50, 7..23, 10..26, 18..50, 34..50] {
+            let part = &whole.as_bytes()[range.clone()];
+            let digest = state.call(HASH, &[b"sha256", part]).unwrap();
+            assert_eq!(digest, without().call(HASH, &[b"sha256", part]).unwrap());
+            let utf16: Vec<u8> = part.iter().flat_map(|letter| [*letter, 0]).collect();
+            let around = [b"v1:", part, b":end"].concat();
+            for key in [part, &utf16, &around].into_iter().filter(|_| range.len() >= 12) {
+                refused(hmac(&mut state, "sha256", key, b""), "Error", PART_OF_SECRET);
+                refused(hkdf(&mut state, key, 32), "Error", PART_OF_SECRET);
+            }
+        }
+        // As of a secret that has a prefix of its own, and is base64 behind it.
+        for start in 3..12 {
+            let digits = &whole[start..];
+            let digits = &digits[..digits.len() - digits.len() % 4];
+            let decoded = base64.decode(digits).unwrap();
+            for bytes in [&decoded[..], &decoded[1..], &decoded[2..18]] {
+                refused(hmac(&mut state, "sha256", bytes, b""), "Error", PART_OF_SECRET);
+            }
+        }
+        let key = &whole.as_bytes()[..32];
+        refused(encrypt(&mut state, &gcm(), key, &[1; 12], b"", b"x"), "Error", PART_OF_SECRET);
+    }
+    // One's own keys, of any kind.
+    for own in [&[0; 32][..], b"ordinary secret of a script", &[0xfb; 4096], b"", b"AAAA"] {
+        assert_eq!(hmac(&mut state, "sha256", own, b"x"), hmac(&mut without(), "sha256", own, b"x"));
     }
 }
 
