@@ -406,16 +406,22 @@ impl RunHttp {
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         let redactor = if self.egress.shared.scrub { redactor } else { &Redactor::default() };
+        let body = body.freeze();
+        let body = match redactor.redact_bytes(&body) {
+            Cow::Borrowed(_) => body.clone(),
+            Cow::Owned(masked) => {
+                // It would say how long what was masked is.
+                for size in [header::CONTENT_LENGTH, header::CONTENT_RANGE] {
+                    response.headers_mut().remove(size);
+                }
+                Bytes::from(masked)
+            }
+        };
         let headers = response.headers().iter().map(|(name, value)| {
             let value = redactor.redact_bytes(value.as_bytes());
             (redactor.redact_str(name.as_str()).into_owned(), String::from_utf8_lossy(&value).into_owned())
         });
         let headers = headers.collect();
-        let body = body.freeze();
-        let body = match redactor.redact_bytes(&body) {
-            Cow::Borrowed(_) => body.clone(),
-            Cow::Owned(masked) => Bytes::from(masked),
-        };
         Ok(HttpResponse { status: response.status().as_u16(), headers, body, redirected_to: None })
     }
 }

@@ -49,6 +49,25 @@ async fn an_echoed_credential_is_masked_in_body_and_headers() {
     }
 }
 
+#[tokio::test]
+async fn no_header_says_how_long_what_was_masked_is() {
+    let peer = Peer::start(|request| {
+        let (path, body) = (request.split(' ').nth(1).unwrap_or_default(), format!("<{CANARY}>"));
+        let body = if path == "/echo" { body } else { "<nothing of it>".to_owned() };
+        Act::Reply(reply("200 OK", &format!("content-range: bytes 0-{0}/{0}\r\n", body.len()), body.as_bytes()))
+    })
+    .await;
+    let client = with_token(open_plain(), &peer);
+    let send = async |path: &str| {
+        let answer = client.send(with_credential("GET", format!("{}{path}", peer.origin()))).await.expect("an answer");
+        let sizes = ["content-length", "content-range"].map(|name| answer.header(name).map(str::to_owned));
+        (text(&answer), sizes)
+    };
+    assert_eq!(send("/echo").await, ("<‹redacted:api›>".to_owned(), [None, None]));
+    let sizes = ["15", "bytes 0-15/15"].map(|size| Some(size.to_owned()));
+    assert_eq!(send("/other").await, ("<nothing of it>".to_owned(), sizes));
+}
+
 /// A gzip file of one stored block (RFC 1951 §3.2.4, RFC 1952).
 fn stored_gzip(body: &[u8]) -> Vec<u8> {
     let mut crc = u32::MAX;
