@@ -51,21 +51,22 @@ impl fmt::Debug for CredentialRef {
     }
 }
 
-/// Where in `text` something has the form of a placeholder, from left to right, without overlaps.
+/// Where in `text` something has the form of a placeholder, from left to right.
 ///
-/// What follows a placeholder does not matter: `…}}suffix` in a template puts text right behind one.
+/// What stands around a placeholder does not matter: `…}}suffix` in a template puts text right behind one. So none is passed over,
+/// and the places may overlap: text before a placeholder that has the form of one, with its beginning for the last digits, hides
+/// nothing. Whoever puts something in their place keeps to those that a run knows, and of two that overlap to the first.
 pub fn find_placeholders(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
     let mut from = 0;
     std::iter::from_fn(move || {
         loop {
             let start = from + text.get(from..)?.find(CredentialRef::PREFIX)?;
+            from = start + 1;
             let end = start + CredentialRef::BYTES;
             let digits = text.as_bytes().get(start + CredentialRef::PREFIX.len()..end);
             if digits.is_some_and(is_mac) {
-                from = end;
                 return Some(start..end);
             }
-            from = start + 1;
         }
     })
 }
@@ -118,7 +119,16 @@ mod tests {
         assert_eq!(found(&format!("Bearer {one}!")), [one.as_str()]);
         assert_eq!(found(&format!("é{one}{two}é")), [one.clone(), two.clone()]);
         assert_eq!(found(&format!("apcred_{one}apcred_")), [one.as_str()]);
-        assert_eq!(found(&format!("{one}abc-_")), [one]);
+        assert_eq!(found(&format!("{one}abc-_")), [one.as_str()]);
+        // The prefix stands among the digits of what comes before.
+        for hidden in 0..CredentialRef::PREFIX.len() {
+            let text = format!("apcred_{}{one}", "A".repeat(DIGITS - hidden));
+            let is_one = CredentialRef::looks_like(&text[..CredentialRef::BYTES]);
+            assert_eq!(found(&text).last(), Some(&one), "{text}");
+            assert_eq!(found(&text).len(), if is_one { 2 } else { 1 }, "{text}");
+        }
+        let nested = format!("apcred_{}{one}", "A".repeat(20));
+        assert_eq!(found(&nested).last(), Some(&one));
         assert_eq!(found("apcred_").len(), 0);
         assert_eq!(found(&format!("apcred_{}", "é".repeat(43))).len(), 0);
     }
@@ -129,6 +139,18 @@ mod tests {
             for range in find_placeholders(&text) {
                 prop_assert!(CredentialRef::looks_like(&text[range]));
             }
+        }
+
+        #[test]
+        fn whatever_stands_around_one_does_not_hide_it(
+            before in "(apcred_[A-Za-z0-9_-]{0,50}){0,3}",
+            after in "(apcred_|[A-Za-z0-9_-]{0,50}){0,3}",
+            seed: u8,
+        ) {
+            let one = sample(seed);
+            let text = format!("{before}{one}{after}");
+            let range = before.len()..before.len() + one.len();
+            prop_assert!(find_placeholders(&text).any(|found| found == range));
         }
     }
 }

@@ -378,14 +378,21 @@ impl RunCredentials {
         Ok(bound.secret(stands)?.1)
     }
 
-    /// The placeholders of this run in `text`.
+    /// The placeholders of this run in `text`, from left to right. Of two that overlap only the first: what is left of the other
+    /// once that is filled in is no placeholder any more.
     pub(super) fn known<'s>(
         &'s self,
         text: &'s str,
     ) -> impl Iterator<Item = (std::ops::Range<usize>, &'s RunConnection, &'s Stands)> + 's {
-        find_placeholders(text).filter_map(|range| {
+        let mut end = 0;
+        find_placeholders(text).filter_map(move |range| {
             let (index, stands) = self.placeholders.get(text.get(range.clone())?)?;
-            Some((range, self.connections.get(*index)?, stands))
+            let bound = self.connections.get(*index)?;
+            if range.start < end {
+                return None;
+            }
+            end = range.end;
+            Some((range, bound, stands))
         })
     }
 }
@@ -922,6 +929,42 @@ pub(crate) mod tests {
         assert_eq!((out.url.as_url().as_str(), out.body.as_deref()), (url.as_str(), Some(json.as_bytes())));
         out.credential = Some(foreign);
         assert!(reason(run.apply(&mut out).expect_err("unknown")).contains("does not have"));
+    }
+
+    #[test]
+    fn nothing_hides_a_placeholder() {
+        let run = one(header("X-Key"), API);
+        // What stands before has the form of a placeholder, with the beginning of the live one for its last digits.
+        let hidden = format!("apcred_{}{}", "A".repeat(40), placeholder('w'));
+        assert!(CredentialRef::looks_like(&hidden[..CredentialRef::BYTES]) && run.mentioned_in(&hidden));
+        for (url, headers, body, expected) in [
+            (API.to_owned(), vec![("X-Other", hidden.as_str())], None, "header `x-other`"),
+            (format!("{API}/{hidden}"), vec![], None, "path"),
+            (format!("{API}/?q={hidden}"), vec![], None, "query parameter `q`"),
+            (API.to_owned(), vec![], Some(format!(r#"{{"a":"{hidden}"}}"#)), "body member `/a`"),
+        ] {
+            let refused = run.apply(&mut request(&url, &headers, body.as_deref())).map_err(reason).expect_err(expected);
+            assert!(refused.contains(expected), "{refused}");
+        }
+        let mut out = request(API, &[("X-Key", &hidden)], None);
+        assert_eq!(run.apply(&mut out).map(|uses| uses.len()), Ok(1));
+        assert_eq!(out.headers["x-key"], format!("apcred_{}{CANARY}", "A".repeat(40)));
+    }
+
+    #[test]
+    fn of_two_that_overlap_the_first_is_filled() {
+        let (one, two) = (format!("apcred_{}apc", "B".repeat(40)), placeholder('w'));
+        let placeholders =
+            vec![(one.clone(), Stands::Field("token".to_owned())), (two.clone(), Stands::Field("other".to_owned()))];
+        let fields = [("token", CANARY), ("other", "another-secret")];
+        let run = vec![bound("api", &fields, header("X-Key"), API, placeholders)];
+        let run = RunCredentials::new(run).expect("long");
+        let text = format!("{}{two}", &one[..47]);
+        assert!(text.starts_with(&one) && text.ends_with(&two));
+        let mut out = request(API, &[("X-Key", &text)], None);
+        assert_eq!(run.apply(&mut out).map(|uses| uses.len()), Ok(1));
+        assert_eq!(out.headers["x-key"], format!("{CANARY}{}", &two[3..]));
+        assert!(!run.mentioned_in(out.headers["x-key"].to_str().expect("ASCII")));
     }
 
     #[test]
