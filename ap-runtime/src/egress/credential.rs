@@ -267,6 +267,7 @@ impl RunCredentials {
                 if !bound.connection.placements().iter().any(declared) {
                     return Err(bound.undeclared(&place, field));
                 }
+                place::fits_query(uses, secret.expose_secret()).map_err(|error| bound.cannot(&place, error))?;
                 uses.push(bound.used(request.url.origin(), place)?);
                 filled.push((range, secret));
             }
@@ -288,7 +289,7 @@ impl RunCredentials {
             parts.push(format!("{raw_name}={}", String::from_utf8_lossy(&value)));
         }
         if found {
-            request.url = request.url.clone().with_query(&parts.join("&"))?;
+            request.url = request.url.clone().with_query(&parts.join("&"));
         }
         Ok(())
     }
@@ -398,84 +399,6 @@ impl RunCredentials {
 }
 
 impl RunConnection {
-    /// Applies every placement.
-    fn place_all(&self, request: &mut PreparedRequest, uses: &mut Vec<CredentialUse>) -> Result<(), HttpError> {
-        if self.connection.placements().is_empty() {
-            return Err(refuse(format!(
-                "connection `{}` has several secrets and no placement: declare where each may go",
-                self.connection.name()
-            )));
-        }
-        let placements = self.connection.placements();
-        // Signatures last: they are over everything else.
-        let (signing, placing): (Vec<_>, Vec<_>) = placements.iter().partition(|placement| placement.signs());
-        for placement in placing.into_iter().chain(signing) {
-            let place = match placement {
-                signing if signing.signs() => {
-                    // Not bound, not signed: what is signed could be of use elsewhere.
-                    let used = self.used(request.url.origin(), Place::Signature)?;
-                    self.sign(signing, request)?;
-                    uses.push(used);
-                    continue;
-                }
-                Placement::Basic => {
-                    let value = place::basic_value(self.text("username")?, self.text("password")?);
-                    self.place_header(request, AUTHORIZATION, value)?
-                }
-                Placement::Bearer { field } => {
-                    let value = place::prefixed_value("Bearer ", self.text(field)?);
-                    self.place_header(request, AUTHORIZATION, value)?
-                }
-                Placement::Header { name, field } => {
-                    let header = HeaderName::from_bytes(name.as_bytes())
-                        .map_err(|_| refuse(format!("`{name}` is no header name")))?;
-                    let value = place::prefixed_value("", self.text(field)?);
-                    self.place_header(request, header, value)?
-                }
-                Placement::Query { name, field } => {
-                    self.place_query(request, name, field)?;
-                    Place::Query(name.clone())
-                }
-                Placement::Body { pointer, field } => {
-                    let body = request.body.as_deref();
-                    let placed = place::set_json_member(body, pointer, self.text(field)?);
-                    let placed = placed.map_err(|error| self.cannot(&Place::Body(pointer.clone()), error))?;
-                    request.body = Some(Bytes::from_owner(placed));
-                    Place::Body(pointer.clone())
-                }
-                _ => return Err(refuse(format!("connection `{}` has an unknown placement", self.connection.name()))),
-            };
-            uses.push(self.used(request.url.origin(), place)?);
-        }
-        Ok(())
-    }
-
-    fn place_header(
-        &self,
-        request: &mut PreparedRequest,
-        name: HeaderName,
-        value: Result<http::HeaderValue, PlaceError>,
-    ) -> Result<Place, HttpError> {
-        let place = Place::Header(name.as_str().to_owned());
-        let value = value.map_err(|error| self.cannot(&place, error))?;
-        if request.headers.contains_key(&name) {
-            return Err(self.cannot(&place, PlaceError::Occupied));
-        }
-        request.headers.insert(name, value);
-        Ok(place)
-    }
-
-    fn place_query(&self, request: &mut PreparedRequest, name: &str, field: &str) -> Result<(), HttpError> {
-        let query = request.url.as_url().query().unwrap_or_default();
-        if query.split('&').any(|part| place::decoded_pair(part).0 == name) {
-            return Err(self.cannot(&Place::Query(name.to_owned()), PlaceError::Occupied));
-        }
-        let pair = place::encoded_pair(name, self.text(field)?.as_bytes());
-        let query = if query.is_empty() { pair } else { format!("{query}&{pair}") };
-        request.url = request.url.clone().with_query(&query)?;
-        Ok(())
-    }
-
     /// Whether a placement allows `field` in this header. By the bearer placement only as `Bearer <secret>`.
     fn declares_header(&self, name: &HeaderName, field: &str, text: &str, at: &std::ops::Range<usize>) -> bool {
         self.connection.placements().iter().any(|placement| match placement {
@@ -516,11 +439,7 @@ impl RunConnection {
     }
 
     /// The text of a field, secret or not.
-    pub(super) fn field_text(&self, wanted: &str) -> Result<&str, HttpError> {
-        self.text(wanted)
-    }
-
-    fn text(&self, wanted: &str) -> Result<&str, HttpError> {
+    pub(super) fn text(&self, wanted: &str) -> Result<&str, HttpError> {
         let fields = self.connection.value().fields();
         let found = fields.into_iter().find(|(name, _)| *name == wanted).map(|(_, field)| match field {
             Field::Clear(text) => text,
@@ -549,7 +468,7 @@ impl RunConnection {
         ))
     }
 
-    fn cannot(&self, place: &Place, error: PlaceError) -> HttpError {
+    pub(super) fn cannot(&self, place: &Place, error: PlaceError) -> HttpError {
         refuse(format!("the secret of connection `{}` cannot go to the {place}: {error}", self.connection.name()))
     }
 }
@@ -929,6 +848,37 @@ pub(crate) mod tests {
         assert_eq!((out.url.as_url().as_str(), out.body.as_deref()), (url.as_str(), Some(json.as_bytes())));
         out.credential = Some(foreign);
         assert!(reason(run.apply(&mut out).expect_err("unknown")).contains("does not have"));
+    }
+
+    /// Whoever writes the URL could else measure the secret by it.
+    #[test]
+    fn the_length_of_a_url_says_nothing_of_a_secrets_length() {
+        let text = placeholder('w');
+        let apply = |secret: &str, padding: usize, times: usize| {
+            let placeholders = vec![(text.clone(), Stands::Whole)];
+            let run = vec![bound("api", &[("token", secret)], query("k"), API, placeholders)];
+            let run = RunCredentials::new(run).expect("long");
+            let values = vec![format!("k={text}"); times].join("&");
+            let url = format!("{API}/?p={}&{values}", "x".repeat(padding));
+            let mut in_text = request(&url, &[], None);
+            let mut placed = request(&format!("{API}/?p={}", "x".repeat(padding)), &[], None);
+            placed.credential = Some(text.clone());
+            assert!(run.apply(&mut placed).is_ok() || secret.len() > 2730, "{padding}");
+            run.apply(&mut in_text).map(|_| in_text.url.as_url().as_str().len()).map_err(reason)
+        };
+        // 8 KiB of the author's, and whatever the secret has.
+        let longest = 8192 - format!("{API}/?p=&k={text}").len();
+        for secret in ["12345678", &"s".repeat(100), &"\u{e9}".repeat(1365)] {
+            for padding in [0, 8000, longest] {
+                assert!(apply(secret, padding, 1).is_ok(), "{padding}");
+            }
+        }
+        // A secret is too long for any URL or for none, and so many fit into each.
+        for padding in [0, 7000] {
+            assert_eq!(apply(&"s".repeat(8192), padding, 4).map(|length| length > 4 * 8192), Ok(true));
+            assert!(apply(&"s".repeat(8193), padding, 1).expect_err("long").contains("at most 8192 bytes"));
+            assert!(apply("12345678", padding, 5).expect_err("many").contains("at most 4 secrets"));
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod header;
 mod key;
 mod mark;
 mod place;
+mod placing;
 #[cfg(feature = "http")]
 mod redirect;
 mod refusal;

@@ -11,6 +11,8 @@ use serde_json::{Value, value::RawValue};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
+use super::credential::{CredentialUse, Place};
+
 /// Why a secret cannot be written where it should go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PlaceError {
@@ -22,6 +24,12 @@ pub(super) enum PlaceError {
     NoJsonObject,
     #[error("the request already sets it; leave it to the connection")]
     Occupied,
+    #[error(
+        "a secret in a URL has at most {MAX_QUERY_SECRET_BYTES} bytes once it is percent-encoded: send it in a header or a body"
+    )]
+    LongQuery,
+    #[error("a URL holds at most {MAX_QUERY_SECRETS} secrets")]
+    ManyQuery,
     #[error("the pointer is no RFC 6901 pointer of at most {MAX_POINTER_DEPTH} steps")]
     Pointer,
 }
@@ -115,6 +123,18 @@ pub(super) fn encoded_pair(name: &str, value: &[u8]) -> String {
     pair.push('=');
     pair.extend(form_urlencoded::byte_serialize(value));
     pair
+}
+
+/// Whether a secret may go into a query that holds those of `uses` already.
+///
+/// Judged by the secret alone: if the rest of the URL had a say, whoever writes it could measure the secret. What is let through
+/// together is below 64 KiB, where the client would refuse the URL.
+pub(super) fn fits_query(uses: &[CredentialUse], secret: &str) -> Result<(), PlaceError> {
+    if uses.iter().filter(|used| matches!(used.place, Place::Query(_))).count() >= MAX_QUERY_SECRETS {
+        return Err(PlaceError::ManyQuery);
+    }
+    let bytes: usize = form_urlencoded::byte_serialize(secret.as_bytes()).map(str::len).sum();
+    if bytes > MAX_QUERY_SECRET_BYTES { Err(PlaceError::LongQuery) } else { Ok(()) }
 }
 
 /// Paths and fragments decode like queries, except that `+` stays: no placeholder holds one.
@@ -219,6 +239,10 @@ fn write_name(name: &str, out: &mut Vec<u8>) {
 /// `\u0000`: the longest form of one byte.
 const ESCAPE_BYTES: usize = 6;
 const MAX_POINTER_DEPTH: usize = 32;
+/// Most secrets in one query, so that 8 KiB of URL and all of them stay below 64 KiB, also with every byte in percent escapes.
+const MAX_QUERY_SECRETS: usize = 4;
+/// Longest secret in a query. Unit: bytes, percent-encoded.
+const MAX_QUERY_SECRET_BYTES: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests {

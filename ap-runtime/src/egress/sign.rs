@@ -47,7 +47,7 @@ impl RunConnection {
             Placement::SigV4 { access_key_id, field, session_token, region, service } => {
                 let token = session_token.as_deref().map(|name| self.key(name)).transpose()?;
                 let secret = self.key(field)?;
-                let signer = SigV4::new(self.field_text(access_key_id)?, secret, token, region, service);
+                let signer = SigV4::new(self.text(access_key_id)?, secret, token, region, service);
                 let signer = signer.map_err(|error| self.unsigned(&error.to_string()))?;
                 self.sign_v4(&signer, request)
             }
@@ -160,7 +160,7 @@ impl RunConnection {
         let fields = signer.sign(&to_sign, request.at).map_err(|error| self.unsigned(&error.to_string()))?;
         self.keep(request, sigv4_signature(&fields));
         if !query.is_empty() {
-            request.url = request.url.clone().with_query(&canonical_query(&query))?;
+            request.url = request.url.clone().with_query(&canonical_query(&query));
         }
         fields.iter().try_for_each(|(name, value)| self.put(request, name, "", value.expose_secret()))
     }
