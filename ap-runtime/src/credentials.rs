@@ -9,7 +9,7 @@ use ap_auth::{
 use ap_core::{
     audit::{AuditOutcome, AuditRecord},
     connection::{ACCESS_TOKEN, Connection, ConnectionStatus, Field, Renewal, SecretReference},
-    flow::{StepKind, ValidFlow},
+    flow::{ConnectionUse, StepKind, ValidFlow},
     id::{ConnectionId, FlowId, ProjectId, RunId},
     piece::ActionError,
     run::{StepError, StepErrorKind, StepPath},
@@ -20,8 +20,8 @@ use ap_crypto::vault::TenantKeys;
 use serde_json::Value;
 
 use crate::{
-    egress::credential::{RunConnection, RunCredentials, Stands},
-    engine::{ActionCall, ConnectionView, ConnectionViews},
+    egress::credential::{KEY_PIECE, RunConnection, RunCredentials, Stands},
+    engine::{ConnectionView, ConnectionViews},
     journal::RunError,
     kernel::Kernel,
     records,
@@ -34,6 +34,8 @@ use crate::{
 pub(crate) struct CredentialLoader {
     claimed: Claimed,
     names: BTreeSet<String>,
+    /// What the steps' templates name; none for what is no step.
+    flow: Option<ValidFlow>,
     /// The connections of the last look-up, as the run sees them.
     seen: Vec<Seen>,
     current: Arc<RunCredentials>,
@@ -119,7 +121,8 @@ impl CredentialLoader {
     /// For the connections that the steps of `flow` name; those of its trigger are the door's.
     pub(crate) fn new(claimed: Claimed, flow: &ValidFlow) -> Self {
         let steps = flow.connections().iter().filter(|used| used.pointer.starts_with("/steps"));
-        Self::of_names(claimed, steps.map(|used| used.name.clone()).collect())
+        let names = steps.map(|used| used.name.clone()).collect();
+        Self { flow: Some(flow.clone()), ..Self::of_names(claimed, names) }
     }
 
     /// The flow of the run.
@@ -136,7 +139,7 @@ impl CredentialLoader {
     /// For these connections; `claimed` stands in for a run.
     pub(crate) fn of_names(claimed: Claimed, names: BTreeSet<String>) -> Self {
         let (seen, current, remembered) = (Vec::new(), Arc::default(), Remembered::default());
-        Self { claimed, names, seen, current, remembered }
+        Self { claimed, names, flow: None, seen, current, remembered }
     }
 
     /// Reads the connections anew: one that was replaced or deleted meanwhile is so from the next request on.
@@ -145,7 +148,7 @@ impl CredentialLoader {
             return Ok(());
         }
         let now = kernel.clock.now();
-        let (mut seen, mut bound) = (Vec::new(), Vec::new());
+        let (mut seen, mut bound, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
         for name in &self.names {
             // A template that reads what is not there says so, with the step and the place.
             let Some(found) = kernel.find_connection(keys, self.claimed.lease.project, name).await? else { continue };
@@ -177,12 +180,17 @@ impl CredentialLoader {
                     one.elsewhere = connection.value().references().map(|(_, of)| of.clone()).collect();
                     bound.push(RunConnection { id: record.id, connection, placeholders });
                 }
-                Err(error) => one.unusable = Some(error),
+                Err(error) => {
+                    let reason = one.no_secret(&error).message;
+                    unusable.extend(placeholders.into_iter().map(|(text, _)| (text, reason.clone())));
+                    one.unusable = Some(error);
+                }
             }
             seen.push(one);
         }
         self.seen = seen;
-        self.current = Arc::new(RunCredentials::masking(bound, &self.remembered.all())?);
+        let current = RunCredentials::masking(bound, &self.remembered.all())?;
+        self.current = Arc::new(if unusable.is_empty() { current } else { current.with_unusable(unusable) });
         Ok(())
     }
 
@@ -198,7 +206,7 @@ impl CredentialLoader {
         keys: &TenantKeys,
         (piece, input): (&str, &Value),
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        self.make_ready(kernel, keys, Purpose::Piece(piece), input).await
+        self.make_ready(kernel, keys, Purpose::Piece(piece), input).await.map(|(ready, _)| ready)
     }
 
     /// As [`CredentialLoader::ready`], for no piece: to find out whether the connection is good.
@@ -208,28 +216,52 @@ impl CredentialLoader {
         keys: &TenantKeys,
         input: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        self.make_ready(kernel, keys, Purpose::Check, input).await
+        self.make_ready(kernel, keys, Purpose::Check, input).await.map(|(ready, _)| ready)
     }
 
     /// As [`CredentialLoader::ready`], for a script that may reach hosts. It may never use what stands in its parameters, so a
-    /// connection that is not good fails nothing here unless the script is shown its secrets.
+    /// connection that is not good fails nothing here unless the script is shown its secrets: using it is refused, with the reason.
     pub(crate) async fn ready_for_script(
         &mut self,
         kernel: &Arc<Kernel>,
         keys: &TenantKeys,
-        params: &Value,
+        (step, params): (&str, &Value),
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        self.make_ready(kernel, keys, Purpose::OutsideScript, params).await
+        self.ready_for_code(kernel, keys, Purpose::OutsideScript(step), params).await
     }
 
-    /// As [`CredentialLoader::ready`], for a script: what it is not shown is of no matter to it.
+    /// As [`CredentialLoader::ready_for_script`], for a script that reaches nothing: what it is neither shown nor given as a key is
+    /// of no matter to it.
     pub(crate) async fn ready_to_reveal(
         &mut self,
         kernel: &Arc<Kernel>,
         keys: &TenantKeys,
+        (step, params): (&str, &Value),
+    ) -> Result<Arc<RunCredentials>, ActionError> {
+        self.ready_for_code(kernel, keys, Purpose::Script(step), params).await
+    }
+
+    async fn ready_for_code(
+        &mut self,
+        kernel: &Arc<Kernel>,
+        keys: &TenantKeys,
+        purpose: Purpose<'_>,
         params: &Value,
     ) -> Result<Arc<RunCredentials>, ActionError> {
-        self.make_ready(kernel, keys, Purpose::Script, params).await
+        let (ready, unresolved) = self.make_ready(kernel, keys, purpose, params).await?;
+        let fault = |seen: &Seen| {
+            if seen.status != ConnectionStatus::Active {
+                return Some(seen.not_good());
+            }
+            unresolved.iter().find(|of| seen.elsewhere.contains(&of.reference)).map(|of| seen.no_secret(of))
+        };
+        let faulty = self.seen.iter().filter_map(|seen| Some((seen, fault(seen)?.message)));
+        let unusable: Vec<_> = faulty
+            .flat_map(|(seen, reason)| {
+                placeholders(&seen.view).into_iter().map(move |(text, _)| (text, reason.clone()))
+            })
+            .collect();
+        Ok(if unusable.is_empty() { ready } else { Arc::new(ready.with_unusable(unusable)) })
     }
 
     async fn make_ready(
@@ -238,18 +270,19 @@ impl CredentialLoader {
         keys: &TenantKeys,
         purpose: Purpose<'_>,
         input: &Value,
-    ) -> Result<Arc<RunCredentials>, ActionError> {
-        let concerned = |seen: &&Seen| {
-            mentions(input, &seen.view)
-                && match purpose {
-                    Purpose::Check | Purpose::Piece(_) => true,
-                    Purpose::Script => seen.revealed,
-                    Purpose::OutsideScript => {
-                        seen.revealed || (seen.status == ConnectionStatus::Active && seen.unusable.is_none())
-                    }
-                }
+    ) -> Result<(Arc<RunCredentials>, Vec<Unresolved>), ActionError> {
+        let good = |seen: &Seen| seen.status == ConnectionStatus::Active && seen.unusable.is_none();
+        let concerned = |seen: &&Seen| match purpose {
+            Purpose::Check | Purpose::Piece(_) => mentions(input, &seen.view),
+            Purpose::Script(step) => self.names(seen, step, input) && (seen.revealed || (seen.is_key() && good(seen))),
+            Purpose::OutsideScript(step) => self.names(seen, step, input) && (seen.revealed || good(seen)),
         };
-        let dispensable = |seen: &Seen| matches!(purpose, Purpose::OutsideScript) && !seen.revealed;
+        let dispensable =
+            |seen: &Seen| matches!(purpose, Purpose::OutsideScript(_) | Purpose::Script(_)) && !seen.revealed;
+        // A key is there to be used, and it may be there in a moment.
+        let may_wait = |seen: &Seen, unresolved: &Unresolved| {
+            dispensable(seen) && !(seen.is_key() && unresolved.error.is_retryable())
+        };
         let used: Vec<Seen> = self.seen.iter().filter(concerned).cloned().collect();
         for seen in &used {
             if let Purpose::Piece(piece) = purpose
@@ -272,7 +305,7 @@ impl CredentialLoader {
         let mut renewed = !elsewhere.is_empty();
         for seen in &used {
             let mut of_it = unresolved.iter().filter(|unresolved| seen.elsewhere.contains(&unresolved.reference));
-            if let Some(unresolved) = of_it.next().filter(|_| !dispensable(seen)) {
+            if let Some(unresolved) = of_it.find(|unresolved| !may_wait(seen, unresolved)) {
                 return Err(seen.no_secret(unresolved).into());
             }
             if seen.due {
@@ -296,7 +329,7 @@ impl CredentialLoader {
                 }
             }
         }
-        Ok(self.current())
+        Ok((self.current(), unresolved))
     }
 
     /// Why `piece` may not act on `input`, if a connection stands there that is not for it, and what the audit says of that.
@@ -351,19 +384,32 @@ impl CredentialLoader {
         self.seen.iter().map(|seen| (seen.name.clone(), seen.view.clone())).collect()
     }
 
-    /// One audit record per connection whose placeholder stands in the input of `call`: written before it is used.
+    /// One audit record per connection that an attempt may use, see [`CredentialLoader::named`]: written before it does.
     pub(crate) fn audit_uses(
         &self,
         kernel: &Kernel,
         keys: &TenantKeys,
-        call: &ActionCall,
+        (path, attempt, input): (&StepPath, u32, &Value),
     ) -> Result<Vec<AuditRecord>, RunError> {
-        self.audit_uses_in(kernel, keys, &call.input, |event| {
-            event
-                .with_resource(self.claimed.lease.run)
-                .with_detail("step", call.path.as_str())
-                .with_detail("attempt", u64::from(call.attempt))
-        })
+        let used = self.seen.iter().filter(|seen| self.names(seen, path.step_name(), input));
+        let record = |seen: &Seen| {
+            let event = self.event(kernel, "connection.use", seen).with_resource(self.claimed.lease.run);
+            let event = event.with_detail("step", path.as_str()).with_detail("attempt", u64::from(attempt));
+            kernel.seal_event(keys, &event)
+        };
+        used.map(record).collect()
+    }
+
+    /// The connections that an attempt of a step may use: those whose placeholders stand in its input as they are, and those whose
+    /// secrets its templates read, whatever they make of the text.
+    pub(crate) fn named(&self, step: &str, input: &Value) -> BTreeSet<ConnectionId> {
+        self.seen.iter().filter(|seen| self.names(seen, step, input)).map(|seen| seen.id).collect()
+    }
+
+    fn names(&self, seen: &Seen, step: &str, input: &Value) -> bool {
+        let step = self.flow.as_ref().and_then(|flow| Some((flow, flow.step(step)?)));
+        let mut read = step.map(|(flow, step)| flow.connections_of(&step.name)).unwrap_or_default().iter();
+        read.any(|used| seen.is_read_by(used)) || mentions(input, &seen.view)
     }
 
     /// One audit record per connection whose placeholder stands in `input`, told where by `by_whom`.
@@ -421,6 +467,21 @@ impl CredentialLoader {
 }
 
 impl Seen {
+    /// Whether the template reads a secret of it, or all of it.
+    fn is_read_by(&self, used: &ConnectionUse) -> bool {
+        let secret = |field: &String| {
+            let text = self.view.fields.get(field);
+            // Some are there under several names.
+            text.is_some() && self.view.secret.iter().any(|secret| self.view.fields.get(secret) == text)
+        };
+        used.name == self.name && used.field.as_ref().is_none_or(secret)
+    }
+
+    /// Whether scripts may use it as a key.
+    fn is_key(&self) -> bool {
+        self.pieces.iter().any(|piece| piece == KEY_PIECE)
+    }
+
     fn serves(&self, piece: &str) -> bool {
         self.pieces.is_empty() || self.pieces.iter().any(|allowed| allowed == piece)
     }
@@ -471,11 +532,11 @@ pub(crate) fn credentials_of(
 #[derive(Clone, Copy)]
 enum Purpose<'a> {
     Check,
-    /// A script that may reach hosts.
-    OutsideScript,
+    /// A script that may reach hosts, in this step.
+    OutsideScript(&'a str),
     Piece(&'a str),
-    /// A script that reaches nothing.
-    Script,
+    /// A script that reaches nothing, in this step.
+    Script(&'a str),
 }
 
 /// The piece whose action a step calls.

@@ -230,6 +230,28 @@ fn expressions_stand_wherever_paths_do() {
 }
 
 #[test]
+fn the_connections_of_a_step_are_those_its_own_templates_name() {
+    let source = flow(json!([
+        reads("whole", "{{connections.crm}}"),
+        reads("backwards", "{{[...connections.crm.token].reverse().join('') + connections.mail.password}}"),
+        { "name": "around", "type": "loop", "settings": { "items": "{{[connections.list.key]}}", "steps": [
+            reads("inside", "{{connections.inner.key}}"),
+        ] } },
+        reads("none", "{{steps.whole.output}}"),
+    ]));
+    let valid = valid(&source);
+    let of = |name: &str| {
+        let used = valid.connections_of(&valid.step(name).expect("a step").name);
+        used.iter().map(|used| (&*used.name, used.field.as_deref())).collect::<Vec<_>>()
+    };
+    assert_eq!(of("whole"), [("crm", None)]);
+    assert_eq!(of("backwards"), [("crm", Some("token")), ("mail", Some("password"))]);
+    assert_eq!(of("around"), [("list", Some("key"))]);
+    assert_eq!(of("inside"), [("inner", Some("key"))]);
+    assert_eq!(of("none"), []);
+}
+
+#[test]
 fn what_expressions_read_must_be_there() {
     for (expression, rule) in [
         ("steps.typo.output + 1", "reference.step"),

@@ -1,6 +1,10 @@
 //! [`RunCredentials`]: puts the secrets of one run into its requests, outside the pieces.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use ap_core::{
     capability::HttpError,
@@ -30,10 +34,14 @@ use super::{
 /// The secrets are wiped when this is dropped: keep it as long as an attempt, not as long as the run.
 #[derive(Default)]
 pub struct RunCredentials {
-    connections: Vec<RunConnection>,
+    pub(super) connections: Arc<[RunConnection]>,
     /// Placeholder text → index of the connection, and what of it is meant.
-    placeholders: BTreeMap<String, (usize, Stands)>,
-    redactor: Redactor,
+    pub(super) placeholders: Arc<BTreeMap<String, (usize, Stands)>>,
+    pub(super) redactor: Arc<Redactor>,
+    /// Placeholder text → why nothing can be put in its place now.
+    pub(super) unusable: Arc<BTreeMap<String, String>>,
+    /// The connections that may be used; `None` for all.
+    pub(super) named: Option<BTreeSet<ConnectionId>>,
 }
 
 /// One opened connection of a run.
@@ -137,7 +145,12 @@ impl RunCredentials {
                 texts.map(move |(text, stands)| (text.clone(), (index, stands.clone())))
             })
             .collect();
-        Ok(Self { connections, placeholders, redactor })
+        Ok(Self {
+            connections: connections.into(),
+            placeholders: Arc::new(placeholders),
+            redactor: Arc::new(redactor),
+            ..Self::default()
+        })
     }
 
     /// The connection that a placeholder of this run stands for, whether for all of it or for a field.
@@ -148,19 +161,19 @@ impl RunCredentials {
 
     /// Masks the secrets of these connections in anything that leaves the run.
     #[must_use]
-    pub const fn redactor(&self) -> &Redactor {
+    pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }
 
     /// Whether `text` holds a placeholder of this run.
     #[must_use]
     pub fn mentioned_in(&self, text: &str) -> bool {
-        self.known(text).next().is_some()
+        self.known(text).next().is_some() || self.unusable_in(text).is_some()
     }
 
     /// Every placeholder of this run.
     pub(crate) fn placeholders(&self) -> impl Iterator<Item = &str> {
-        self.placeholders.keys().map(String::as_str)
+        self.placeholders.keys().chain(self.unusable.keys()).map(String::as_str)
     }
 
     /// Whether the connection this placeholder stands for puts a secret into the body.
@@ -182,6 +195,7 @@ impl RunCredentials {
     /// [`HttpError::Credential`] names connection and place, and says what to declare.
     pub fn apply(&self, request: &mut PreparedRequest) -> Result<Vec<CredentialUse>, HttpError> {
         let mut uses = Vec::new();
+        self.refuse_unusable(request)?;
         self.refuse_elsewhere(request)?;
         self.fill_headers(request, &mut uses)?;
         self.fill_query(request, &mut uses)?;
@@ -194,6 +208,7 @@ impl RunCredentials {
                 bound.place_all(request, &mut uses)?;
             }
         }
+        self.check_uses(&uses)?;
         Ok(uses)
     }
 
@@ -359,11 +374,15 @@ impl RunCredentials {
 
     /// The secret that exactly this placeholder stands for, to be used as a key by code.
     pub(crate) fn key_for_code(&self, placeholder: &str) -> Option<Result<SecretString, HttpError>> {
-        self.placeholders.contains_key(placeholder).then(|| self.key(placeholder).cloned())
+        let known = self.placeholders.contains_key(placeholder) || self.unusable.contains_key(placeholder);
+        known.then(|| self.key(placeholder).cloned())
     }
 
     /// The secret that exactly this placeholder stands for, to be used as a key.
     pub(super) fn key(&self, placeholder: &str) -> Result<&SecretString, HttpError> {
+        if let Some(refused) = self.unusable(placeholder) {
+            return Err(refused);
+        }
         let known = self.placeholders.get(placeholder);
         let found = known.and_then(|(index, stands)| Some((self.connections.get(*index)?, stands)));
         let (bound, stands) = found.ok_or_else(|| {
@@ -376,6 +395,7 @@ impl RunCredentials {
                 "connection `{name}` is no key: name `{KEY_PIECE}` among the pieces it is for"
             )));
         }
+        self.check_use(bound)?;
         Ok(bound.secret(stands)?.1)
     }
 
@@ -426,6 +446,15 @@ impl RunConnection {
         };
         found.ok_or_else(|| {
             let name = self.connection.name();
+            if self.connection.value().references().next().is_some() {
+                return refuse(format!(
+                    "the secret of connection `{name}` is kept elsewhere and could not be read: try again, or let whoever runs the \
+                     product look after it"
+                ));
+            }
+            if self.connection.oauth().is_some_and(|oauth| oauth.tokens().is_none()) {
+                return refuse(format!("connection `{name}` is not connected yet: its owner must authorise it"));
+            }
             refuse(format!("connection `{name}` has no single secret: write `connections.{name}.` and a secret field"))
         })
     }
@@ -522,7 +551,7 @@ fn in_header(name: &HeaderName, error: PlaceError) -> HttpError {
 }
 
 /// The piece whose connections are keys.
-const KEY_PIECE: &str = "crypto";
+pub(crate) const KEY_PIECE: &str = "crypto";
 
 /// One reading only: a member that is there twice would be judged as one value and may be read as the other.
 const fn body_limits() -> JsonLimits {

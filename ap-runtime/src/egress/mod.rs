@@ -45,6 +45,7 @@ mod placing;
 mod redirect;
 mod refusal;
 mod reveal;
+mod scope;
 #[cfg(any(feature = "tls", feature = "objects"))]
 mod server;
 mod sign;

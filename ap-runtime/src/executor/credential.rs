@@ -78,14 +78,17 @@ impl Driver {
             if !outside {
                 return attempt::action(&kernel, &flow, (&call, place, values), &loader.current()).await;
             }
+            // What the audit says.
+            let named = loader.named(call.step.as_str(), &call.input);
             let ready = if script::source_of(&flow, &call).is_some() {
-                loader.ready_for_script(&kernel, &keys, &call.input).await
+                loader.ready_for_script(&kernel, &keys, (call.step.as_str(), &call.input)).await
             } else {
                 let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
                 loader.ready(&kernel, &keys, (piece, &call.input)).await
             };
             match ready {
                 Ok(credentials) => {
+                    let credentials = Arc::new(credentials.limited_to(named));
                     let outcome = attempt::action(&kernel, &flow, (&call, place, values), &credentials).await;
                     // The driver does not know tokens that were got for this attempt.
                     attempt::masked(&kernel, outcome, &credentials)
@@ -95,14 +98,14 @@ impl Driver {
         }
     }
 
-    /// Begins a script. What it is shown of connections is in the audit before.
+    /// Begins a script. What it may use of connections, and what it is shown, is in the audit before.
     pub(super) async fn begin_code(&mut self, call: CodeCall) -> Result<Option<Stopped>, RunError> {
-        let shown = (&call.path, call.attempt, &*call.params);
-        let revealed = !self.credentials.audit_reveals(&self.kernel, &self.keys, shown)?.is_empty();
-        if revealed {
+        let uses = !self.credentials.named(call.path.step_name(), &call.params).is_empty();
+        if uses {
             self.refresh_credentials().await?;
-            let reveals = self.credentials.audit_reveals(&self.kernel, &self.keys, shown)?;
-            self.carry.audit.extend(reveals);
+            let used = (&call.path, call.attempt, &*call.params);
+            self.carry.audit.extend(self.credentials.audit_uses(&self.kernel, &self.keys, used)?);
+            self.carry.audit.extend(self.credentials.audit_reveals(&self.kernel, &self.keys, used)?);
             if let Some(stopped) = self.commit(RunChange::Stay).await? {
                 return Ok(Some(stopped));
             }
@@ -113,13 +116,18 @@ impl Driver {
         let (place, values) = ((self.lease.project, self.lease.run), self.values());
         let store = Some(Arc::clone(&values));
         let outcome = async move {
-            if !revealed {
-                return script::run(&kernel, &call, (place, None, store), &loader.current()).await;
-            }
-            match loader.ready_to_reveal(&kernel, &keys, &call.params).await {
+            // What the audit says.
+            let named = loader.named(call.path.step_name(), &call.params);
+            let ready = if uses {
+                loader.ready_to_reveal(&kernel, &keys, (call.path.step_name(), &call.params)).await
+            } else {
+                Ok(loader.current())
+            };
+            match ready {
                 Ok(credentials) => {
+                    let credentials = Arc::new(credentials.limited_to(named));
                     let outcome = script::run(&kernel, &call, (place, None, store), &credentials).await;
-                    attempt::masked(&kernel, outcome, &credentials)
+                    if uses { attempt::masked(&kernel, outcome, &credentials) } else { outcome }
                 }
                 Err(failed) => AttemptOutcome::failed(failed.error, failed.retry_after),
             }

@@ -343,11 +343,10 @@ impl Driver {
                     self.state.apply(&self.flow, &event)?;
                     self.carry.batch.push(&event)?;
                 }
-                let uses = self.credentials.audit_uses(&self.kernel, &self.keys, call)?;
-                self.carry.audit.extend(uses);
+                let used = (&call.path, call.attempt, &*call.input);
+                self.carry.audit.extend(self.credentials.audit_uses(&self.kernel, &self.keys, used)?);
                 if script::source_of(&self.flow, call).is_some() {
-                    let shown = (&call.path, call.attempt, &*call.input);
-                    self.carry.audit.extend(self.credentials.audit_reveals(&self.kernel, &self.keys, shown)?);
+                    self.carry.audit.extend(self.credentials.audit_reveals(&self.kernel, &self.keys, used)?);
                 }
                 // Many plans together may be more than one entry can hold.
                 if self.carry.batch.is_due()

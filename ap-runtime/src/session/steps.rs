@@ -1,6 +1,6 @@
 //! Testing one step by itself.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ap_auth::{
     audit::AuditEvent,
@@ -123,10 +123,9 @@ impl ProjectSession {
         let mut refused = None;
         match &trial {
             StepTrial::Action(call) if executor::script_of(&flow, call).is_some() => {
-                let in_test = |event: AuditEvent| event.with_resource(run).with_detail("step", step);
-                let shown = (&call.path, call.attempt, &*call.input);
-                audit.extend(loader.audit_uses_in(kernel, &keys, &call.input, in_test)?);
-                audit.extend(loader.audit_reveals(kernel, &keys, shown)?);
+                let used = (&call.path, call.attempt, &*call.input);
+                audit.extend(loader.audit_uses(kernel, &keys, used)?);
+                audit.extend(loader.audit_reveals(kernel, &keys, used)?);
             }
             StepTrial::Action(call) => {
                 let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
@@ -136,11 +135,13 @@ impl ProjectSession {
                         audit.push(denied);
                         refused = Some(error);
                     }
-                    None => audit.extend(loader.audit_uses(kernel, &keys, call)?),
+                    None => audit.extend(loader.audit_uses(kernel, &keys, (&call.path, call.attempt, &*call.input))?),
                 }
             }
             StepTrial::Code(call) => {
-                audit.extend(loader.audit_reveals(kernel, &keys, (&call.path, call.attempt, &*call.params))?)
+                let used = (&call.path, call.attempt, &*call.params);
+                audit.extend(loader.audit_uses(kernel, &keys, used)?);
+                audit.extend(loader.audit_reveals(kernel, &keys, used)?);
             }
             StepTrial::Decided(_) => {}
         }
@@ -150,22 +151,30 @@ impl ProjectSession {
             StepTrial::Code(call) => Some(named(&call.params, &views)),
             StepTrial::Decided(_) => None,
         };
+        let uses = match &trial {
+            StepTrial::Action(call) => loader.named(call.step.as_str(), &call.input),
+            StepTrial::Code(call) => loader.named(call.path.step_name(), &call.params),
+            StepTrial::Decided(_) => BTreeSet::new(),
+        };
         let credentials = match (&refused, &trial) {
-            (None, StepTrial::Action(call)) if executor::script_of(&flow, call).is_some() => {
-                loader.ready_for_script(kernel, &keys, &call.input).await.map_err(|failed| failed.error)
-            }
+            (None, StepTrial::Action(call)) if executor::script_of(&flow, call).is_some() => loader
+                .ready_for_script(kernel, &keys, (call.step.as_str(), &call.input))
+                .await
+                .map_err(|failed| failed.error),
             (None, StepTrial::Action(call)) => {
                 let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
                 loader.ready(kernel, &keys, (piece, &call.input)).await.map_err(|failed| failed.error)
             }
-            (None, StepTrial::Code(call)) => {
-                loader.ready_to_reveal(kernel, &keys, &call.params).await.map_err(|failed| failed.error)
-            }
+            (None, StepTrial::Code(call)) => loader
+                .ready_to_reveal(kernel, &keys, (call.path.step_name(), &call.params))
+                .await
+                .map_err(|failed| failed.error),
             _ => Ok(loader.current()),
         };
         let outcome = match (refused, credentials) {
             (Some(error), _) | (None, Err(error)) => AttemptOutcome::failed(error, None),
             (None, Ok(credentials)) => {
+                let credentials = Arc::new(credentials.limited_to(uses));
                 let values = StepValues::new(kernel, &keys, (lease.project, id));
                 executor::trial(kernel, &flow, (trial, (lease.project, run), values), &credentials).await
             }

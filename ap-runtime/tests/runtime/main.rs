@@ -31,6 +31,8 @@ mod retry;
 mod rotation;
 mod router;
 mod schedules;
+#[cfg(feature = "code")]
+mod script_keys;
 mod secret_rotation;
 mod spill;
 mod store;

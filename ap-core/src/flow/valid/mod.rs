@@ -45,7 +45,7 @@ mod templates;
 mod triggers;
 mod waits;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use self::{references::References, structure::Structure};
 use super::{
@@ -78,6 +78,7 @@ struct Checked {
     piece_trigger: Option<Arc<dyn Trigger>>,
     actions: HashMap<StepName, Arc<dyn Action>>,
     connections: Vec<ConnectionUse>,
+    connections_of: HashMap<StepName, Range<usize>>,
     scripts: HashMap<StepName, Vec<ScriptUse>>,
     warnings: Vec<Diagnostic>,
     /// Where each step stands: its place in the flow's list, then among the children of each step around it.
@@ -114,7 +115,7 @@ impl ValidFlow {
         let mut found = Found::default();
         definition.deferred.iter().for_each(|finding| found.push(finding.clone()));
         let structure = Structure::check(&definition, pieces, limits, &mut found);
-        let references::Read { connections, scripts } = References::check(&definition, &mut found);
+        let references::Read { connections, connections_of, scripts } = References::check(&definition, &mut found);
         match definition.triggers.first().cloned() {
             Some(trigger) if found.errors.is_empty() => {
                 let Structure { actions, places, trigger: piece_trigger } = structure;
@@ -125,6 +126,7 @@ impl ValidFlow {
                     piece_trigger,
                     actions,
                     connections,
+                    connections_of,
                     scripts,
                     warnings,
                     places,
@@ -192,6 +194,13 @@ impl ValidFlow {
     #[must_use]
     pub fn connections(&self) -> &[ConnectionUse] {
         &self.0.connections
+    }
+
+    /// The references to connections in the step's own templates; those of steps inside it are theirs.
+    #[must_use]
+    pub fn connections_of(&self, step: &StepName) -> &[ConnectionUse] {
+        let place = self.0.connections_of.get(step).cloned().unwrap_or_default();
+        self.0.connections.get(place).unwrap_or_default()
     }
 
     /// The JavaScript expressions that the templates of a step hold: to be evaluated before it begins.

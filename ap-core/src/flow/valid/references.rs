@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -28,12 +29,15 @@ pub(super) struct References<'f> {
     /// The `wait` steps whose tokens can be read where the walk stands.
     waits: OpenWaits<'f>,
     connections: Vec<ConnectionUse>,
+    connections_of: HashMap<StepName, Range<usize>>,
     scripts: HashMap<StepName, Vec<ScriptUse>>,
 }
 
 /// What the templates of a flow read, once it is checked.
 pub(super) struct Read {
     pub(super) connections: Vec<ConnectionUse>,
+    /// Where among them those of a step are.
+    pub(super) connections_of: HashMap<StepName, Range<usize>>,
     pub(super) scripts: HashMap<StepName, Vec<ScriptUse>>,
 }
 
@@ -64,6 +68,7 @@ impl<'f> References<'f> {
             loops: 0,
             waits: OpenWaits::new(&definition.steps),
             connections: Vec::new(),
+            connections_of: HashMap::new(),
             scripts: HashMap::new(),
         };
         for trigger in &definition.triggers {
@@ -78,7 +83,7 @@ impl<'f> References<'f> {
             walk.control_key(pointer, key);
         }
         walk.list(&definition.steps);
-        Read { connections: walk.connections, scripts: walk.scripts }
+        Read { connections: walk.connections, connections_of: walk.connections_of, scripts: walk.scripts }
     }
 
     fn list(&mut self, steps: &'f [Step]) {
@@ -89,6 +94,7 @@ impl<'f> References<'f> {
     }
 
     fn step(&mut self, step: &'f Step) {
+        let first = self.connections.len();
         for (pointer, template) in templates::of_step(step, self.source) {
             self.template(&pointer, template);
             for script in template.scripts() {
@@ -98,6 +104,7 @@ impl<'f> References<'f> {
                 self.scripts.entry(step.name.clone()).or_default().push(used);
             }
         }
+        self.connections_of.insert(step.name.clone(), first..self.connections.len());
         self.waits.close(step);
         let name = step.name.as_str();
         self.standing.insert(name, Standing::Around);
