@@ -90,6 +90,7 @@ impl StepValues {
         };
         check_key(&call.key).map_err(|reason| StoreCallError::Invalid { reason })?;
         self.refuse_secrets(&call.key, credentials)?;
+        self.refuse_secret_key(&call.key, credentials)?;
         let id = records::value_id(&self.keys, scope, &call.key);
         self.count_operation()?;
         let write = match call.act {
@@ -159,6 +160,16 @@ impl StepValues {
         if credentials.mentioned_in(text) {
             let reason = "what stands for a connection's secret is not stored: it means nothing in another run. Use the \
                           connection where it is needed";
+            return Err(StoreCallError::Secret { reason: reason.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// A key is shown to whoever may list them. It is not masked as a value is: it would be another key.
+    fn refuse_secret_key(&self, key: &str, credentials: &RunCredentials) -> Result<(), StoreCallError> {
+        if self.kernel.egress.scrubs() && credentials.redactor().contains(key.as_bytes()) {
+            let reason =
+                "a connection's secret stands in the key, and keys are shown to people: use a key that holds none";
             return Err(StoreCallError::Secret { reason: reason.to_owned() });
         }
         Ok(())

@@ -217,3 +217,27 @@ async fn a_tested_script_is_held_to_the_same() {
     assert_eq!((tested.error, tested.output), (None, Some(expected(&world, CANARY).await)));
     assert_eq!(uses(&world).await, ["s"]);
 }
+
+#[tokio::test]
+async fn a_secret_that_was_revealed_is_no_key_of_the_store() {
+    let world = world(857, &Manager::default()).await;
+    let terms = ConnectionTerms { reveal_to_code: true, ..key(CANARY).terms().clone() };
+    world.admin().put_connection(&key(CANARY).with_terms(terms).unwrap()).await.unwrap();
+    for call in [
+        "store.put(key, 1, 'PROJECT')",
+        "store.put(`x-${btoa(key)}`, 1, 'PROJECT')",
+        "store.get(key, 'PROJECT')",
+        "store.delete(key)",
+    ] {
+        let code = format!(
+            "export const code = async ({{ key }}, {{ store }}) => {{ \
+             try {{ return [await {call}]; }} catch (error) {{ return [error.code, error.message]; }} }};"
+        );
+        let step = json!({ "name": "only", "type": "code", "settings": { "sourceCode": { "code": code } },
+            "input": { "key": "{{connections.api}}" } });
+        let found = output(&run(&world, json!([step])).await, "only");
+        assert_eq!(found[0], json!("ERR_STORE_SECRET"), "{call}: {found}");
+        assert!(found[1].as_str().unwrap().contains("use a key that holds none"), "{found}");
+    }
+    assert_eq!(world.admin().store_usage().await.unwrap().entries, 0);
+}
