@@ -219,7 +219,6 @@ impl From<WireError> for Failure {
             WireError::Closed => Self::Lost,
             WireError::Late => Self::Late,
             WireError::TooLong(_) => Self::Broken,
-            WireError::Io(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => Self::Late,
             WireError::Io(_) => Self::Lost,
         }
     }

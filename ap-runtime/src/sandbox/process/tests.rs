@@ -168,9 +168,27 @@ fn whoever_does_not_come_to_the_end_is_not_waited_for() {
     assert!(began.elapsed() < Duration::from_secs(5));
     drop(host);
     trickle.join().unwrap();
-    let (mut host, _deaf) = wires();
-    let sent = host.send(Frame::new(1).bytes(&vec![0; 64 << 20]), soon());
-    assert!(matches!(sent, Err(WireError::Io(_) | WireError::Late)), "{sent:?}");
+    // One who does not read at all, and one who reads a little now and then.
+    for (length, count) in [(64 << 20, 1), (1, 100_000)] {
+        for reads in [false, true] {
+            let (mut host, slow) = wires();
+            let reader = thread::spawn(move || {
+                let (mut bytes, until) = ([0; 64], Instant::now() + Duration::from_secs(1));
+                while Instant::now() < until {
+                    if reads {
+                        let _ = slow.stream().read(&mut bytes);
+                    }
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let (until, began) = (soon(), Instant::now());
+            let sent = (0..count).try_for_each(|_| host.send(Frame::new(1).bytes(&vec![0; length]), until));
+            assert!(matches!(sent, Err(WireError::Late)), "{length} {reads}: {sent:?}");
+            assert!(began.elapsed() < Duration::from_secs(5), "{length} {reads}");
+            drop(host);
+            reader.join().unwrap();
+        }
+    }
 }
 
 fn limits() -> CodeLimits {
@@ -348,6 +366,10 @@ fn hostile_worker() {
         "calls without end" => {
             (0..200).map(|_| message::call(Frame::new(to_host::CALL), 9, Some(&[b"https://a.example/"]))).collect()
         }
+        // More answers than a socket holds.
+        "asks and does not listen" => {
+            (0..2_000).map(|_| message::call(Frame::new(to_host::CALL), 9, Some(&[b"https://a.example/"]))).collect()
+        }
         "starts without end" => {
             (0..400).map(|id| message::call(Frame::new(to_host::START).u32(id), 32, Some(&[b"60000"]))).collect()
         }
@@ -414,10 +436,15 @@ async fn workers_that_mean_harm_harm_nobody() {
         ("throws what is no text", "broke the rules"),
         ("calls without end", "broke the rules"),
         ("starts without end", "broke the rules"),
+        ("asks and does not listen", "time limit"),
     ] {
         let sandbox = start(behaviour);
         let began = Instant::now();
-        let error = sandbox.run(request.clone()).await.unwrap_err().to_string();
+        let mut request = request.clone();
+        if behaviour == "asks and does not listen" {
+            request.limits = request.limits.with_host_calls(100_000).unwrap();
+        }
+        let error = sandbox.run(request).await.unwrap_err().to_string();
         assert!(error.contains(told), "{behaviour}: {error}");
         assert!(began.elapsed() < Duration::from_secs(5), "{behaviour}: {:?}", began.elapsed());
     }

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::str;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 /// A frame under construction: its length, its kind, what it says.
@@ -154,23 +155,27 @@ impl Wire {
     pub(super) fn send(&mut self, frame: Frame, until: Option<Instant>) -> Result<(), WireError> {
         let bytes = frame.into_bytes();
         let mut rest = &bytes[..];
-        // Small frames find room; a large one may have to wait for its reader.
-        if let Some(until) = until
-            && rest.len() > ROOM
-        {
-            self.stream.set_write_timeout(Some(left(until)?))?;
-        }
+        // Most frames find room. Whether this one does is not for its length to say: those before it may lie there unread.
+        let flags = if until.is_some() { SendFlags::NOSIGNAL | SendFlags::DONTWAIT } else { SendFlags::NOSIGNAL };
         while !rest.is_empty() {
-            match send(&self.stream, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
-            if let Some(until) = until {
-                left(until)?;
-            }
+            let sent = match (send(&self.stream, rest, flags), until) {
+                (Err(Errno::AGAIN), Some(until)) => self.send_once_there_is_room(rest, until)?,
+                (Err(Errno::INTR), _) => 0,
+                (sent, _) => sent.map_err(io::Error::from)?,
+            };
+            rest = rest.get(sent..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// Sends some of it, so little that there is one wait.
+    fn send_once_there_is_room(&self, bytes: &[u8], until: Instant) -> Result<usize, WireError> {
+        self.stream.set_write_timeout(Some(left(until)?))?;
+        match send(&self.stream, bytes.get(..PIECE_BYTES).unwrap_or(bytes), SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => Err(WireError::Late),
+            Err(Errno::INTR) => Ok(0),
+            sent => Ok(sent.map_err(io::Error::from)?),
+        }
     }
 
     /// The next frame, its kind first, of at most `most` bytes.
@@ -251,5 +256,5 @@ const HEAD_BYTES: usize = 4;
 const AHEAD_BYTES: u64 = 16 << 10;
 /// Most that memory is taken for before it has arrived.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Frames up to this length fit the socket's buffer while nothing else is in it.
-const ROOM: usize = 32 << 10;
+/// What a socket takes whole or not at all: less than it buffers in one piece.
+const PIECE_BYTES: usize = 4 << 10;
