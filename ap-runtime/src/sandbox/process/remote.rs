@@ -51,6 +51,10 @@ pub(super) struct RemoteStep {
     limits: CodeLimits,
     began: Instant,
     cpu_left: Duration,
+    /// When its turn began, without the compiler's time.
+    turn_began: Instant,
+    /// It has not had a turn yet.
+    is_new: bool,
     /// Which limit on calls ended it.
     exceeded: Option<(&'static str, usize)>,
     /// Until it has ended.
@@ -99,9 +103,9 @@ impl RemoteThread {
                 match fields.u8()? {
                     to_host::COMPILING => {
                         compilations = compilations.checked_sub(1).ok_or(Malformed)?;
-                        until = Instant::now() + time + limits.timeout();
+                        compiled(link, Instant::now() + time + limits.timeout())?;
+                        until = Instant::now() + time;
                     }
-                    to_host::COMPUTING => until = Instant::now() + time,
                     to_host::EVALUATED => each(message::read_result(fields, limits)?)?,
                     kind if kind == last => return Ok(message::read_result(fields, limits)?),
                     _ => return Err(Failure::Broken),
@@ -119,9 +123,9 @@ impl RemoteThread {
     /// Runs a step until it ends or waits, and answers what it asks.
     fn turn(&self, step: &mut RemoteStep, frame: Frame) -> Turn<CodeOutput> {
         let process = Arc::clone(&step.process);
-        let began = Instant::now();
+        step.turn_began = Instant::now();
         let turn = self.link(&process, |link| step.converse(link, frame));
-        step.cpu_left = step.cpu_left.saturating_sub(began.elapsed());
+        step.cpu_left = step.cpu_left.saturating_sub(step.turn_began.elapsed());
         let turn = turn.unwrap_or_else(|failure| Turn::Ended(Err(failure.explain(&process, &step.limits))));
         if matches!(turn, Turn::Ended(_)) {
             step.slot = None;
@@ -139,7 +143,7 @@ impl RemoteStep {
 
     fn converse(&mut self, link: &mut Wire, frame: Frame) -> Result<Turn<Written>, Failure> {
         let mut until = self.until();
-        let mut compiles = true;
+        let mut may_compile = std::mem::take(&mut self.is_new);
         link.send(frame, Some(until))?;
         loop {
             let frame = link.receive(MOST_TO_HOST, Some(until))?;
@@ -162,9 +166,10 @@ impl RemoteStep {
                     };
                     link.send(self.answer(started.map(|()| Ok(Vec::new())))?, Some(until))?;
                 }
-                to_host::COMPILING if std::mem::take(&mut compiles) => until = self.until() + 2 * self.limits.timeout(),
-                to_host::COMPUTING => {
+                to_host::COMPILING if std::mem::take(&mut may_compile) => {
+                    compiled(link, self.until() + 2 * self.limits.timeout())?;
                     self.began = Instant::now();
+                    self.turn_began = self.began;
                     until = self.until();
                 }
                 to_host::WAITING => return Ok(Turn::Waiting),
@@ -289,6 +294,8 @@ impl Place for There {
             limits: limits.clone(),
             began: Instant::now(),
             cpu_left: limits.cpu_time(),
+            turn_began: Instant::now(),
+            is_new: true,
             exceeded: None,
             slot: Some(slot),
         };
@@ -371,6 +378,11 @@ impl Drop for RemoteStep {
             self.process.forget(self.id, slot);
         }
     }
+}
+
+/// Waits until a compiler is done: a worker says nothing else in between.
+fn compiled(link: &mut Wire, until: Instant) -> Result<(), Failure> {
+    if link.receive(1, Some(until))? == [to_host::COMPUTING] { Ok(()) } else { Err(Failure::Broken) }
 }
 
 /// Whether input can fit the memory of a step at all. The engine refuses it else, in the same words.

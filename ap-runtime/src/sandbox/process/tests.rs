@@ -355,6 +355,14 @@ fn hostile_worker() {
         }
         "invents kinds" => vec![Frame::new(99)],
         "compiles for ever" => (0..50).map(|_| Frame::new(to_host::COMPILING)).collect(),
+        "compiles twice" => [to_host::COMPILING, to_host::COMPUTING].repeat(2).into_iter().map(Frame::new).collect(),
+        "begins again and again" => {
+            [[to_host::COMPILING].as_slice(), &[to_host::COMPUTING; 50]].concat().into_iter().map(Frame::new).collect()
+        }
+        "begins without a compiler" => vec![Frame::new(to_host::COMPUTING)],
+        "asks while it compiles" => {
+            vec![Frame::new(to_host::COMPILING), message::call(Frame::new(to_host::CALL), 9, Some(&[]))]
+        }
         "gives results of another request" => vec![Frame::new(to_host::EVALUATED).u8(0).bytes(b"1")],
         "logs too much" => vec![ended(Written { console, ..quiet })],
         "returns too much" => vec![ended(Written { value: vec![b' '; 2 << 20], ..quiet })],
@@ -426,6 +434,10 @@ async fn workers_that_mean_harm_harm_nobody() {
         ("talks out of turn", "said what no worker says"),
         ("invents kinds", "broke the rules"),
         ("compiles for ever", "broke the rules"),
+        ("compiles twice", "broke the rules"),
+        ("begins again and again", "broke the rules"),
+        ("begins without a compiler", "broke the rules"),
+        ("asks while it compiles", "broke the rules"),
         ("gives results of another request", "broke the rules"),
         ("logs too much", "broke the rules"),
         ("returns too much", "broke the rules"),
@@ -447,5 +459,12 @@ async fn workers_that_mean_harm_harm_nobody() {
         let error = sandbox.run(request).await.unwrap_err().to_string();
         assert!(error.contains(told), "{behaviour}: {error}");
         assert!(began.elapsed() < Duration::from_secs(5), "{behaviour}: {:?}", began.elapsed());
+    }
+    let CodeRequest { project, now, seed, limits, .. } = request;
+    let (expressions, variables) = (vec!["1".into()], "{}".into());
+    let request = ExpressionRequest { project, expressions, variables, now, seed, limits };
+    for behaviour in ["compiles twice", "begins again and again", "begins without a compiler"] {
+        let error = start(behaviour).evaluate(request.clone()).await.unwrap_err().to_string();
+        assert!(error.contains("broke the rules"), "{behaviour}: {error}");
     }
 }
