@@ -302,6 +302,55 @@ impl CodeHost for Keeper {
     }
 }
 
+/// Takes its time to give a key, as a vault across a network may.
+#[derive(Debug)]
+struct Slow;
+
+#[async_trait]
+impl CodeHost for Slow {
+    async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+        pending().await
+    }
+
+    fn key(&self, _: &str) -> Option<Result<SecretString, HttpError>> {
+        std::thread::sleep(Duration::from_millis(800));
+        Some(Ok(SecretString::from(secret())))
+    }
+
+    fn mentions(&self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn placeholders(&self) -> Vec<String> {
+        vec![PLACEHOLDER.to_owned()]
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        NoCodeHost.store(call).await
+    }
+
+    fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_its_host_takes_is_not_held_against_a_worker() {
+    let grace = Duration::from_millis(200);
+    let sandbox = ProcessSandbox::start(options().with_workers(1).unwrap().with_grace(grace).unwrap()).unwrap();
+    let held = sandbox.process_ids();
+    let limit = Duration::from_millis(300);
+    let body = format!("while (true) require('crypto').createHmac('sha256', '{PLACEHOLDER}').update('d').digest();");
+    let mut request = request(&step(&body), "{}");
+    request.host = Arc::new(Slow);
+    request.limits = request.limits.with_timeout(limit).unwrap();
+    // From the cache the second time.
+    for _ in 0..2 {
+        assert_eq!(sandbox.run(request.clone()).await, Err(CodeError::Timeout { limit }));
+    }
+    assert_eq!(sandbox.process_ids(), held);
+}
+
 /// Whether `wanted` stands in the memory of a process; `None` if that cannot be read.
 fn memory_contains(process: u32, wanted: &[&[u8]]) -> Option<Vec<bool>> {
     use std::io::{Read as _, Seek as _, SeekFrom};

@@ -143,34 +143,29 @@ impl RemoteStep {
 
     fn converse(&mut self, link: &mut Wire, frame: Frame) -> Result<Turn<Written>, Failure> {
         let mut until = self.until();
+        // After an answer, which takes the host's time, there is some left to end in.
+        let mut patience = until;
         let mut may_compile = std::mem::take(&mut self.is_new);
         link.send(frame, Some(until))?;
         loop {
-            let frame = link.receive(MOST_TO_HOST, Some(until))?;
+            let frame = link.receive(MOST_TO_HOST, Some(patience))?;
             let mut fields = Fields::new(&frame);
             match fields.u8()? {
-                to_host::CALL => {
-                    let (operation, arguments) = message::read_call(fields)?;
-                    let answered = match arguments {
-                        Some(arguments) => self.calls.call(operation, &arguments),
-                        None => self.calls.refuse(),
-                    };
-                    link.send(self.answer(answered)?, Some(until))?;
-                }
-                to_host::START => {
-                    let id = fields.u32()?;
-                    let (operation, arguments) = message::read_call(fields)?;
-                    let started = match arguments {
-                        Some(arguments) => self.calls.start(id, operation, &arguments),
-                        None => self.calls.refuse_start(id),
-                    };
-                    link.send(self.answer(started.map(|()| Ok(Vec::new())))?, Some(until))?;
+                kind @ (to_host::CALL | to_host::START) => {
+                    if Instant::now() > until {
+                        return Err(Failure::Late); // by then it asks for nothing
+                    }
+                    let answered = if kind == to_host::CALL { self.call(fields) } else { self.start(fields) };
+                    let answer = self.answer(answered?)?;
+                    patience = until.max(Instant::now() + self.process.grace());
+                    link.send(answer, Some(patience))?;
                 }
                 to_host::COMPILING if std::mem::take(&mut may_compile) => {
                     compiled(link, self.until() + 2 * self.limits.timeout())?;
                     self.began = Instant::now();
                     self.turn_began = self.began;
                     until = self.until();
+                    patience = until;
                 }
                 to_host::WAITING => return Ok(Turn::Waiting),
                 to_host::ENDED => {
@@ -180,6 +175,24 @@ impl RemoteStep {
                 _ => return Err(Failure::Broken),
             }
         }
+    }
+
+    fn call(&mut self, fields: Fields<'_>) -> Result<Result<HostAnswer, Interrupt>, Malformed> {
+        let (operation, arguments) = message::read_call(fields)?;
+        Ok(match arguments {
+            Some(arguments) => self.calls.call(operation, &arguments),
+            None => self.calls.refuse(),
+        })
+    }
+
+    fn start(&mut self, mut fields: Fields<'_>) -> Result<Result<HostAnswer, Interrupt>, Malformed> {
+        let id = fields.u32()?;
+        let (operation, arguments) = message::read_call(fields)?;
+        let started = match arguments {
+            Some(arguments) => self.calls.start(id, operation, &arguments),
+            None => self.calls.refuse_start(id),
+        };
+        Ok(started.map(|()| Ok(Vec::new())))
     }
 
     fn answer(&mut self, answered: Result<HostAnswer, Interrupt>) -> Result<Frame, Failure> {
