@@ -29,7 +29,8 @@ fn sandbox(workers: usize) -> ProcessSandbox {
 
 fn patient(body: &str) -> CodeRequest {
     let mut request = request(&step(body), "{}");
-    request.limits = CodeLimits::default().with_timeout(Duration::from_secs(120)).unwrap();
+    let (limits, long) = (CodeLimits::default(), Duration::from_secs(120));
+    request.limits = limits.with_timeout(long).unwrap().with_cpu_time(long).unwrap();
     request
 }
 
@@ -148,6 +149,24 @@ async fn steps_that_nobody_waits_for_give_up_their_places() {
     }
     let one = timeout(Duration::from_secs(20), sandbox.run(patient("return 1;"))).await.unwrap();
     assert_eq!(one.unwrap().value, 1);
+}
+
+#[tokio::test]
+async fn a_step_that_was_given_up_between_two_turns_has_no_other() {
+    let capacity = SandboxCapacity::default().with_live_steps(4).unwrap().with_threads(1).unwrap();
+    let sandbox = ProcessSandbox::start(options().with_workers(1).unwrap().with_capacity(capacity)).unwrap();
+    let held = sandbox.process_ids();
+    let mut waits = sandbox.run(patient(&format!("await new Promise((done) => setTimeout(done, 300)); {FOREVER}")));
+    assert!(timeout(Duration::from_millis(150), &mut waits).await.is_err());
+    // Its time comes while the one thread is busy: it is queued.
+    let computes = patient(FOREVER);
+    let mut computes = sandbox.run(CodeRequest { project: ProjectId::from_u128(3), ..computes });
+    let both = futures_util::future::join(&mut waits, &mut computes);
+    assert!(timeout(Duration::from_millis(600), both).await.is_err());
+    drop(waits);
+    drop(computes);
+    let one = timeout(Duration::from_secs(20), sandbox.run(patient("return 1;"))).await.unwrap();
+    assert_eq!((one.unwrap().value, sandbox.process_ids()), (1.into(), held));
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ pub(super) struct Ticket {
 
 /// A step whose instance is in a worker.
 pub(super) struct RemoteStep {
-    id: u64,
+    ticket: Arc<Ticket>,
     process: Arc<Process>,
     calls: HostCalls,
     limits: CodeLimits,
@@ -301,7 +301,7 @@ impl Place for There {
         // The seed stays here: what a script draws for itself comes from the host.
         let frame = message::conditions(frame, request.now, engine_seed(&request.seed), limits);
         let mut step = RemoteStep {
-            id: ticket.id,
+            ticket: Arc::clone(ticket),
             process,
             calls: HostCalls::new(Arc::clone(&request.host), limits.host_calls(), &request.seed),
             limits: limits.clone(),
@@ -317,12 +317,15 @@ impl Place for There {
     }
 
     fn settle(thread: &RemoteThread, step: &mut RemoteStep, id: u32, answer: HostAnswer) -> Turn<CodeOutput> {
+        if Self::is_cancelled(&step.ticket) {
+            return Turn::Ended(Err(CodeError::Busy)); // nobody waits for it
+        }
         let (Ok(bytes) | Err(bytes)) = &answer;
         // What does not fit ends the step, and its instance goes with it.
         if let Err(error) = fits(bytes.len(), &step.limits) {
             return Turn::Ended(Err(error));
         }
-        let frame = Frame::new(to_worker::SETTLE).u64(step.id).u32(id);
+        let frame = Frame::new(to_worker::SETTLE).u64(step.ticket.id).u32(id);
         thread.turn(step, message::answer(frame, &answer))
     }
 
@@ -388,7 +391,7 @@ impl LiveStep for RemoteStep {
 impl Drop for RemoteStep {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.process.forget(self.id, slot);
+            self.process.forget(self.ticket.id, slot);
         }
     }
 }

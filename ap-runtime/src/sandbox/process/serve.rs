@@ -198,18 +198,17 @@ impl Shared {
 
     fn cancel(&self, id: u64) {
         let mut live = self.lock();
-        match live.running.get(&id) {
-            Some(flag) => {
-                flag.store(true, Ordering::SeqCst);
-                fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
-                self.engines.increment_epoch();
-                self.timer.advance_again();
-            }
-            None => {
-                live.early.push_back(id);
-                if live.early.len() > MOST_EARLY {
-                    live.early.pop_front();
-                }
+        if let Some(flag) = live.running.get(&id) {
+            flag.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
+            self.engines.increment_epoch();
+            self.timer.advance_again();
+        } else if let Some((_, flag)) = live.waiting.get(&id) {
+            flag.store(true, Ordering::SeqCst); // it may be told to go on, by a word that is under way
+        } else {
+            live.early.push_back(id);
+            if live.early.len() > MOST_EARLY {
+                live.early.pop_front();
             }
         }
     }
@@ -431,3 +430,59 @@ const MOST_THREADS: usize = 128;
 /// Length, kind, number of live steps.
 const SETUP_BYTES: usize = SETUP_HEAD + 1 + 4;
 const SETUP_HEAD: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use ap_core::id::ProjectId;
+
+    use super::*;
+    use crate::sandbox::{CodeLanguage, CodeUnit};
+
+    #[test]
+    fn a_step_that_was_cancelled_while_it_waited_ends_when_it_is_told_to_go_on() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut host = Wire::new(ours);
+        let engines = Arc::new(Engines::load(4, 4).unwrap());
+        let timer = Arc::new(DeadlineTimer::start(Arc::clone(&engines), 1).unwrap());
+        let local = Thread::all(&engines, &timer, CACHE_BYTES, 1).remove(0);
+        let shared = Arc::new(Shared { engines, timer, live: Mutex::default() });
+        let link = Arc::new(Mutex::new(Wire::new(theirs)));
+        let worker = ThreadOfWorker { local, shared: Arc::clone(&shared), link };
+        thread::Builder::new().stack_size(THREAD_STACK).spawn(move || worker.serve()).unwrap();
+
+        let source = "export const code = async () => {
+            await new Promise((done) => setTimeout(done, 1));
+            while (true) {}
+        };";
+        let unit = CodeUnit::Module { source: source.into(), language: CodeLanguage::JavaScript };
+        let limits = CodeLimits::default().with_timeout(Duration::from_secs(120)).unwrap();
+        let limits = limits.with_cpu_time(Duration::from_secs(120)).unwrap();
+        let frame = message::unit(message::request(to_worker::BEGIN, 7, ProjectId::from_u128(1)), &unit);
+        let frame = frame.bytes(b"{}").bytes(br#"{"run":{"id":"run_1"},"step":{"name":"code"}}"#);
+        let until = Some(Instant::now() + Duration::from_secs(60));
+        host.send(message::conditions(frame, Timestamp::from_micros(0), 1, &limits), until).unwrap();
+        let mut timer = None;
+        loop {
+            let frame = host.receive(1 << 20, until).unwrap();
+            let mut fields = Fields::new(&frame);
+            match fields.u8().unwrap() {
+                to_host::COMPILING | to_host::COMPUTING => {}
+                to_host::START => {
+                    timer = Some(fields.u32().unwrap());
+                    host.send(message::answer(Frame::new(to_worker::ANSWER), &Ok(Vec::new())), until).unwrap();
+                }
+                to_host::WAITING => break,
+                other => panic!("{other}"),
+            }
+        }
+        // Both are under way when the word of the first arrives.
+        shared.cancel(7);
+        let settle = Frame::new(to_worker::SETTLE).u64(7).u32(timer.unwrap());
+        host.send(message::answer(settle, &Ok(Vec::new())), until).unwrap();
+        let ended = host.receive(1 << 20, until).unwrap();
+        assert_eq!(ended.first(), Some(&to_host::ENDED));
+        std::mem::forget(host); // a worker ends its process when its host has gone
+    }
+}
