@@ -5,6 +5,7 @@ use std::future::pending;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ap_core::capability::{HttpError, HttpRequest, HttpResponse};
@@ -15,6 +16,7 @@ use ap_runtime::sandbox::{
     SandboxCapacity, SandboxMode, SandboxStartError, StoreCall, StoreCallError, WasmSandbox,
 };
 use async_trait::async_trait;
+use futures_util::future::{join, join_all};
 use secrecy::SecretString;
 use tokio::time::timeout;
 
@@ -161,12 +163,87 @@ async fn a_step_that_was_given_up_between_two_turns_has_no_other() {
     // Its time comes while the one thread is busy: it is queued.
     let computes = patient(FOREVER);
     let mut computes = sandbox.run(CodeRequest { project: ProjectId::from_u128(3), ..computes });
-    let both = futures_util::future::join(&mut waits, &mut computes);
+    let both = join(&mut waits, &mut computes);
     assert!(timeout(Duration::from_millis(600), both).await.is_err());
     drop(waits);
     drop(computes);
     let one = timeout(Duration::from_secs(20), sandbox.run(patient("return 1;"))).await.unwrap();
     assert_eq!((one.unwrap().value, sandbox.process_ids()), (1.into(), held));
+}
+
+/// Counts the requests that wait here.
+#[derive(Debug, Default)]
+struct Counts(AtomicUsize);
+
+#[async_trait]
+impl CodeHost for Counts {
+    async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        pending().await
+    }
+
+    fn key(&self, _: &str) -> Option<Result<SecretString, HttpError>> {
+        None
+    }
+
+    fn mentions(&self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn placeholders(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
+        NoCodeHost.store(call).await
+    }
+
+    fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+}
+
+#[tokio::test]
+async fn a_worker_survives_that_everybody_gives_up_at_once() {
+    const STEPS: usize = 1_024;
+    let capacity = SandboxCapacity::default().with_live_steps(4 * STEPS).unwrap().with_queue(4 * STEPS).unwrap();
+    let sandbox = ProcessSandbox::start(options().with_workers(1).unwrap().with_capacity(capacity)).unwrap();
+    let held = sandbox.process_ids();
+    for stands_still in [false, true] {
+        let host = Arc::new(Counts::default());
+        let mut request = patient("await fetch('https://a.example/');");
+        request.host = Arc::<Counts>::clone(&host);
+        let mut waiting = join_all((0..STEPS).map(|_| sandbox.run(request.clone())));
+        let until = Instant::now() + Duration::from_secs(60);
+        while host.0.load(Ordering::SeqCst) < STEPS {
+            assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+            assert!(Instant::now() < until, "{:?}", host.0);
+        }
+        if stands_still {
+            kill("-STOP", held[0]);
+        }
+        drop(waiting);
+        if stands_still {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            kill("-CONT", held[0]);
+        }
+        let one = timeout(Duration::from_secs(20), sandbox.run(patient("return 1;"))).await.unwrap();
+        assert_eq!((one.unwrap().value, sandbox.process_ids()), (1.into(), held.clone()));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_keeps_what_it_was_told_to_forget_is_replaced() {
+    let grace = Duration::from_millis(100);
+    let sandbox = ProcessSandbox::start(options().with_workers(1).unwrap().with_grace(grace).unwrap()).unwrap();
+    let held = sandbox.process_ids()[0];
+    let mut waits = sandbox.run(patient(WAITS));
+    assert!(timeout(Duration::from_millis(500), &mut waits).await.is_err());
+    kill("-STOP", held);
+    drop(waits);
+    // Without anybody asking for anything.
+    eventually("it is gone", || is_gone(held)).await;
+    assert_eq!(sandbox.run(patient("return 1;")).await.unwrap().value, 1);
 }
 
 #[tokio::test]

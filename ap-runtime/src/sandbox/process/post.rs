@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio_util::sync::CancellationToken;
 
 use super::message::control;
@@ -46,12 +46,11 @@ enum State {
 /// One worker process.
 pub(super) struct Process {
     child: Mutex<Child>,
-    /// To send on; the watching thread reads.
-    control: UnixStream,
+    /// What it is to be told, and `None` once it has ended.
+    words: mpsc::Sender<Option<Frame>>,
     /// A connection for each thread.
     links: Vec<Mutex<Wire>>,
-    /// Steps it was told to forget and has not yet: until then their instances are there.
-    returning: Mutex<HashMap<u64, (Slot<RemoteThread>, Instant)>>,
+    returning: Mutex<Returning>,
     /// Why it was stopped, if it was.
     stopped_for: Mutex<Option<String>>,
     /// How it ended.
@@ -61,6 +60,20 @@ pub(super) struct Process {
     walls: Walls,
     grace: Duration,
     room: usize,
+}
+
+/// Steps that a worker was told to forget and has not yet: until then their instances are there.
+struct Returning {
+    slots: HashMap<u64, Slot<RemoteThread>>,
+    /// When it last forgot one, or there was none.
+    since: Instant,
+}
+
+/// What the threads that watch a process have of it.
+struct Control {
+    hear: Wire,
+    speak: Wire,
+    words: mpsc::Receiver<Option<Frame>>,
 }
 
 impl Post {
@@ -136,16 +149,16 @@ impl Shared {
         loop {
             let began = Instant::now();
             match Process::start(&self.options) {
-                Ok((process, mut control)) => {
+                Ok((process, control)) => {
                     if !self.occupy(&process) {
                         process.kill("the sandbox was dropped");
-                        process.watch(&mut control);
+                        process.watch(control);
                         return;
                     }
                     if let Some(report) = report.take() {
                         let _ = report.send(Ok(()));
                     }
-                    process.watch(&mut control);
+                    process.watch(control);
                     let how = process.how_it_ended();
                     if !self.vacate() {
                         return;
@@ -211,7 +224,7 @@ impl Shared {
 
 impl Process {
     /// Starts a process and sees its walls up.
-    fn start(options: &ProcessOptions) -> Result<(Arc<Self>, Wire), SandboxStartError> {
+    fn start(options: &ProcessOptions) -> Result<(Arc<Self>, Control), SandboxStartError> {
         let until = Instant::now() + options.start_timeout;
         let (host, worker) = UnixStream::pair().map_err(|error| refused(&error))?;
         let mut command = Command::new(options.program.as_deref().unwrap_or("/proc/self/exe".as_ref()));
@@ -221,14 +234,15 @@ impl Process {
         drop(command); // and with it the worker's end
         let set_up = set_up(host, options.capacity, until);
         match set_up {
-            Ok((control, links, (room, walls))) => {
-                let sending = control.stream().try_clone().map_err(|error| refused(&error));
-                let sending = sending.inspect_err(|_| end(&mut child))?;
+            Ok((hear, links, (room, walls))) => {
+                let speak = hear.stream().try_clone().map_err(|error| refused(&error));
+                let speak = Wire::new(speak.inspect_err(|_| end(&mut child))?);
+                let (words, queued) = mpsc::channel();
                 let process = Self {
                     child: Mutex::new(child),
-                    control: sending,
+                    words,
                     links: links.into_iter().map(Mutex::new).collect(),
-                    returning: Mutex::default(),
+                    returning: Mutex::new(Returning { slots: HashMap::new(), since: Instant::now() }),
                     stopped_for: Mutex::default(),
                     end: Mutex::default(),
                     ended: Condvar::new(),
@@ -237,7 +251,7 @@ impl Process {
                     grace: options.grace,
                     room,
                 };
-                Ok((Arc::new(process), control))
+                Ok((Arc::new(process), Control { hear, speak, words: queued }))
             }
             Err(message) => {
                 end(&mut child);
@@ -281,21 +295,13 @@ impl Process {
 
     /// Ends a step that waits. Its place is free when the worker says so.
     pub(super) fn forget(&self, id: u64, slot: Slot<RemoteThread>) {
-        lock(&self.returning).insert(id, (slot, Instant::now()));
+        lock(&self.returning).expect(id, slot);
         // Nobody would take the place back of a process that has ended by now.
         if self.gone.is_cancelled() {
             self.return_all();
             return;
         }
         self.tell(Frame::new(control::FORGET).u64(id));
-    }
-
-    /// Stops a worker that keeps the places of steps it was told to forget.
-    pub(super) fn check_returns(&self) {
-        let late = |(_, since): &(_, Instant)| since.elapsed() > self.grace;
-        if lock(&self.returning).values().any(late) {
-            self.kill("it did not give up a step that nobody waits for");
-        }
     }
 
     /// Stops the process at once, unless it has ended: its number may be another's by then.
@@ -329,47 +335,105 @@ impl Process {
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// Sends what may never wait: the caller can be anywhere. A worker that does not read is stopped.
+    /// Never waits: the caller can be anywhere.
     fn tell(&self, frame: Frame) {
-        let bytes = frame.into_bytes();
-        let sent = send(&self.control, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-        if sent.ok() != Some(bytes.len()) {
-            self.kill("it did not listen");
-        }
+        let _ = self.words.send(Some(frame)); // one that has ended hears nothing
     }
 
-    /// Reads what the worker says of itself, until it ends; then cleans up after it.
-    fn watch(&self, control: &mut Wire) {
-        let why = loop {
-            match control.receive(MOST_CONTROL, None) {
+    /// Talks with the worker until it ends; then cleans up after it.
+    fn watch(&self, control: Control) {
+        let Control { mut hear, speak, words } = control;
+        thread::scope(|scope| {
+            let speaker = thread::Builder::new().name("ap-code-post-out".to_owned());
+            let why = match speaker.spawn_scoped(scope, move || self.speak(speak, words)) {
+                Ok(_) => self.hear(&mut hear),
+                Err(error) => Some(format!("its thread could not start: {error}")),
+            };
+            if let Some(why) = why {
+                self.kill(&why);
+            }
+            let mut child = lock(&self.child);
+            let _ = child.kill(); // one that only closed its connection
+            let status = child.wait();
+            drop(child);
+            let how = lock(&self.stopped_for).clone().unwrap_or_else(|| described(status));
+            *lock(&self.end) = Some(how);
+            self.ended.notify_all();
+            self.gone.cancel();
+            self.return_all();
+            let _ = self.words.send(None);
+        });
+    }
+
+    /// Reads what the worker says of itself until it ends. Why it has to, if that is not its own doing.
+    fn hear(&self, wire: &mut Wire) -> Option<String> {
+        loop {
+            match wire.receive(MOST_CONTROL, None) {
                 Ok(frame) => {
                     let mut fields = Fields::new(&frame);
                     match (fields.u8(), fields.u64()) {
-                        (Ok(control::FORGOTTEN), Ok(id)) => drop(lock(&self.returning).remove(&id)),
-                        _ => break Some("it said what no worker says".to_owned()),
+                        (Ok(control::FORGOTTEN), Ok(id)) => {
+                            let slot = lock(&self.returning).take(id);
+                            drop(slot); // what waits for it takes locks of its own
+                        }
+                        _ => return Some("it said what no worker says".to_owned()),
                     }
                 }
-                Err(WireError::Closed) => break None,
-                Err(error) => break Some(error.to_string()),
+                Err(WireError::Closed) => return None,
+                Err(error) => return Some(error.to_string()),
             }
-        };
-        if let Some(why) = why {
-            self.kill(&why);
         }
-        let mut child = lock(&self.child);
-        let _ = child.kill(); // one that only closed its connection
-        let status = child.wait();
-        drop(child);
-        let how = lock(&self.stopped_for).clone().unwrap_or_else(|| described(status));
-        *lock(&self.end) = Some(how);
-        self.ended.notify_all();
-        self.gone.cancel();
-        self.return_all();
+    }
+
+    /// Tells the worker what there is to tell. One that does not listen, or keeps steps it was told to forget, is stopped; one
+    /// that is slow with many of them is not.
+    fn speak(&self, mut wire: Wire, words: mpsc::Receiver<Option<Frame>>) {
+        let patience = self.grace.max(LEAST_PATIENCE);
+        loop {
+            let due = lock(&self.returning).since().map(|since| since + patience);
+            let word = match due {
+                Some(due) => words.recv_timeout(due.saturating_duration_since(Instant::now())),
+                None => words.recv().map_err(mpsc::RecvTimeoutError::from),
+            };
+            match word {
+                Ok(Some(frame)) => {
+                    if wire.send(frame, Some(Instant::now() + patience)).is_err() {
+                        return self.kill("it did not listen");
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if lock(&self.returning).since().is_some_and(|since| since.elapsed() >= patience) {
+                        return self.kill("it did not give up a step that nobody waits for");
+                    }
+                }
+                Ok(None) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 
     fn return_all(&self) {
-        let returned = std::mem::take(&mut *lock(&self.returning));
+        let returned = std::mem::take(&mut lock(&self.returning).slots);
         drop(returned);
+    }
+}
+
+impl Returning {
+    fn expect(&mut self, id: u64, slot: Slot<RemoteThread>) {
+        if self.slots.is_empty() {
+            self.since = Instant::now();
+        }
+        self.slots.insert(id, slot);
+    }
+
+    fn take(&mut self, id: u64) -> Option<Slot<RemoteThread>> {
+        let slot = self.slots.remove(&id)?;
+        self.since = Instant::now();
+        Some(slot)
+    }
+
+    /// Since when none was forgotten, if any is to be.
+    fn since(&self) -> Option<Instant> {
+        (!self.slots.is_empty()).then_some(self.since)
     }
 }
 
@@ -497,5 +561,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_FAREWELL: Duration = Duration::from_millis(500);
 /// How long the system may take to end a process.
 const LONGEST_END: Duration = Duration::from_secs(2);
+/// A worker has more to do than to listen.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const MOST_CONTROL: usize = 16 << 10;
 const MOST_THREADS: usize = 128;

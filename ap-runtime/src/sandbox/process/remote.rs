@@ -255,9 +255,6 @@ impl Place for There {
     type Ticket = Arc<Ticket>;
 
     fn ticket(&self) -> Arc<Ticket> {
-        if let Some(process) = self.post.present() {
-            process.check_returns();
-        }
         Arc::new(Ticket { id: next_id(), cancelled: AtomicBool::new(false), at: Mutex::default() })
     }
 

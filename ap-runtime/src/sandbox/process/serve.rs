@@ -188,7 +188,8 @@ impl Shared {
             match (fields.u8(), fields.u64()) {
                 (Ok(control::CANCEL), Ok(id)) => self.cancel(id),
                 (Ok(control::FORGET), Ok(id)) => {
-                    drop(self.lock().waiting.remove(&id));
+                    let step = self.lock().waiting.remove(&id);
+                    drop(step); // cleaning its instance takes a while, and nobody else has to wait for that
                     control.send(Frame::new(control::FORGOTTEN).u64(id), None).map_err(io::Error::other)?;
                 }
                 _ => return Err(io::Error::other("an unknown message")),
