@@ -315,7 +315,6 @@ fn read_console(fields: &mut Fields<'_>, most_bytes: usize) -> Result<Vec<Consol
 
 fn failure(frame: Frame, error: &CodeError) -> Frame {
     match error {
-        CodeError::Busy => frame.u8(0),
         CodeError::InvalidParams { message } => frame.u8(1).bytes(message.as_bytes()),
         CodeError::CpuTime { .. } => frame.u8(2),
         CodeError::FuelExhausted { .. } => frame.u8(3),
@@ -335,16 +334,17 @@ fn failure(frame: Frame, error: &CodeError) -> Frame {
         CodeError::Unsettled => frame.u8(14),
         CodeError::Trap { message } => frame.u8(15).bytes(message.as_bytes()),
         CodeError::Bug { message } | CodeError::WorkerLost { how: message } => frame.u8(16).bytes(message.as_bytes()),
-        // A worker can do everything.
+        // A worker can do everything, and what it was given has begun.
         CodeError::Unsupported { what } => frame.u8(16).bytes(what.as_bytes()),
+        CodeError::Busy => frame.u8(16).bytes(b"a worker was busy"),
     }
 }
 
-/// Limits in an error are those of the request, whatever the worker says.
+/// Limits in an error are those of the request, whatever the worker says. It cannot say that a step has not begun or is to be
+/// tried again: only its host knows that.
 fn read_failure(fields: &mut Fields<'_>, limits: &CodeLimits) -> Result<CodeError, Malformed> {
     let text = |fields: &mut Fields<'_>| fields.text(MOST_TEXT_BYTES).map(str::to_owned);
     Ok(match fields.u8()? {
-        0 => CodeError::Busy,
         1 => CodeError::InvalidParams { message: text(fields)? },
         2 => CodeError::CpuTime { limit: limits.cpu_time() },
         3 => match limits.metering() {

@@ -215,7 +215,6 @@ fn every_error_arrives_as_it_was_with_the_limits_of_the_request() {
     let place = Some(SourcePlace { line: 3, column: 7 });
     let text = || "text".to_owned();
     for error in [
-        CodeError::Busy,
         CodeError::InvalidParams { message: text() },
         CodeError::CpuTime { limit: limits.cpu_time() },
         CodeError::FuelExhausted { limit: 1_000 },
@@ -235,6 +234,10 @@ fn every_error_arrives_as_it_was_with_the_limits_of_the_request() {
         CodeError::Bug { message: text() },
     ] {
         assert_eq!(through(&Err(error.clone())), Some(Err(error)));
+    }
+    // Of a step that has begun nobody may say that it can begin again.
+    for error in [CodeError::Busy, CodeError::WorkerLost { how: text() }] {
+        assert!(matches!(through(&Err(error.clone())), Some(Err(CodeError::Bug { .. }))), "{error}");
     }
 }
 
@@ -370,6 +373,7 @@ fn hostile_worker() {
         "invents fuel" => vec![ended(Written { fuel: Some(1), ..quiet })],
         "passes nine arguments" => vec![Frame::new(to_host::CALL).u32(9).u8(9)],
         "cuts a call short" => vec![Frame::new(to_host::CALL).u32(9).u8(1).u32(1 << 20)],
+        "says it did not begin" => vec![Frame::new(to_host::ENDED).u8(1).u8(0)],
         "throws what is no text" => vec![Frame::new(to_host::ENDED).u8(1).u8(15).bytes(&[0xff, 0xfe])],
         "calls without end" => {
             (0..200).map(|_| message::call(Frame::new(to_host::CALL), 9, Some(&[b"https://a.example/"]))).collect()
@@ -445,6 +449,7 @@ async fn workers_that_mean_harm_harm_nobody() {
         ("invents fuel", "broke the rules"),
         ("passes nine arguments", "broke the rules"),
         ("cuts a call short", "broke the rules"),
+        ("says it did not begin", "broke the rules"),
         ("throws what is no text", "broke the rules"),
         ("calls without end", "broke the rules"),
         ("starts without end", "broke the rules"),
