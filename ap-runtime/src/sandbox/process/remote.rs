@@ -55,8 +55,8 @@ pub(super) struct RemoteStep {
     turn_began: Instant,
     /// It has not had a turn yet.
     is_new: bool,
-    /// Which limit on calls ended it.
-    exceeded: Option<(&'static str, usize)>,
+    /// Why it was told to stop when it asked for something.
+    stopped_for: Option<CodeError>,
     /// Until it has ended.
     slot: Option<Slot<RemoteThread>>,
 }
@@ -152,6 +152,9 @@ impl RemoteStep {
             let mut fields = Fields::new(&frame);
             match fields.u8()? {
                 kind @ (to_host::CALL | to_host::START) => {
+                    if self.stopped_for.is_some() {
+                        return Err(Failure::Broken); // a guest that was stopped calls no more
+                    }
                     if Instant::now() > until {
                         return Err(Failure::Late); // by then it asks for nothing
                     }
@@ -195,22 +198,25 @@ impl RemoteStep {
         Ok(started.map(|()| Ok(Vec::new())))
     }
 
+    /// What the worker gets. What a step could not hold is not sent: that ends the step, and would end the worker.
     fn answer(&mut self, answered: Result<HostAnswer, Interrupt>) -> Result<Frame, Failure> {
         let frame = Frame::new(to_worker::ANSWER);
-        match answered {
-            Ok(answer) => Ok(message::answer(frame, &answer)),
-            Err(Interrupt::HostCalls { what, limit }) if self.exceeded.is_none() => {
-                self.exceeded = Some((what, limit));
-                Ok(frame.u8(message::STOPPED))
-            }
-            // A guest that was stopped calls no more.
-            Err(_) => Err(Failure::Broken),
-        }
+        let why = match answered {
+            Ok(answer) => match fits(length(&answer), &self.limits) {
+                Ok(()) => return Ok(message::answer(frame, &answer)),
+                Err(error) => error,
+            },
+            Err(Interrupt::HostCalls { what, limit }) => CodeError::HostCallLimit { what, limit },
+            Err(_) => return Err(Failure::Broken),
+        };
+        self.stopped_for = Some(why);
+        Ok(frame.u8(message::STOPPED))
     }
 
+    /// The error of a step that was stopped, as its host knows it.
     fn with_limit(&self, error: CodeError) -> CodeError {
-        match (error, self.exceeded) {
-            (CodeError::HostCallLimit { .. }, Some((what, limit))) => CodeError::HostCallLimit { what, limit },
+        match (error, &self.stopped_for) {
+            (CodeError::HostCallLimit { .. }, Some(why)) => why.clone(),
             (error, _) => error,
         }
     }
@@ -306,7 +312,7 @@ impl Place for There {
             cpu_left: limits.cpu_time(),
             turn_began: Instant::now(),
             is_new: true,
-            exceeded: None,
+            stopped_for: None,
             slot: Some(slot),
         };
         let turn = thread.turn(&mut step, frame);
@@ -317,9 +323,8 @@ impl Place for There {
         if Self::is_cancelled(&step.ticket) {
             return Turn::Ended(Err(CodeError::Busy)); // nobody waits for it
         }
-        let (Ok(bytes) | Err(bytes)) = &answer;
         // What does not fit ends the step, and its instance goes with it.
-        if let Err(error) = fits(bytes.len(), &step.limits) {
+        if let Err(error) = fits(length(&answer), &step.limits) {
             return Turn::Ended(Err(error));
         }
         let frame = Frame::new(to_worker::SETTLE).u64(step.ticket.id).u32(id);
@@ -396,6 +401,11 @@ impl Drop for RemoteStep {
 /// Waits until a compiler is done: a worker says nothing else in between.
 fn compiled(link: &mut Wire, until: Instant) -> Result<(), Failure> {
     if link.receive(1, Some(until))? == [to_host::COMPUTING] { Ok(()) } else { Err(Failure::Broken) }
+}
+
+fn length(answer: &HostAnswer) -> usize {
+    let (Ok(bytes) | Err(bytes)) = answer;
+    bytes.len()
 }
 
 /// Whether input can fit the memory of a step at all. The engine refuses it else, in the same words.

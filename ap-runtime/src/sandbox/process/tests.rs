@@ -13,7 +13,7 @@ use std::{env, fs, io, net, process, thread};
 use ap_core::time::Timestamp;
 use proptest::prelude::*;
 
-use super::message::{self, Begin, control, to_host};
+use super::message::{self, Begin, control, to_host, to_worker};
 use super::walls::{self, Landlock};
 use super::wire::{Fields, Frame, Wire, WireError};
 use super::*;
@@ -295,6 +295,34 @@ fn a_request_arrives_as_it_was() {
     assert_eq!((&*source, language), ("export default 1", CodeLanguage::TypeScript));
 }
 
+#[test]
+fn the_longest_messages_are_as_long_as_the_other_side_takes() {
+    let limits = CodeLimits::default().with_output_bytes(16 << 20).unwrap().with_console_bytes(1 << 20).unwrap();
+    assert!(
+        limits.clone().with_output_bytes((16 << 20) + 1).is_err()
+            && limits.clone().with_console_bytes((1 << 20) + 1).is_err()
+    );
+    // Empty lines take the most room on the way.
+    let console = vec![line(""); limits.console_bytes()];
+    let written = Written { value: vec![b' '; limits.output_bytes()], console, console_truncated: false, fuel: None };
+    let ended = message::ended(Frame::new(to_host::ENDED), &Ok(written)).payload();
+    assert!(ended.len() <= MOST_TO_HOST && message::read_ended(Fields::new(&ended[1..]), &limits).is_ok());
+    let longest = vec![0; MOST_CALL_BYTES];
+    let arguments: Vec<_> = [&longest[..]].into_iter().chain([&b""[..]; 7]).collect();
+    let call = message::call(Frame::new(to_host::START).u32(1), 33, Some(&arguments)).payload();
+    assert!(call.len() <= MOST_TO_HOST && message::read_call(Fields::new(&call[5..])).is_ok());
+
+    let (memory, source) =
+        (limits.memory_bytes(), "x".repeat(limits.with_source_bytes(1 << 20).unwrap().source_bytes()));
+    assert_eq!(memory, MAX_MEMORY_BYTES);
+    let answer = message::answer(Frame::new(to_worker::SETTLE).u64(1).u32(1), &Ok(vec![0; memory])).payload();
+    let unit = CodeUnit::Module { source: source.into(), language: CodeLanguage::JavaScript };
+    let begin = message::unit(message::request(to_worker::BEGIN, 1, ProjectId::from_u128(1)), &unit);
+    let begin = begin.bytes(&vec![0; memory]).bytes(b"");
+    let begin = message::conditions(begin, Timestamp::from_micros(0), 1, &CodeLimits::default()).payload();
+    assert!(answer.len() <= MOST_TO_WORKER && begin.len() <= MOST_TO_WORKER);
+}
+
 proptest! {
     #[test]
     fn arbitrary_frames_never_panic_and_claim_no_memory(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -385,6 +413,16 @@ fn hostile_worker() {
         "starts without end" => {
             (0..400).map(|id| message::call(Frame::new(to_host::START).u32(id), 32, Some(&[b"60000"]))).collect()
         }
+        "asks for more than a step can hold" | "asks for more than a step can hold and goes on" => {
+            let options = br#"{"algorithm":"aes-256-ctr"}"#;
+            let data = vec![0; 5 << 20];
+            let arguments = [&options[..], &[1; 32], &[2; 16], &[], &data, &[]];
+            link.send(message::call(Frame::new(to_host::CALL), 5, Some(&arguments)), None).unwrap();
+            assert_eq!(link.receive(usize::MAX, None).unwrap(), [to_worker::ANSWER, message::STOPPED]);
+            let again = message::call(Frame::new(to_host::CALL), 9, Some(&[b"https://a.example/"]));
+            let goes_on = behaviour.ends_with("on");
+            vec![if goes_on { again } else { Frame::new(to_host::ENDED).u8(1).u8(4) }]
+        }
         other => panic!("{other}"),
     };
     for frame in frames {
@@ -425,7 +463,13 @@ async fn workers_that_mean_harm_harm_nobody() {
         context: "{}".into(),
         now: Timestamp::from_micros(0),
         seed: [1; 32],
-        limits: CodeLimits::default().with_timeout(Duration::from_millis(300)).unwrap().with_host_calls(100).unwrap(),
+        limits: CodeLimits::default()
+            .with_timeout(Duration::from_millis(300))
+            .unwrap()
+            .with_host_calls(100)
+            .unwrap()
+            .with_memory_bytes(4 << 20)
+            .unwrap(),
         host: Arc::new(NoCodeHost),
     };
     for (behaviour, told) in [
@@ -454,6 +498,8 @@ async fn workers_that_mean_harm_harm_nobody() {
         ("calls without end", "broke the rules"),
         ("starts without end", "broke the rules"),
         ("asks and does not listen", "time limit"),
+        ("asks for more than a step can hold", "memory limit"),
+        ("asks for more than a step can hold and goes on", "broke the rules"),
     ] {
         let sandbox = start(behaviour);
         let began = Instant::now();
