@@ -79,6 +79,10 @@ pub fn serve_if_worker() {
 /// step's randomness. [`walls`](Self::walls) tells what the kernel enforces; see [`Walls`] for what it must. Projects that
 /// share a worker are kept apart by WebAssembly, as in one process.
 ///
+/// A worker that is broken into can take much memory: its own limit lets every step it may hold have as much as steps may have,
+/// which is about 35 GiB with the default capacity. Bound host and workers together with what the system has for that, such as
+/// `memory.max` of a cgroup or `MemoryMax` of systemd. When that is used up, the kernel ends workers before the host.
+///
 /// # Examples
 /// ```no_run
 /// # use ap_runtime::sandbox::process::{ProcessOptions, ProcessSandbox};
