@@ -145,8 +145,9 @@ impl ProcessOptions {
         self
     }
 
-    /// Sets how much later than a step must have ended its worker has to say so. One that does not is stopped, and the step
-    /// ends as [`CodeError::Timeout`].
+    /// Sets how much later than a step must have ended its worker has to say so, or than its host has answered, which may take
+    /// longer than the step. One that does not is stopped, and the step ends as [`CodeError::Timeout`]. One that does not
+    /// listen, or goes on keeping steps that nobody waits for, is stopped after the same time, but not within a second.
     ///
     /// Default: 5 s. Accepted: 100 ms to 1 min.
     ///
