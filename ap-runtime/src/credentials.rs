@@ -406,6 +406,12 @@ impl CredentialLoader {
         self.seen.iter().filter(|seen| self.names(seen, step, input)).map(|seen| seen.id).collect()
     }
 
+    /// As [`CredentialLoader::named`], those that are for `piece`.
+    pub(crate) fn named_for(&self, piece: &str, step: &str, input: &Value) -> BTreeSet<ConnectionId> {
+        let serves = |seen: &&Seen| seen.serves(piece) && self.names(seen, step, input);
+        self.seen.iter().filter(serves).map(|seen| seen.id).collect()
+    }
+
     fn names(&self, seen: &Seen, step: &str, input: &Value) -> bool {
         let step = self.flow.as_ref().and_then(|flow| Some((flow, flow.step(step)?)));
         let mut read = step.map(|(flow, step)| flow.connections_of(&step.name)).unwrap_or_default().iter();

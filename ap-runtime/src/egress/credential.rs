@@ -186,8 +186,8 @@ impl RunCredentials {
     }
 
     /// Puts the secrets in: those of [`PreparedRequest::credential`] wherever its connection places them, those of
-    /// placeholders inside header values, query values and strings of a JSON body where the connection declares exactly
-    /// that place. Placeholders of other runs are text like any other.
+    /// placeholders inside header values (also of basic authentication, in base64), query values and strings of a JSON body where
+    /// the connection declares exactly that place. Placeholders of other runs are text like any other.
     ///
     /// After an error the request must not be sent.
     ///
@@ -198,6 +198,7 @@ impl RunCredentials {
         self.refuse_unusable(request)?;
         self.refuse_elsewhere(request)?;
         self.fill_headers(request, &mut uses)?;
+        self.fill_basic(request, &mut uses)?;
         self.fill_query(request, &mut uses)?;
         self.fill_body(request, &mut uses)?;
         if let Some(text) = request.credential.take() {

@@ -31,6 +31,7 @@ pub mod objects;
 #[cfg(feature = "sql")]
 pub mod sql;
 
+mod basic;
 mod capability;
 #[cfg(feature = "tls")]
 mod connect;
@@ -51,6 +52,7 @@ mod server;
 mod sign;
 #[cfg(feature = "tls")]
 mod tls;
+pub(crate) use self::basic::pair_in as basic_pair_in;
 pub use self::capability::Egress;
 #[cfg(feature = "tls")]
 pub use self::tls::TlsSetupError;

@@ -6,6 +6,7 @@ use ap_core::{capability::HttpError, id::ConnectionId};
 use ap_crypto::placeholder::find_placeholders;
 
 use super::{
+    basic::pair_in,
     credential::{CredentialUse, PreparedRequest, RunConnection, RunCredentials, refuse},
     place::percent_decoded,
 };
@@ -52,8 +53,10 @@ impl RunCredentials {
             return Ok(());
         }
         let url = percent_decoded(request.url.as_url().as_str());
-        let headers = request.headers.values().filter_map(|value| value.to_str().ok());
+        let headers = || request.headers.values().filter_map(|value| value.to_str().ok());
         let body = request.body.as_deref().and_then(|body| std::str::from_utf8(body).ok());
+        let basic: Vec<_> = headers().filter_map(pair_in).collect();
+        let headers = headers().chain(basic.iter().map(String::as_str));
         let mut texts = headers.chain([url.as_str()]).chain(request.credential.as_deref()).chain(body);
         texts.find_map(|text| self.unusable_in(text)).map_or(Ok(()), Err)
     }
@@ -73,8 +76,8 @@ impl RunCredentials {
             return Ok(());
         }
         Err(refuse(format!(
-            "connection `{name}` is used by a step that does not name it: write `{{{{connections.{name}}}}}` in the parameters of \
-             this step, so that the audit trail can say so before it is used"
+            "connection `{name}` is not one that this step may use: write `{{{{connections.{name}}}}}` in the parameters of this \
+             step, so that the audit trail says so before it is used, and let the connection be for the step's piece"
         )))
     }
 }
@@ -82,6 +85,7 @@ impl RunCredentials {
 #[cfg(test)]
 mod tests {
     use ap_core::{connection::Placement, time::Timestamp};
+    use base64::{Engine, engine::general_purpose::STANDARD};
     use bytes::Bytes;
     use http::Method;
 
@@ -124,7 +128,7 @@ mod tests {
         assert!(refused.contains("write `{{connections.api}}` in the parameters"), "{refused}");
         let mut whole = request(api, "none", "");
         (whole.credential, whole.headers) = (Some(placeholder('w')), http::HeaderMap::new());
-        assert!(applied(&nothing, whole).expect_err("not named").contains("does not name it"));
+        assert!(applied(&nothing, whole).expect_err("not named").contains("not one that this step may use"));
         // What it may not use is masked all the same, and refused where no secret may be.
         assert!(nothing.mentioned_in(&text) && !nothing.redactor().is_empty());
     }
@@ -141,6 +145,7 @@ mod tests {
                 request(&format!("https://api.example/?q={text}"), "x", ""),
                 request(&format!("https://api.example/{encoded}"), "x", ""),
                 request("https://api.example/", "x", &format!("<{text}>")),
+                request("https://api.example/", &format!("Basic {}", STANDARD.encode(format!("x:{text}"))), ""),
                 PreparedRequest { credential: Some(text.clone()), ..request("https://api.example/", "x", "") },
             ] {
                 assert!(applied(&run, request).expect_err("unusable").contains("the manager is away"));

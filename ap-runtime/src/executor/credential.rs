@@ -79,12 +79,14 @@ impl Driver {
                 return attempt::action(&kernel, &flow, (&call, place, values), &loader.current()).await;
             }
             // What the audit says.
-            let named = loader.named(call.step.as_str(), &call.input);
-            let ready = if script::source_of(&flow, &call).is_some() {
-                loader.ready_for_script(&kernel, &keys, (call.step.as_str(), &call.input)).await
+            let step = call.step.as_str();
+            let (named, ready) = if script::source_of(&flow, &call).is_some() {
+                let named = loader.named(step, &call.input);
+                (named, loader.ready_for_script(&kernel, &keys, (step, &call.input)).await)
             } else {
-                let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
-                loader.ready(&kernel, &keys, (piece, &call.input)).await
+                let piece = piece_of(&flow, step).unwrap_or_default();
+                let named = loader.named_for(piece, step, &call.input);
+                (named, loader.ready(&kernel, &keys, (piece, &call.input)).await)
             };
             match ready {
                 Ok(credentials) => {

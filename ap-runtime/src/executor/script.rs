@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::values::StepValues;
 use crate::{
-    egress::credential::RunCredentials,
+    egress::{basic_pair_in, credential::RunCredentials},
     engine::{ActionCall, AttemptOutcome, CodeCall},
     kernel::Kernel,
     sandbox::{
@@ -149,6 +149,8 @@ impl CodeHost for RunCodeHost {
     async fn fetch(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let headers = request.headers.iter().flat_map(|(name, value)| [name.as_str(), value]);
         let body = request.body.as_deref().map(String::from_utf8_lossy);
+        let basic: Vec<_> = request.headers.iter().filter_map(|(_, value)| basic_pair_in(value)).collect();
+        let headers = headers.chain(basic.iter().map(String::as_str));
         let texts = headers.chain([request.url.as_str()]).chain(body.as_deref());
         if let Some(name) = texts.filter_map(|text| self.credentials.not_for(FETCH_PIECE, text)).next() {
             let reason = format!("connection `{name}` is not for `{FETCH_PIECE}`, which is what `fetch` counts as");

@@ -152,7 +152,13 @@ impl ProjectSession {
             StepTrial::Decided(_) => None,
         };
         let uses = match &trial {
-            StepTrial::Action(call) => loader.named(call.step.as_str(), &call.input),
+            StepTrial::Action(call) if executor::script_of(&flow, call).is_some() => {
+                loader.named(call.step.as_str(), &call.input)
+            }
+            StepTrial::Action(call) => {
+                let piece = piece_of(&flow, call.step.as_str()).unwrap_or_default();
+                loader.named_for(piece, call.step.as_str(), &call.input)
+            }
             StepTrial::Code(call) => loader.named(call.path.step_name(), &call.params),
             StepTrial::Decided(_) => BTreeSet::new(),
         };
