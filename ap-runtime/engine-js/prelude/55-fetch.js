@@ -114,6 +114,12 @@ function extractBody(body) {
     if (body instanceof URLSearchParams)
       return { bytes: utf8Bytes(body.toString()), type: "application/x-www-form-urlencoded;charset=UTF-8" };
     if (isBlob(body)) return { bytes: blobBytes(body), type: body.type || null };
+    if (isBodyStream(body)) return { bytes: streamBytes(body), type: null };
+    if (typeof body[ASYNC_ITERATOR] === "function" || typeof body.getReader === "function" || typeof body.pipe === "function")
+      throw new TypeErrorClass(
+        "a body in a code step is text, bytes, a Blob, a FormData, a URLSearchParams or the `body` of a request or response; " +
+          "read another stream first, and pass what it gave: for await (const chunk of stream) chunks.push(chunk)",
+      );
     if (body instanceof FormData) {
       const boundary = `----formdata-${toHex(randomValues(12))}`;
       return { bytes: encodeForm(body, boundary), type: `multipart/form-data; boundary=${boundary}` };
@@ -180,11 +186,16 @@ class ReadableBody {
   constructor(take) {
     this.#take = take;
   }
+  static {
+    isBodyStream = (value) => #take in value;
+    streamBytes = (stream) => copyOf(stream.#take());
+  }
   get locked() {
     return this.#locked;
   }
   getReader() {
     if (this.#locked) throw new TypeErrorClass("ReadableStream is locked");
+    this.#locked = true;
     let done = false;
     const take = () => {
       this.#locked = false;
@@ -213,6 +224,7 @@ class ReadableBody {
     if (bytes.length > 0) yield bytes;
   }
 }
+var isBodyStream, streamBytes;
 defineProperty(ReadableBody.prototype, TAG, { value: "ReadableStream", configurable: true });
 
 const REDIRECTS = ["follow", "error", "manual"];
@@ -407,11 +419,26 @@ for (const [Class, name] of [
 ])
   webInterface(Class, name);
 
+// The host writes the length itself, of what it sends. One that was given must be right, as in Node.
+function withoutLength(headers, bytes) {
+  const length = bytes === null ? 0 : bytes.length;
+  const others = [];
+  for (const header of headers) {
+    if (header[0] !== "content-length") push(others, header);
+    else if (header[1] !== StringOf(length))
+      throw new TypeErrorClass(
+        `fetch failed: the header Content-Length says ${header[1]}, and the body has ${length} bytes; leave the header out`,
+      );
+  }
+  return others;
+}
+
 async function fetch(input, init = undefined) {
   const request = new Request(input, init);
   const signal = requestSignal(request);
   if (signal?.aborted) throw signal.reason;
-  const head = toJson({ url: request.url, method: request.method, headers: [...request.headers], redirect: request.redirect });
+  const headers = withoutLength([...request.headers], bodyBytes(request));
+  const head = toJson({ url: request.url, method: request.method, headers, redirect: request.redirect });
   const call = [undefined, FETCH, head];
   if (bodyBytes(request) !== null) call[3] = takeBody(request);
   return new PromiseClass((resolve, reject) => {

@@ -44,7 +44,9 @@ const nodeCrypto = {
 
 {
   const withIv = (name) => `it makes a weak key and repeats the IV; use crypto.${name}(algorithm, key, crypto.randomBytes(16))`;
-  const signing = "only secret keys are; a connection can sign requests (JWT, HMAC, AWS Signature 4) without showing its key";
+  const signing =
+    "only secret keys are; a step of the piece `http` sends requests that a connection signs (JWT, HMAC, AWS Signature 4), without " +
+    "showing its key";
   const absent = {
     createCipher: withIv("createCipheriv"),
     createDecipher: "use crypto.createDecipheriv(algorithm, key, iv) with the IV that was kept with the message",

@@ -134,6 +134,60 @@ async fn every_kind_of_body_is_sent() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_response_is_sent_on() {
+    let sent = "const got = await (await fetch('https://a.example/', init)).json(); return [got.body, got.headers, source.bodyUsed];";
+    for source in [
+        "new Response(new Uint8Array([65, 255]))",
+        "new Request('https://b.example/', { method: 'PUT', body: 'A\\u00ff' })",
+    ] {
+        let code =
+            format!("const source = {source}, init = {{ method: 'POST', body: source.body, duplex: 'half' }}; {sent}");
+        let body = if source.contains("Uint8Array") { "A\u{ff}" } else { "A\u{c3}\u{bf}" };
+        gives(&code, json!([body, [], true])).await;
+    }
+    gives(
+        "const source = await fetch('https://a.example/x'); const copy = new Response(source.body); return (await copy.json()).url;",
+        json!("https://a.example/x"),
+    )
+    .await;
+    for (body, says) in [
+        ("(async function* () { yield 'a'; })()", "read another stream first"),
+        ("{ getReader() {} }", "read another stream first"),
+        ("{ pipe() {} }", "read another stream first"),
+        ("used.body", "already been read"),
+        ("locked.body", "already been read"),
+    ] {
+        let code = format!(
+            "const used = new Response('x'), locked = new Response('y'); await used.text(); locked.body.getReader();
+             await fetch('https://a.example/', {{ method: 'POST', body: {body} }});"
+        );
+        let (name, message, _) = thrown_by(&code).await;
+        assert!(name == "TypeError" && message.contains(says), "{body}: {name} {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_is_given_must_be_right() {
+    for init in [
+        "{ method: 'POST', body: 'é', headers: { 'Content-Length': '2', a: 'b' } }",
+        "{ headers: { 'content-length': 0, a: 'b' } }",
+    ] {
+        let code = format!(
+            "const got = await (await fetch('https://a.example/', {init})).json(); return got.headers.map(([name]) => name);"
+        );
+        let expected = if init.contains("POST") { json!(["a", "content-type"]) } else { json!(["a"]) };
+        gives(&code, expected).await;
+    }
+    for length in ["1", "2, 2", "02", "x"] {
+        let (name, message, _) = thrown_by(&format!(
+            "await fetch('https://a.example/', {{ method: 'POST', body: 'é', headers: {{ 'Content-Length': '{length}' }} }});"
+        ))
+        .await;
+        assert!(name == "TypeError" && message.contains("the body has 2 bytes"), "{length}: {name} {message}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_requested_is_refused_before_the_host_sees_it() {
     for wrong in [
         "'/relative'",

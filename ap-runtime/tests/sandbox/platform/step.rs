@@ -88,9 +88,9 @@ async fn functions_of_crypto_that_are_not_there_say_what_to_use() {
     for (name, advice) in [
         ("createCipher", "createCipheriv"),
         ("createDecipher", "createDecipheriv"),
-        ("createSign", "connection can sign"),
-        ("publicEncrypt", "connection can sign"),
-        ("generateKeyPairSync", "connection can sign"),
+        ("createSign", "that a connection signs"),
+        ("publicEncrypt", "that a connection signs"),
+        ("generateKeyPairSync", "that a connection signs"),
     ] {
         let (_, message, _) = thrown(run_body(&format!("require('crypto').{name}('aes-256-cbc', 'key');")).await);
         assert!(message.contains(advice), "{message}");
