@@ -339,10 +339,8 @@ impl RunHttp {
                 continue;
             }
             let mut response = self.read(response, &method, limit_bytes, redactor).await?;
-            if hop.number() > 0 {
-                let redactor = if shared.scrub { redactor } else { &Redactor::default() };
-                response.redirected_to = Some(redactor.redact_str(hop.url().as_url().as_str()).into_owned());
-            }
+            let place = (hop.number() > 0).then(|| redactor.redact_str(hop.url().as_url().as_str()));
+            response.redirected_to = place.map(Cow::into_owned);
             return Ok(response);
         }
     }
