@@ -408,10 +408,9 @@ impl RunHttp {
         let body = match redactor.redact_bytes(&body) {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(masked) => {
-                // It would say how long what was masked is.
-                for size in [header::CONTENT_LENGTH, header::CONTENT_RANGE] {
-                    response.headers_mut().remove(size);
-                }
+                // They would say how long what was masked is.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+                response.headers_mut().remove(header::CONTENT_RANGE);
                 Bytes::from(masked)
             }
         };
@@ -419,8 +418,7 @@ impl RunHttp {
             let value = redactor.redact_bytes(value.as_bytes());
             (redactor.redact_str(name.as_str()).into_owned(), String::from_utf8_lossy(&value).into_owned())
         });
-        let headers = headers.collect();
-        Ok(HttpResponse { status: response.status().as_u16(), headers, body, redirected_to: None })
+        Ok(HttpResponse { status: response.status().as_u16(), headers: headers.collect(), body, redirected_to: None })
     }
 }
 
