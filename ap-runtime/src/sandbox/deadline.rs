@@ -1,8 +1,9 @@
 //! Stopping steps at their deadline, to a fraction of a millisecond.
 //!
-//! Compiled guest code compares its engine's epoch with its store's at every loop and call. One thread sleeps until the
-//! earliest deadline and then advances the epoch; each running step then looks at its own clock.
+//! Compiled guest code compares its engine's epoch with its store's at every loop and call. One thread sleeps until shortly
+//! before the earliest deadline, looks at the clock until then, and advances the epoch; each running step then looks at its own clock.
 
+use std::hint;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -111,13 +112,22 @@ impl Shared {
             if schedule.take_due(now) {
                 engines.increment_epoch();
             }
-            schedule.wakes_at = schedule.next();
-            schedule = match schedule.wakes_at {
-                None => self.changed.wait(schedule).unwrap_or_else(PoisonError::into_inner),
-                Some(wakes_at) => {
+            let next = schedule.next();
+            schedule.wakes_at = next.map(|at| at.checked_sub(LEAD).unwrap_or(at));
+            schedule = match (schedule.wakes_at, next) {
+                (Some(wakes_at), Some(next)) if now >= wakes_at => {
+                    // The system wakes threads too late by more than what is left.
+                    drop(schedule);
+                    while Instant::now() < next {
+                        hint::spin_loop();
+                    }
+                    self.lock()
+                }
+                (Some(wakes_at), _) => {
                     let wait = self.changed.wait_timeout(schedule, wakes_at.saturating_duration_since(now));
                     wait.unwrap_or_else(PoisonError::into_inner).0
                 }
+                (None, _) => self.changed.wait(schedule).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
@@ -141,6 +151,9 @@ impl Schedule {
         self.deadlines.iter().flatten().chain(&self.once).min().copied()
     }
 }
+
+/// How long before a deadline the timer is awake.
+const LEAD: Duration = Duration::from_micros(150);
 
 /// How much later the epoch advances again.
 const AGAIN: Duration = Duration::from_millis(5);
