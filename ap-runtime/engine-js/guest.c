@@ -6,6 +6,16 @@
 //
 // Everything the guest can reach outside its memory is the six imports below. The host trusts none of their arguments.
 
+#include <stdint.h>
+
+// What the snapshot holds lives as long as the instance: its reference counts are neither kept nor looked at (the build has
+// `JS_REF_COUNT` ask here), its blocks never freed, and the collector does not walk it; what it refers to is kept. So a step
+// writes to its pages only where it changes an object. The counter stands for all of theirs: it is far from 1, which says that
+// something may be changed in place, and from what as many references as fit the memory add or take away.
+static const char *immortal_end; // NULL until the snapshot is complete
+static int immortal_ref_count;
+#define IS_IMMORTAL(at) ((const char *)(at) < immortal_end)
+
 // Has the engine ask for each block by itself (see `block_malloc`) instead of keeping a page of 4 KiB for each size of block: a
 // step would touch as many pages as it has sizes.
 #define __SANITIZE_ADDRESS__ 1
@@ -528,14 +538,26 @@ static void *tidy_realloc(void *opaque, void *at, size_t size) {
 // The engine's memory. Small blocks are cut one after the other from large pieces, whatever their size, and wait in a list of
 // their size once they are freed: what a step allocates lies side by side, on few pages. Four bytes before a block say how many
 // steps of eight bytes it takes with them, and zero that it came from `malloc` by itself, its size before that.
-#define LARGEST_SMALL 256
+#define LARGEST_SMALL 2048
 #define PIECE (64 << 10)
 
 struct freed {
     struct freed *next;
 };
-static struct freed *freed[LARGEST_SMALL / 8 + 1];
+#define FREED_BYTES ((LARGEST_SMALL / 8 + 1) * sizeof(struct freed *))
+static struct freed **freed; // by steps
 static char *piece, *piece_end;
+
+// Begins with nothing in it but a piece, whose first bytes are the lists.
+static char *new_heap(void) {
+    char *heap = malloc(PIECE);
+    if (!heap)
+        __builtin_trap();
+    freed = memset(heap, 0, FREED_BYTES);
+    piece = heap + (FREED_BYTES + 7) / 8 * 8 + 4; // blocks begin at multiples of eight
+    piece_end = heap + PIECE;
+    return heap;
+}
 
 static uint32_t *steps_of(const void *at) { return (uint32_t *)at - 1; }
 
@@ -577,7 +599,7 @@ static void *block_malloc(void *opaque, size_t size) {
 }
 
 static void block_free(void *opaque, void *at) {
-    if (!at)
+    if (!at || IS_IMMORTAL(at))
         return;
     uint32_t steps = *steps_of(at);
     if (!steps) {
@@ -599,7 +621,7 @@ static void *block_calloc(void *opaque, size_t count, size_t size) {
 
 static void *block_realloc(void *opaque, void *at, size_t size) {
     size_t old = block_size(at);
-    if (at && size > LARGEST_SMALL - 4 && !*steps_of(at)) {
+    if (at && size > LARGEST_SMALL - 4 && !*steps_of(at) && !IS_IMMORTAL(at)) {
         uint32_t *large = size <= SIZE_MAX - 8 ? realloc((uint32_t *)at - 2, 8 + size) : NULL;
         if (!large)
             return NULL;
@@ -675,10 +697,33 @@ static void close_gaps(void) {
     free(behind);
 }
 
+static struct list_head immortals;
+
+// Makes all that is in memory immortal; see `immortal_end`. What the step allocates begins behind it.
+static void complete_snapshot(void) {
+    close_gaps();
+    char *behind = new_heap();
+    struct list_head *object;
+    list_for_each(object, &runtime->gc_obj_list) {
+        if ((char *)object >= behind)
+            __builtin_trap();
+    }
+    for (int atom = 0; atom < runtime->atom_size; atom++)
+        if (!atom_is_free(runtime->atom_array[atom]) && (char *)runtime->atom_array[atom] >= behind)
+            __builtin_trap();
+    // Into a list of their own, since some shapes leave theirs when they change.
+    list_add(&immortals, &runtime->gc_obj_list);
+    list_del(&runtime->gc_obj_list);
+    init_list_head(&runtime->gc_obj_list);
+    immortal_end = behind;
+    immortal_ref_count = 1 << 30;
+}
+
 AP_EXPORT(init) void guest_init(void) {
     __wasm_call_ctors(); // called here, the linker does not wrap it around every export
     size_t length;
     uint8_t *bytecode = compile_prelude(&length);
+    new_heap();
     const JSMallocFunctions blocks = {block_calloc, block_malloc, block_free, block_realloc, block_size};
     runtime = JS_NewRuntime2(&blocks, NULL);
     if (!runtime)
@@ -706,14 +751,11 @@ AP_EXPORT(init) void guest_init(void) {
     JS_FreeValue(context, host);
     JS_FreeValue(context, setup);
     JS_RunGC(runtime);
-    memset(freed, 0, sizeof freed);
-    piece = piece_end = NULL;
-    close_gaps();
-    // A collection touches every object of the snapshot: the step may allocate first.
+    complete_snapshot();
     JS_SetGCThreshold(runtime, runtime->malloc_state.malloc_size + GC_THRESHOLD);
 }
 
-AP_EXPORT(alloc) char *guest_alloc(size_t length) { return malloc(length); }
+AP_EXPORT(alloc) char *guest_alloc(size_t length) { return block_malloc(NULL, length); }
 
 // Strips the types of a source with the library's function, and gives back the JavaScript.
 static JSValue translate(const char *source, size_t source_length, const char *library, size_t library_length) {
@@ -816,7 +858,7 @@ AP_EXPORT(settle) int guest_settle(int id, int succeeded, uint8_t *bytes, size_t
         JS_NewBool(context, succeeded != 0),
         JS_NewArrayBufferCopy(context, bytes, length),
     };
-    free(bytes);
+    block_free(NULL, bytes);
     JSValue ignored = JS_Call(context, prelude_settle, JS_UNDEFINED, 3, (JSValueConst *)arguments);
     JS_FreeValue(context, arguments[2]);
     if (JS_IsException(ignored))
@@ -848,7 +890,7 @@ int guest_evaluate(char *input, size_t code_length, size_t environment_length, u
     if (JS_IsException(environment))
         return fail(INVALID_PARAMS);
     JSValue compiled = JS_ReadObject(context, (uint8_t *)input, code_length, JS_READ_OBJ_BYTECODE);
-    free(input);
+    block_free(NULL, input);
     if (JS_IsException(compiled))
         return fail(INVALID_SOURCE);
     if (define_variables(environment) < 0)

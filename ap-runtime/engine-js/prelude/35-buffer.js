@@ -21,7 +21,6 @@ defineProperty(Buffer, SPECIES, { configurable: true, get: () => FastBuffer });
 // A Buffer over the same memory.
 const asBuffer = (bytes) => new FastBuffer(viewBuffer(bytes), viewOffset(bytes), viewBytes(bytes));
 
-
 function checkSize(size) {
   if (typeof size !== "number") throw argumentError("size", "of type number", size);
   if (!(size >= 0 && size <= MAX_BUFFER)) throw rangeError("size", `>= 0 && <= ${MAX_BUFFER}`, size);

@@ -23,7 +23,7 @@ use super::{CodeError, CodeLimitError, CodeOutput, CodeRequest, CodeSandbox, Cod
 /// Where so much cannot be had it uses 64 MiB, and computes about half as fast. Dropping it waits for its threads, which takes a
 /// few milliseconds at most.
 ///
-/// A step that waits for its host (`fetch`, a timer) keeps its instance, about 200 KiB, and no thread. Its timers and its
+/// A step that waits for its host (`fetch`, a timer) keeps its instance, about 100 KiB, and no thread. Its timers and its
 /// [`CodeHost`](super::CodeHost) run where the future of [`run`](CodeSandbox::run) is polled: inside a tokio runtime.
 ///
 /// On Unix the engine installs process-wide handlers for the signals by which WebAssembly traps (`SIGSEGV`, `SIGILL`, …);

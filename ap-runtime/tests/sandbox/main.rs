@@ -3,6 +3,7 @@
 #![cfg(feature = "code")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test support")]
 
+mod collector;
 mod extraction;
 mod guide;
 mod language;

@@ -18,8 +18,12 @@ pub fn guest(package: &Path, engine_dir: &Path, build_dir: &Path) -> Result<Vec<
     let quickjs = quickjs_package(package)?;
     let prelude = build_dir.join("prelude.c");
     fs::write(&prelude, embed(read_prelude(&engine_dir.join("prelude"))?.as_bytes()))?;
+    let engine = quickjs.join("quickjs/quickjs.c");
+    let engine = fs::read_to_string(&engine).with_context(|| format!("reading {}", engine.display()))?;
+    fs::write(build_dir.join("quickjs.c"), patch(engine)?)?;
 
-    let mut sources = vec![engine_dir.join("guest.c"), prelude, quickjs.join("wasm-shim/shim.c")];
+    let mut sources =
+        vec![engine_dir.join("guest.c"), engine_dir.join(MEMORY), prelude, quickjs.join("wasm-shim/shim.c")];
     sources.extend(["libregexp.c", "libunicode.c", "dtoa.c"].map(|name| quickjs.join("quickjs").join(name)));
     let objects = compile_all(&clang, &quickjs, &sources, build_dir)?;
 
@@ -49,9 +53,12 @@ fn compile_one(clang: &str, quickjs: &Path, source: &Path, build_dir: &Path) -> 
     let mut compile = Command::new(clang);
     compile
         .args(FLAGS)
+        .args(if source.ends_with(MEMORY) { BULK_MEMORY } else { &[] })
         .arg(format!("-DSTACK_SIZE={STACK_SIZE}"))
         .arg("-isystem")
         .arg(quickjs.join("vendor/wasi-libc/include"))
+        .arg("-I")
+        .arg(build_dir) // the patched engine, before the one it was made of
         .arg("-I")
         .arg(quickjs.join("quickjs"))
         .arg("-c")
@@ -60,6 +67,16 @@ fn compile_one(clang: &str, quickjs: &Path, source: &Path, build_dir: &Path) -> 
         .arg(&object);
     output(&mut compile)?;
     Ok(object)
+}
+
+/// The engine's source with every change of `PATCHES`.
+fn patch(mut source: String) -> Result<String> {
+    for (from, to) in PATCHES {
+        let found = source.matches(from).count();
+        ensure!(found == 1, "the engine's source has {found} places like `{from}`, and the patch is for one");
+        source = source.replace(from, to);
+    }
+    Ok(source)
 }
 
 /// Where cargo unpacked the sources that `Cargo.lock` pins.
@@ -120,6 +137,18 @@ const CLANG_VERSION: &str = "19.1.7";
 /// Bytes of the C stack inside the linear memory; QuickJS refuses deeper recursion `STACK_RESERVE` bytes before its end.
 const STACK_SIZE: u32 = 512 * 1024;
 
+/// What of the engine's own source is exchanged; each stands there once. `guest.c` says what the names mean.
+const PATCHES: &[(&str, &str)] = &[(
+    "#define JS_REF_COUNT(p) (js_rc(p)->ref_count)",
+    "#define JS_REF_COUNT(p) (*(IS_IMMORTAL(p) ? &immortal_ref_count : &js_rc(p)->ref_count))",
+)];
+
+/// Copies and fills memory for all the others.
+const MEMORY: &str = "memory.c";
+
+/// Lets it use the instructions for that, and keeps the compiler from making its loops calls of itself.
+const BULK_MEMORY: &[&str] = &["-mbulk-memory", "-fno-builtin"];
+
 /// `EMSCRIPTEN` and the `FE_…` values select QuickJS's path for a WebAssembly without WASI; `__wasi__` must stay
 /// undefined, since QuickJS then drops its own stack check. Warnings belong to the vendored sources.
 const FLAGS: &[&str] = &[
@@ -129,7 +158,6 @@ const FLAGS: &[&str] = &[
     "-fno-strict-aliasing",
     "-ffunction-sections",
     "-fdata-sections",
-    "-mbulk-memory",
     "-mnontrapping-fptoint",
     "-msign-ext",
     "-mmutable-globals",
