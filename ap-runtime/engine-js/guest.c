@@ -16,6 +16,9 @@ static const char *immortal_end; // NULL until the snapshot is complete
 static int immortal_ref_count;
 #define IS_IMMORTAL(at) ((const char *)(at) < immortal_end)
 
+// How many columns of the text that is compiled stand before the author's first one; the build has the parser ask here.
+static int columns_before;
+
 // Has the engine ask for each block by itself (see `block_malloc`) instead of keeping a page of 4 KiB for each size of block: a
 // step would touch as many pages as it has sizes.
 #define __SANITIZE_ADDRESS__ 1
@@ -796,7 +799,9 @@ static enum outcome compile_between(const char *text, size_t length, char open, 
     wrapped[0] = open;
     memcpy(wrapped + 1, text, length);
     memcpy(wrapped + 1 + length, (char[]){'\n', close, 0}, 3);
+    columns_before = 1;
     JSValue compiled = compile_only(wrapped, length + 3, EXPRESSION);
+    columns_before = 0;
     if (JS_IsException(compiled))
         return fail(INVALID_SOURCE);
     return writes ? report_bytecode(compiled) : RETURNED;

@@ -291,8 +291,8 @@ impl Step {
     }
 }
 
-/// The guest compiles an expression between brackets, the second on a line of its own: the text's first line begins a column
-/// later, and what goes wrong behind its last line is a matter of its end.
+/// The guest compiles an expression between brackets, the second on a line of its own: what goes wrong behind the text's last
+/// line is a matter of its end.
 fn of_expression(text: &str, error: CodeError) -> CodeError {
     let last = text.rsplit(['\n', '\r', '\u{2028}', '\u{2029}']).next().unwrap_or_default();
     let line_ends = text.replace("\r\n", "\n").matches(['\n', '\r', '\u{2028}', '\u{2029}']).count();
@@ -304,10 +304,6 @@ fn of_expression(text: &str, error: CodeError) -> CodeError {
         CodeError::InvalidSource { place: Some(place), .. } if place.line > end.line => {
             let message = "it is no whole expression: it ends too early, or closes a bracket that was not opened";
             CodeError::InvalidSource { message: message.to_owned(), place: Some(end) }
-        }
-        CodeError::InvalidSource { message, place: Some(SourcePlace { line: 1, column }) } => {
-            let column = column.saturating_sub(1).max(1);
-            CodeError::InvalidSource { message, place: Some(SourcePlace { line: 1, column }) }
         }
         error => error,
     }
@@ -339,10 +335,6 @@ mod tests {
             assert!(message.contains("no whole expression"), "{message}");
         }
         assert_eq!(told("(1 +\n]", 2), (2, 1, "unexpected token: ']'".to_owned()));
-        let place = Some(SourcePlace { line: 1, column: 6 });
-        let told = of_expression("item)", CodeError::InvalidSource { message: String::new(), place });
-        let place = Some(SourcePlace { line: 1, column: 5 });
-        assert_eq!(told, CodeError::InvalidSource { message: String::new(), place });
     }
 
     /// Bytecode comes from the compiler in the sandbox alone. Should that one be taken over, what it says is contained like

@@ -6,7 +6,7 @@ use ap_core::id::ProjectId;
 use ap_runtime::sandbox::{CodeError, CodeLanguage, CodeLimits, CodeUnit, ExpressionRequest, SourcePlace};
 use serde_json::{Value, json};
 
-use crate::{NOW, SANDBOX};
+use crate::{NOW, SANDBOX, run_body};
 
 fn module(source: &str, language: CodeLanguage) -> CodeUnit {
     CodeUnit::Module { source: source.into(), language }
@@ -66,6 +66,47 @@ async fn expressions_after_one_that_was_stopped_have_an_engine_that_is_whole() {
     let results = evaluate(&expressions, &json!({"item": 1})).await;
     assert!(matches!(&results[1], Err(CodeError::Thrown { name, .. }) if name == "TypeError"), "{:?}", results[1]);
     assert_eq!([&results[0], &results[2], &results[3]], [&Ok(json!(1)), &Ok(json!("undefined")), &Ok(json!(2))]);
+}
+
+#[tokio::test]
+async fn a_mistake_inside_a_typed_arrow_function_names_its_own_place() {
+    for (source, line, column) in [
+        ("const f = (x: number) => {\n  let y = 1;\n  if (y {\n  }\n};", 3, 9),
+        ("export const code = (params) => {\n  const z = ;\n};", 2, 13),
+        ("export const code = (a: {b: 1}[]) => {\n  return a.map((n) => {\n    return n *;\n  });\n};", 3, 15),
+        ("export const code = <T>(x: T): T => {\n  return [1, 2;\n};", 2, 15),
+        ("const a = (1 + 2;\nconst b = (x: number) => x;", 1, 17),
+    ] {
+        let refused = check(module(source, CodeLanguage::TypeScript)).await.unwrap_err();
+        let place = Some(SourcePlace { line, column });
+        assert!(
+            matches!(&refused, CodeError::InvalidSource { place: told, .. } if *told == place),
+            "{source:?}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_an_expression_throws_is_told_within_its_own_text() {
+    for (text, line, column) in [
+        ("missing", 1, 1),
+        ("1 + missing", 1, 5),
+        ("[item.a].map((a) => a.b)", 1, 21),
+        ("1 +\n  missing", 2, 3),
+        ("(() => { throw new Error('x') })()", 1, 20),
+    ] {
+        let results = evaluate(&[text], &json!({"item": {}})).await;
+        let Err(CodeError::Thrown { place, stack, .. }) = &results[0] else { panic!("{text:?}: {results:?}") };
+        assert_eq!(*place, Some(SourcePlace { line, column }), "{text:?}: {stack}");
+        assert!(stack.contains(&format!("expression:{line}:{column}")), "{stack}");
+        // A script that has the text on lines of its own says the same.
+        let script = run_body(&format!("const item = {{}}; return (\n{text}\n);")).await;
+        let place = Some(SourcePlace { line: line + 1, column });
+        assert!(
+            matches!(&script, Err(CodeError::Thrown { place: told, .. }) if *told == place),
+            "{text:?}: {script:?}"
+        );
+    }
 }
 
 #[tokio::test]

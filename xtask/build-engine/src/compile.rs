@@ -138,10 +138,16 @@ const CLANG_VERSION: &str = "19.1.7";
 const STACK_SIZE: u32 = 512 * 1024;
 
 /// What of the engine's own source is exchanged; each stands there once. `guest.c` says what the names mean.
-const PATCHES: &[(&str, &str)] = &[(
-    "#define JS_REF_COUNT(p) (js_rc(p)->ref_count)",
-    "#define JS_REF_COUNT(p) (*(IS_IMMORTAL(p) ? &immortal_ref_count : &js_rc(p)->ref_count))",
-)];
+const PATCHES: &[(&str, &str)] = &[
+    (
+        "#define JS_REF_COUNT(p) (js_rc(p)->ref_count)",
+        "#define JS_REF_COUNT(p) (*(IS_IMMORTAL(p) ? &immortal_ref_count : &js_rc(p)->ref_count))",
+    ),
+    (
+        "    s->line_start = s->buf_ptr;\n    s->mark = s->buf_ptr + min_int(1, input_len);\n    s->eol = s->buf_ptr;\n",
+        "    s->line_start = s->buf_ptr + columns_before;\n    s->mark = s->buf_ptr + min_int(1, input_len);\n    s->eol = s->line_start;\n",
+    ),
+];
 
 /// Copies and fills memory for all the others.
 const MEMORY: &str = "memory.c";
