@@ -36,9 +36,12 @@ impl Rules {
         Self { live, live_per_project: live.div_ceil(4), ..self }
     }
 
-    /// The same where there is room for no more than `room` steps.
+    /// The same where there is room for no more than `room` steps. A quarter of that may be few, so a project may have more of it,
+    /// and leaves a quarter to the others.
     pub(crate) fn within(self, room: usize) -> Self {
-        if room < self.live { self.with_live(room) } else { self }
+        let live = self.live.min(room);
+        let most = (live - live.div_ceil(4)).max(1);
+        Self { live, live_per_project: self.live_per_project.min(most), ..self }
     }
 }
 
@@ -334,7 +337,9 @@ mod tests {
         let rules = RULES.with_live(256);
         assert_eq!((rules.live, rules.live_per_project), (256, 64));
         assert_eq!(rules.within(256), rules);
-        assert_eq!(rules.within(10), Rules { live: 10, live_per_project: 3, ..RULES });
+        for (room, of_one) in [(1, 1), (2, 1), (4, 3), (10, 7), (80, 60), (100, 64)] {
+            assert_eq!(rules.within(room), Rules { live: room, live_per_project: of_one, ..RULES });
+        }
     }
 
     #[test]

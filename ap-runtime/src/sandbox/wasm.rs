@@ -146,7 +146,7 @@ impl SandboxCapacity {
     /// How many steps may have started and not ended, those that wait for their host among them. More wait for their start.
     ///
     /// Default: 256, and 64 of one project. Accepted: 1 to 4,096; a quarter of them (rounded up) may be of one project. Where
-    /// the address space is limited there is room for fewer.
+    /// the address space is limited there is room for fewer, and up to three quarters of that may be of one project.
     ///
     /// # Errors
     /// [`CodeLimitError`] if `steps` is outside the accepted range.
