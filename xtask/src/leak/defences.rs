@@ -94,8 +94,8 @@ const DEFENCES: &[Defence] = &[
         name: "a credential goes to the query values its connection declares only",
         file: "ap-runtime/src/egress/credential.rs",
         changes: &[(
-            "                if !bound.connection.placements().iter().any(declared) {\n                    return Err(bound.undeclared(&place, field));\n                }\n                uses.push(bound.used(request.url.origin(), place)?);\n                filled.push((range, secret));\n            }\n            if filled.is_empty() {",
-            "                if false && !bound.connection.placements().iter().any(declared) {\n                    return Err(bound.undeclared(&place, field));\n                }\n                uses.push(bound.used(request.url.origin(), place)?);\n                filled.push((range, secret));\n            }\n            if filled.is_empty() {",
+            "                if !bound.connection.placements().iter().any(declared) {\n                    return Err(bound.undeclared(&place, field));\n                }\n                place::fits_query(",
+            "                if false && !bound.connection.placements().iter().any(declared) {\n                    return Err(bound.undeclared(&place, field));\n                }\n                place::fits_query(",
         )],
         search: "sqlite",
     },
