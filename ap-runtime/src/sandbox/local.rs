@@ -224,6 +224,14 @@ impl LocalStep {
     }
 }
 
+/// Asks the guest whose flag this is to stop.
+pub(crate) fn interrupt(flag: &AtomicBool, engines: &Engines, timer: &DeadlineTimer) {
+    flag.store(true, Ordering::SeqCst);
+    fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
+    engines.increment_epoch();
+    timer.advance_again();
+}
+
 impl Place for Here {
     type Thread = Thread;
     type Step = PlacedStep;
@@ -235,10 +243,7 @@ impl Place for Here {
     }
 
     fn cancel(&self, ticket: &Self::Ticket) {
-        ticket.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
-        self.engines.increment_epoch();
-        self.timer.advance_again();
+        interrupt(ticket, &self.engines, &self.timer);
     }
 
     fn is_cancelled(ticket: &Self::Ticket) -> bool {

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -24,7 +24,7 @@ use crate::sandbox::calls::{Border, HostAnswer, MOST_CALL_BYTES, Started};
 use crate::sandbox::deadline::DeadlineTimer;
 use crate::sandbox::engine::Engines;
 use crate::sandbox::layout::MAX_MEMORY_BYTES;
-use crate::sandbox::local::{ExpressionStart, LocalStep, StepStart, Thread};
+use crate::sandbox::local::{ExpressionStart, LocalStep, StepStart, Thread, interrupt};
 use crate::sandbox::state::{Interrupt, StepState};
 use crate::sandbox::step::{Step, Turn, Written};
 use crate::sandbox::{CodeError, CodeLimits, wasm::CACHE_BYTES, worker::THREAD_STACK};
@@ -200,10 +200,7 @@ impl Shared {
     fn cancel(&self, id: u64) {
         let mut live = self.lock();
         if let Some(flag) = live.running.get(&id) {
-            flag.store(true, Ordering::SeqCst);
-            fence(Ordering::SeqCst); // a guest that sees the new epoch must see the flag
-            self.engines.increment_epoch();
-            self.timer.advance_again();
+            interrupt(flag, &self.engines, &self.timer);
         } else if let Some((_, flag)) = live.waiting.get(&id) {
             flag.store(true, Ordering::SeqCst); // it may be told to go on, by a word that is under way
         } else {
