@@ -171,38 +171,6 @@ async fn a_step_that_was_given_up_between_two_turns_has_no_other() {
     assert_eq!((one.unwrap().value, sandbox.process_ids()), (1.into(), held));
 }
 
-/// Counts the requests that wait here.
-#[derive(Debug, Default)]
-struct Counts(AtomicUsize);
-
-#[async_trait]
-impl CodeHost for Counts {
-    async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        pending().await
-    }
-
-    fn key(&self, _: &str) -> Option<Result<SecretString, HttpError>> {
-        None
-    }
-
-    fn mentions(&self, _: &[u8]) -> bool {
-        false
-    }
-
-    fn placeholders(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    async fn store(&self, call: StoreCall) -> Result<Option<String>, StoreCallError> {
-        NoCodeHost.store(call).await
-    }
-
-    fn scrub(&self, bytes: Vec<u8>) -> Vec<u8> {
-        bytes
-    }
-}
-
 #[tokio::test]
 async fn a_worker_survives_that_everybody_gives_up_at_once() {
     const STEPS: usize = 1_024;
@@ -210,9 +178,9 @@ async fn a_worker_survives_that_everybody_gives_up_at_once() {
     let sandbox = ProcessSandbox::start(options().with_workers(1).unwrap().with_capacity(capacity)).unwrap();
     let held = sandbox.process_ids();
     for stands_still in [false, true] {
-        let host = Arc::new(Counts::default());
+        let host = Arc::new(Keeper::default());
         let mut request = patient("await fetch('https://a.example/');");
-        request.host = Arc::<Counts>::clone(&host);
+        request.host = Arc::<Keeper>::clone(&host);
         let mut waiting = join_all((0..STEPS).map(|_| sandbox.run(request.clone())));
         let until = Instant::now() + Duration::from_secs(60);
         while host.0.load(Ordering::SeqCst) < STEPS {
@@ -361,9 +329,9 @@ async fn walls_are_reported() {
     }
 }
 
-/// Gives a secret for a placeholder, and never answers a request.
-#[derive(Debug)]
-struct Keeper;
+/// Gives a secret for a placeholder, and counts the requests, which it never answers.
+#[derive(Debug, Default)]
+struct Keeper(AtomicUsize);
 
 const PLACEHOLDER: &str = "apcred_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// Not in one piece in the program itself.
@@ -374,6 +342,7 @@ fn secret() -> String {
 #[async_trait]
 impl CodeHost for Keeper {
     async fn fetch(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
         pending().await
     }
 
@@ -484,7 +453,7 @@ async fn no_secret_is_in_the_memory_of_a_worker() {
          globalThis.kept = mac + params.shown; await fetch('https://a.example/');"
     );
     let mut request = request(&step(&body), r#"{"shown":"this-is-the-steps-own"}"#);
-    (request.seed, request.host) = (seed, Arc::new(Keeper));
+    (request.seed, request.host) = (seed, Arc::new(Keeper::default()));
     request.limits = request.limits.with_timeout(Duration::from_secs(60)).unwrap();
     let mut step = sandbox.run(request);
     assert!(timeout(Duration::from_secs(1), &mut step).await.is_err(), "it waits");
